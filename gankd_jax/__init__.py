@@ -1,0 +1,1 @@
+"""GAN compression by knowledge distillation in JAX and Flax (arXiv 1902.00159)."""

@@ -1,0 +1,203 @@
+"""A study's config: every field with its options, and the checks a config must pass.
+
+The files under `configs/` start from `base()` and change what their study needs.  A width `d` is
+the number of channels of the generator's last hidden layer (the paper calls it depth).
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from gankd_jax.errors import UserError
+from gankd_jax.training.recipe import Recipe
+
+IMAGE_SIZES = (16, 32, 64, 128)
+OPTIONS = {
+    "loss": ("bce", "bce_saturating", "hinge", "wgan", "wgan_gp"),
+    "distance": ("mse", "l1"),
+    "reduction": ("mean", "sum"),
+    "critic": ("fresh", "teacher"),
+    "schedule": ("constant", "cosine", "linear"),
+    "norm": ("batch", "none"),
+    "critic_norm": ("batch", "layer", "none"),
+    "conv": ("auto", "dilated", "phase", "matmul"),
+    "placement": ("auto", "device", "host"),
+    "statistics": ("recomputed", "running"),
+}
+
+
+def recipe(**changes: Any) -> ml_collections.ConfigDict:
+    """`training.recipe.Recipe` as config fields: the paper's settings, with `changes`."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Recipe(**changes)))
+
+
+def base() -> ml_collections.ConfigDict:
+    """The paper's settings at 64x64; a study's file changes what differs (unlocked)."""
+    config = ml_collections.ConfigDict()
+    config.name = "base"  # names the study in its report
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = "mnist"  # digits, mnist, cifar10, celeb_a
+    data.dir = ""  # folder of the TFDS data sets; '': TFDS_DATA_DIR, else TFDS's own default
+    data.image_size = 64  # 16, 32, 64, 128
+    data.pad = 0  # zero pixels added on each side of the original before it is resized
+    data.validation = 5_000  # images cut from the end of train, on which the teacher is chosen
+    data.placement = "auto"  # device: all of it, as uint8; host: streamed; auto: by size
+
+    config.model = model = ml_collections.ConfigDict()
+    model.latent = 100  # numbers in a latent, standard normal
+    model.generator_norm = "batch"  # batch, none
+    model.conv = "auto"  # auto (by backend), dilated, phase, matmul: same values, different speed
+
+    config.study = study = ml_collections.ConfigDict()
+    study.teacher_widths = (64,)  # the one that scores best on the validation split teaches
+    study.teacher_seeds = (0,)
+    study.widths = (2, 4, 8, 16, 32)  # of students and baselines
+    study.seeds = (0,)  # of students and baselines
+    study.students = ("mse", "joint")  # names of recipes below
+    study.baselines = ("baseline",)  # names of recipes below; (): none
+
+    config.recipes = ml_collections.ConfigDict()
+    config.recipes.teacher = recipe()
+    config.recipes.baseline = recipe()
+    config.recipes.mse = recipe(alpha=0.0, reduction="sum")
+    # The paper does not say alpha; critic: goes on from the teacher's.
+    config.recipes.joint = recipe(alpha=0.5, reduction="sum", critic="teacher")
+
+    config.training = training = ml_collections.ConfigDict()
+    training.steps_per_call = 50  # steps in one compiled call; the intervals below are multiples
+    training.log_every = 100  # steps between lines of the log
+    training.grid_every = 2_000  # steps between pictures on the fixed latents; 0: none
+    training.checkpoint_every = 1_000  # steps between checkpoints (the last step always has one)
+
+    config.evaluation = evaluation = ml_collections.ConfigDict()
+    evaluation.samples = 10_000  # images drawn from each generator
+    evaluation.batch_size = 250  # images in one forward pass
+    evaluation.seed = 1_000_000  # of the latents; never used in training
+    evaluation.statistics = "recomputed"  # batch norm's: recomputed (fixed latents), running
+    return config
+
+
+Change = Callable[[ml_collections.ConfigDict], None]
+
+
+def finish(
+    config: ml_collections.ConfigDict, variants: str, changes: Mapping[str, Change]
+) -> ml_collections.ConfigDict:
+    """Apply the variants named by `FILE:variant,variant`, in that order, and lock the config.
+
+    Raises:
+      UserError: the file has no such variant.
+    """
+    for variant in filter(None, variants.split(",")):
+        if variant not in changes:
+            raise UserError(f"no variant {variant!r}; there are: {', '.join(changes) or 'none'}")
+        changes[variant](config)
+    return config.lock()
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values (tuples become lists)."""
+    return json.loads(config.to_json())
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Refuse a config that cannot be run.
+
+    Raises:
+      UserError: naming the first field that is wrong and what it may be.
+    """
+    _one_of("data.image_size", config.data.image_size, IMAGE_SIZES)
+    _one_of("data.placement", config.data.placement, OPTIONS["placement"])
+    _one_of("model.generator_norm", config.model.generator_norm, OPTIONS["norm"])
+    _one_of("model.conv", config.model.conv, OPTIONS["conv"])
+    _one_of("evaluation.statistics", config.evaluation.statistics, OPTIONS["statistics"])
+    _validate_numbers(config)
+    _validate_study(config)
+    for name, fields in config.recipes.items():
+        _validate_recipe(f"recipes.{name}", fields, config)
+
+
+def _one_of(field: str, value: Any, options: tuple[Any, ...]) -> None:
+    if value not in options:
+        raise UserError(f"config.{field} is {value!r}; it can be {', '.join(map(str, options))}")
+
+
+def _need(field: str, value: Any, accepts: Callable[[Any], bool], what: str) -> None:
+    if not accepts(value):
+        raise UserError(f"config.{field} is {value!r}; it must be {what}")
+
+
+def _whole_from(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and value >= least
+
+
+def _validate_numbers(config: ml_collections.ConfigDict) -> None:
+    _need("data.pad", config.data.pad, lambda v: v >= 0, "0 or more pixels")
+    _need("data.validation", config.data.validation, lambda v: v >= 0, "0 or more images")
+    _need("model.latent", config.model.latent, lambda v: v >= 1, "1 or more")
+    _need("evaluation.samples", config.evaluation.samples, lambda v: v >= 2, "2 or more images")
+    _need("evaluation.batch_size", config.evaluation.batch_size, lambda v: v >= 1, "1 or more")
+    per_call = config.training.steps_per_call
+    _need("training.steps_per_call", per_call, lambda v: v >= 1, "1 or more")
+    for field in ("log_every", "grid_every", "checkpoint_every"):
+        value = config.training[field]
+        least = 0 if field == "grid_every" else per_call
+        what = f"a multiple of training.steps_per_call = {per_call}, {least} or more"
+        _need(
+            f"training.{field}",
+            value,
+            lambda v, least=least: v >= least and v % per_call == 0,
+            what,
+        )
+
+
+def _validate_study(config: ml_collections.ConfigDict) -> None:
+    for field in ("teacher_widths", "widths"):
+        for width in config.study[field]:
+            _need(f"study.{field}", width, _whole_from(1), "whole numbers, 1 or more")
+    for field in ("teacher_widths", "teacher_seeds"):
+        _need(f"study.{field}", config.study[field], len, "at least one")
+    for field in ("teacher_seeds", "seeds"):
+        for seed in config.study[field]:
+            _need(f"study.{field}", seed, _whole_from(0), "whole numbers, 0 or more")
+    for field in ("students", "baselines"):
+        for name in config.study[field]:
+            _one_of(f"study.{field}", name, tuple(sorted(config.recipes)))
+    for field in ("teacher_widths", "widths", "seeds", "teacher_seeds", "students", "baselines"):
+        values = config.study[field]
+        _need(f"study.{field}", values, lambda v: len(set(v)) == len(v), "without repeats")
+
+
+def _validate_recipe(
+    field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> None:
+    for name in ("loss", "distance", "reduction", "critic", "critic_norm", "schedule"):
+        _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
+    _need(f"{field}.alpha", fields.alpha, lambda v: 0 <= v <= 1, "0 to 1")
+    _need(f"{field}.ema", fields.ema, lambda v: 0 <= v < 1, "0 to below 1")
+    for name in ("steps", "batch_size", "critic_steps"):
+        _need(f"{field}.{name}", fields[name], lambda v: v >= 1, "1 or more")
+    for name in ("generator_lr", "critic_lr", "clip", "gradient_penalty"):
+        _need(f"{field}.{name}", fields[name], lambda v: v > 0, "above 0")
+    _need(f"{field}.warmup", fields.warmup, lambda v: 0 <= v < fields.steps, "0 to below steps")
+    _need(f"{field}.critic_width", fields.critic_width, lambda v: v >= 0, "0 or more")
+    per_call = config.training.steps_per_call
+    _need(
+        f"{field}.steps",
+        fields.steps,
+        lambda v: v % per_call == 0,
+        f"a multiple of training.steps_per_call = {per_call}",
+    )
+    critic = config.recipes.teacher if fields.critic == "teacher" else fields
+    if fields.alpha > 0 and fields.loss == "wgan_gp" and critic.critic_norm == "batch":
+        raise UserError(
+            f"config.{field}.loss is wgan_gp, whose penalty is per image, but its critic_norm is"
+            " batch; set it to layer or none"
+        )
+    taught = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
+    if not taught and (fields.alpha < 1 or fields.critic == "teacher"):
+        raise UserError(f"config.{field} trains without a teacher: alpha is 1 and critic fresh")

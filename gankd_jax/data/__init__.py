@@ -1,0 +1,1 @@
+"""Data sets: how they are prepared, read and cut into batches."""

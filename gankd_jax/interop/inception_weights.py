@@ -1,0 +1,254 @@
+"""The published weights of the FID network: fetched when asked, checked, folded, read by layer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from gankd_jax.errors import UserError
+from gankd_jax.interop.torch_file import read_torch
+from gankd_jax.models.inception import LOGITS, WIDTHS, parameter_shapes
+from gankd_jax.runtime import files
+
+URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+# TensorFlow's name of a block -> PyTorch's, and of a convolution in it, by the kind of block.
+_STEM = {
+    "conv": "Conv2d_1a_3x3",
+    "conv_1": "Conv2d_2a_3x3",
+    "conv_2": "Conv2d_2b_3x3",
+    "conv_3": "Conv2d_3b_1x1",
+    "conv_4": "Conv2d_4a_3x3",
+}
+_MIXED_35 = {
+    "conv": "branch1x1",
+    "tower_conv": "branch5x5_1",
+    "tower_conv_1": "branch5x5_2",
+    "tower_1_conv": "branch3x3dbl_1",
+    "tower_1_conv_1": "branch3x3dbl_2",
+    "tower_1_conv_2": "branch3x3dbl_3",
+    "tower_2_conv": "branch_pool",
+}
+_HALVE_35 = {
+    "conv": "branch3x3",
+    "tower_conv": "branch3x3dbl_1",
+    "tower_conv_1": "branch3x3dbl_2",
+    "tower_conv_2": "branch3x3dbl_3",
+}
+_MIXED_17 = {
+    "conv": "branch1x1",
+    "tower_conv": "branch7x7_1",
+    "tower_conv_1": "branch7x7_2",
+    "tower_conv_2": "branch7x7_3",
+    "tower_1_conv": "branch7x7dbl_1",
+    "tower_1_conv_1": "branch7x7dbl_2",
+    "tower_1_conv_2": "branch7x7dbl_3",
+    "tower_1_conv_3": "branch7x7dbl_4",
+    "tower_1_conv_4": "branch7x7dbl_5",
+    "tower_2_conv": "branch_pool",
+}
+_HALVE_17 = {
+    "tower_conv": "branch3x3_1",
+    "tower_conv_1": "branch3x3_2",
+    "tower_1_conv": "branch7x7x3_1",
+    "tower_1_conv_1": "branch7x7x3_2",
+    "tower_1_conv_2": "branch7x7x3_3",
+    "tower_1_conv_3": "branch7x7x3_4",
+}
+_MIXED_8 = {
+    "conv": "branch1x1",
+    "tower_conv": "branch3x3_1",
+    "tower_mixed_conv": "branch3x3_2a",
+    "tower_mixed_conv_1": "branch3x3_2b",
+    "tower_1_conv": "branch3x3dbl_1",
+    "tower_1_conv_1": "branch3x3dbl_2",
+    "tower_1_mixed_conv": "branch3x3dbl_3a",
+    "tower_1_mixed_conv_1": "branch3x3dbl_3b",
+    "tower_2_conv": "branch_pool",
+}
+_BLOCKS = {
+    "mixed": ("Mixed_5b", _MIXED_35),
+    "mixed_1": ("Mixed_5c", _MIXED_35),
+    "mixed_2": ("Mixed_5d", _MIXED_35),
+    "mixed_3": ("Mixed_6a", _HALVE_35),
+    "mixed_4": ("Mixed_6b", _MIXED_17),
+    "mixed_5": ("Mixed_6c", _MIXED_17),
+    "mixed_6": ("Mixed_6d", _MIXED_17),
+    "mixed_7": ("Mixed_6e", _MIXED_17),
+    "mixed_8": ("Mixed_7a", _HALVE_17),
+    "mixed_9": ("Mixed_7b", _MIXED_8),
+    "mixed_10": ("Mixed_7c", _MIXED_8),
+}
+TORCH_NAMES = _STEM | {
+    f"{ours}_{conv}": f"{theirs}.{name}"
+    for ours, (theirs, convs) in _BLOCKS.items()
+    for conv, name in convs.items()
+}
+
+Arrays = dict[str, np.ndarray]
+Params = dict[str, Arrays]  # {name: {"kernel", "bias"}}
+
+
+def default_path() -> Path:
+    """Where `fetch` puts the folded weights and scores look for them."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(home, "gankd-jax", "inception-2015-12-05-folded.npz")
+
+
+def fetch(source: Path | None, target: Path, *, url: str = URL, sha256: str = SHA256) -> None:
+    """Write the folded weights to `target`: of `source`, or downloaded where it is None.
+
+    `source` is a copy of the published `.pth`, whose hash is checked, or an `.npz` of folded
+    arrays, complete or not, as this function writes.
+
+    Raises:
+        UserError: `target` exists, or `source` is missing, damaged or another file.
+    """
+    if target.exists():
+        raise UserError(f"{target} is already there; delete it to fetch the weights anew")
+    if source is not None and source.suffix == ".npz":
+        arrays = _read_folded(source)
+    elif source is not None:
+        arrays = _fold_published(source, sha256)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, "weights.pth")
+            _download(url, copy)
+            arrays = _fold_published(copy, sha256)
+    files.write_arrays(target, **arrays)
+
+
+def load(path: Path, layers: Sequence[str]) -> Params:
+    """The parameters of `FidInception(layers)` out of a file of folded weights.
+
+    Raises:
+        UserError: no such file, or the layers need more than it holds; names what is missing.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path}: no Inception weights; `gankd weights fetch` downloads them"
+            " (95 MB), `gankd weights fetch --from=FILE` takes a local copy"
+        )
+    arrays = _read_folded(path)
+    needed = parameter_shapes(layers)
+    missing = _blocks(name for name in needed if f"{name}/kernel" not in arrays)
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}, needed for {', '.join(layers)}; it serves"
+            f" {', '.join(served(path)) or 'no layer'}; `gankd weights fetch` gets all of it"
+        )
+    return {name: {part: arrays[f"{name}/{part}"] for part in needed[name]} for name in needed}
+
+
+def served(path: Path) -> tuple[str, ...]:
+    """The layers that a file of folded weights is complete for."""
+    arrays = _read_folded(path)
+    held = {name.removesuffix("/kernel") for name in arrays}
+    return tuple(layer for layer in (*WIDTHS, *LOGITS) if set(parameter_shapes([layer])) <= held)
+
+
+def fingerprint(params: Params) -> str:
+    """A short hash of parameters, for the keys of what was computed with them."""
+    digest = hashlib.sha256()
+    for name, parts in sorted(params.items()):
+        for part, values in sorted(parts.items()):
+            digest.update(f"{name}/{part}".encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def fold_torch_state(state: Mapping[str, np.ndarray]) -> Params:
+    """pytorch-fid's `state_dict` as parameters of `FidInception`, batch norm in the kernels.
+
+    Raises:
+        UserError: an array is missing.
+    """
+    try:
+        params = {ours: _fold(state, theirs) for ours, theirs in TORCH_NAMES.items()}
+        params["softmax"] = {"kernel": state["fc.weight"].T, "bias": state["fc.bias"]}
+    except KeyError as error:
+        raise UserError(f"these are not the weights of the FID network: no {error}") from error
+    return params
+
+
+def _fold(state: Mapping[str, np.ndarray], name: str) -> Arrays:
+    """One convolution (out, in, h, w) and its batch norm as (h, w, in, out) and a bias."""
+    kernel = state[f"{name}.conv.weight"].astype(np.float64)
+    gamma, beta, mean, variance = (
+        state[f"{name}.bn.{part}"].astype(np.float64)
+        for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(variance + 1e-3)
+    return {
+        "kernel": (kernel.transpose(2, 3, 1, 0) * scale).astype(np.float32),
+        "bias": (beta - mean * scale).astype(np.float32),
+    }
+
+
+def _fold_published(path: Path, sha256: str) -> Arrays:
+    """The folded arrays of the published file, if it is that file."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"{path} is not the published file: SHA-256 {found[:8]}..., not {sha256[:8]}...;"
+            " fetch it again"
+        )
+    params = fold_torch_state(read_torch(path))
+    return {f"{name}/{part}": a for name, parts in params.items() for part, a in parts.items()}
+
+
+def _download(url: str, target: Path) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as reply, target.open("wb") as file:
+            while block := reply.read(1 << 20):
+                file.write(block)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(
+            f"the Inception weights cannot be downloaded ({error}); fetch {url}"
+            " by hand and give it by `gankd weights fetch --from=FILE`"
+        ) from error
+
+
+def _read_folded(path: Path) -> Arrays:
+    """The arrays of an .npz, if each is one of this network's by its name and shape."""
+    try:
+        arrays = files.read_arrays(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no .npz of folded Inception weights ({error})") from error
+    shapes = _all_shapes()
+    wrong = [name for name, a in arrays.items() if shapes.get(name) != a.shape]
+    if wrong or not arrays:
+        raise UserError(
+            f"{path} is no .npz of folded Inception weights: {', '.join(wrong[:3]) or 'empty'}"
+        )
+    return arrays
+
+
+@cache
+def _all_shapes() -> dict[str, tuple[int, ...]]:
+    shapes = parameter_shapes(["logits"])
+    return {f"{name}/{part}": shape for name in shapes for part, shape in shapes[name].items()}
+
+
+def _blocks(names: Iterable[str]) -> list[str]:
+    """The blocks (mixed_9, softmax, ...) that parameters belong to, in the network's order."""
+    blocks = {match[0] for name in names if (match := re.match(r"mixed(_\d+)?|\w+", name))}
+    return sorted(blocks, key=[*_STEM, *_BLOCKS, "softmax"].index)

@@ -1,0 +1,133 @@
+"""Reads the tensors of a PyTorch file without torch, and without running code from it."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gankd_jax.errors import UserError
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "<?",
+}
+
+# (dtype, key, number of values) -> the values of a storage
+_Storages = Callable[[np.dtype, str, int], np.ndarray]
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, tensors as numpy arrays: dicts, lists, numbers, text and tensors.
+
+    Both formats are read: the zip of torch 1.6 and later, and the older one. Any other class or
+    function that the file names is refused, so none is imported or called.
+
+    Raises:
+        UserError: the file is not one of these, is damaged, or holds more than plain tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, *_DAMAGE) as error:
+        raise UserError(f"{path}: not a PyTorch file of plain tensors ({error})") from error
+
+
+# What unpickling damaged bytes may raise.
+_DAMAGE = (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError, OverflowError)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the few names that a state_dict needs, and no others."""
+
+    def __init__(self, file: IO[bytes], storages: _Storages):
+        super().__init__(file)
+        self._storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in for an allowed name; a new one each time, so a file cannot alter it."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *arguments: _tensor(*arguments[:4])
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
+        if module == "torch" and name in _DTYPES:
+            return np.dtype(_DTYPES[name])
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        """The storage that a tensor is a view of."""
+        kind, dtype, key, _, length, *view = pid
+        if kind != "storage" or any(part is not None for part in view):
+            raise pickle.UnpicklingError("it holds something that is no plain storage")
+        return self._storages(dtype, key, length)
+
+
+def _tensor(
+    storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> np.ndarray:
+    """A view of a storage (strides in values), checked to lie inside it."""
+    steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    if min((offset, *shape, *strides)) < 0 or np.prod(shape, dtype=object) > storage.size:
+        raise ValueError("a tensor does not fit its storage")
+    if 0 in shape:
+        return np.empty(shape, storage.dtype)
+    if offset + sum(steps) >= storage.size:
+        raise ValueError("a tensor does not fit its storage")
+    in_bytes = [s * storage.itemsize for s in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, in_bytes)
+
+
+def _read_zip(file: IO[bytes]) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        index = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
+        if index is None:
+            raise ValueError("no data.pkl in it")
+        root = index.removesuffix("data.pkl")
+        order = f"{root}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("it was written on a big-endian machine")
+
+        def storages(dtype: np.dtype, key: str, length: int) -> np.ndarray:
+            return np.frombuffer(archive.read(f"{root}data/{key}"), dtype, length)
+
+        with archive.open(index) as pickled:
+            return _Unpickler(pickled, storages).load()
+
+
+def _read_legacy(file: IO[bytes]) -> Any:
+    """Pickles of a magic number, a version, the machine, the object and its storages' keys; then
+    each storage as its length and its values."""
+    size = Path(file.name).stat().st_size
+    found: dict[str, np.ndarray] = {}
+
+    def storages(dtype: np.dtype, key: str, length: int) -> np.ndarray:
+        if length * dtype.itemsize > size:
+            raise ValueError("a storage is larger than the file")
+        return found.setdefault(key, np.empty(length, dtype))
+
+    magic, _, machine, content, keys = (_Unpickler(file, storages).load() for _ in range(5))
+    if magic != _LEGACY_MAGIC or not machine["little_endian"]:
+        raise ValueError("not little-endian, or not written by torch.save")
+    for key in keys:
+        length = int.from_bytes(file.read(8), "little")
+        if length != found[key].size:
+            raise ValueError("a storage has another length than its tensors say")
+        found[key][:] = np.frombuffer(file.read(found[key].nbytes), found[key].dtype)
+    return content

@@ -1,0 +1,172 @@
+"""The classifier that judges a data set's images: trained once on its training labels, then cached.
+
+Its scores are the project's own measure: they compare models with each other, not with numbers from
+other networks, and never bear the names FID or IS of the ImageNet network.
+"""
+
+import dataclasses
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+from jaxtyping import Array, Float, Int, UInt8
+
+from gankd_jax.data.batches import batch_indices
+from gankd_jax.data.load import Images
+from gankd_jax.models import conv
+from gankd_jax.models.classifier import Classifier
+from gankd_jax.runtime import files
+from gankd_jax.runtime.progress import Progress
+from gankd_jax.training.state import Tree
+from gankd_jax.training.steps import to_unit
+
+STEPS, BATCH, RATE, SEED = 3_000, 128, 1e-3, 0
+STEPS_PER_CALL = 100
+SHIFT = 16  # training images are shifted by up to 1/16 of their side
+RECIPE = f"classifier-1 steps={STEPS} batch={BATCH} rate={RATE} shift=1/{SHIFT} seed={SEED}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A trained classifier."""
+
+    network: Classifier
+    params: Tree
+    accuracy: float  # on the test labels, 0..1
+    weights: str  # sha256 of the weights
+
+    def __call__(
+        self, images: UInt8[Array, "b s s c"]
+    ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
+        """Logits and features of uint8 images."""
+        return _judge(self.network, self.params, images)
+
+
+def judge(train: Images, test: Images, cache: Path) -> Judge:
+    """The judge of a labelled data set, from `cache` where it was trained before.
+
+    The cache is found by the data's own hash and by how the classifier is trained.
+    """
+    if train.labels is None or test.labels is None:
+        raise ValueError("a judge needs labels")
+    _, size, _, channels = train.pixels.shape
+    network = Classifier(
+        classes=int(train.labels.max()) + 1,
+        image_size=size,
+        channels=channels,
+        form=conv.resolve_form("auto"),
+    )
+    key = hashlib.sha256(f"{RECIPE} {train.key} {test.key}".encode()).hexdigest()[:16]
+    path = cache / f"classifier-{key}.npz"
+    if path.exists():
+        return _restore(network, path)
+    params = _train(network, train)
+    accuracy = _accuracy(network, params, test)
+    _save(path, params, accuracy)
+    return Judge(network, params, accuracy, _hash(params))
+
+
+def _train(network: Classifier, train: Images) -> Tree:
+    """Adam with a cosine schedule over `STEPS` batches of shifted images."""
+    blank = jnp.zeros((1, *train.pixels.shape[1:]))
+    params = network.init(jax.random.key(SEED), blank)["params"]
+    state = _optimizer().init(params)
+    progress = Progress("classifier", first=0, total=STEPS)
+    for step in range(0, STEPS, STEPS_PER_CALL):
+        places = np.stack(
+            [
+                batch_indices(step + k, count=len(train.pixels), batch_size=BATCH, seed=SEED)
+                for k in range(STEPS_PER_CALL)
+            ]
+        )
+        key = jax.random.fold_in(jax.random.key(SEED), step)
+        batch = (train.pixels[places], np.asarray(train.labels)[places])
+        params, state, loss = _train_steps(network, params, state, key, batch=batch)
+        progress.update(step + STEPS_PER_CALL, {"loss": float(loss)})
+    progress.close()
+    return params
+
+
+def _optimizer() -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+
+
+@partial(jax.jit, static_argnums=0)
+def _train_steps(
+    network: Classifier,
+    params: Tree,
+    state: optax.OptState,
+    key: Array,
+    *,
+    batch: tuple[UInt8[Array, "k b s s c"], Int[Array, "k b"]],
+) -> tuple[Tree, optax.OptState, Float[Array, ""]]:
+    def loss_of(params: Tree, images: Array, labels: Array) -> Array:
+        logits, _ = network.apply({"params": params}, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def one(carry: tuple, inputs: tuple) -> tuple[tuple, Array]:
+        params, state = carry
+        key, images, labels = inputs
+        shifted = _shift(key, to_unit(images))
+        loss, gradients = jax.value_and_grad(loss_of)(params, shifted, labels)
+        updates, state = _optimizer().update(gradients, state)
+        return (optax.apply_updates(params, updates), state), loss
+
+    keys = jax.random.split(key, len(batch[0]))
+    (params, state), losses = jax.lax.scan(one, (params, state), (keys, *batch))
+    return params, state, losses.mean()
+
+
+def _shift(key: Array, images: Float[Array, "b s s c"]) -> Float[Array, "b s s c"]:
+    """Move each image by its own whole number of pixels; what comes in is the border's colour."""
+    b, size, _, c = images.shape
+    reach = size // SHIFT
+    padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    corners = jax.random.randint(key, (b, 2), 0, 2 * reach + 1)
+
+    def cut(image: Array, corner: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, c))
+
+    return jax.vmap(cut)(padded, corners)
+
+
+@partial(jax.jit, static_argnums=0)
+def _judge(
+    network: Classifier, params: Tree, images: UInt8[Array, "b s s c"]
+) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
+    return network.apply({"params": params}, to_unit(images))
+
+
+def _accuracy(network: Classifier, params: Tree, test: Images) -> float:
+    right = 0
+    for first in range(0, len(test.pixels), 1000):
+        logits, _ = _judge(network, params, test.pixels[first : first + 1000])
+        labels = np.asarray(test.labels[first : first + 1000])
+        right += int((np.asarray(logits).argmax(axis=1) == labels).sum())
+    return right / len(test.pixels)
+
+
+def _save(path: Path, params: Tree, accuracy: float) -> None:
+    flat = traverse_util.flatten_dict(params, sep="/")
+    arrays = {name: np.asarray(value) for name, value in flat.items()}
+    files.write_arrays(path, accuracy=np.float64(accuracy), **arrays)
+
+
+def _restore(network: Classifier, path: Path) -> Judge:
+    arrays = files.read_arrays(path)
+    accuracy = float(arrays.pop("accuracy"))
+    params = traverse_util.unflatten_dict(arrays, sep="/")
+    return Judge(network, params, accuracy, _hash(params))
+
+
+def _hash(params: Tree) -> str:
+    """SHA-256 over the weights' names and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
+        digest.update(name.encode() + np.asarray(value).tobytes())
+    return digest.hexdigest()

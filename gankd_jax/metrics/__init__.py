@@ -1,0 +1,1 @@
+"""Scores of sets of images; each formula names its reference."""

@@ -1,0 +1,35 @@
+"""The small classifier that judges images of labelled data sets."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from gankd_jax.models import conv
+
+SIDE = 32  # larger images are averaged down to this
+FEATURES = 128
+
+
+class Classifier(nn.Module):
+    """Images in -1..1 to logits and to the features before them: a LeNet with strides for pools."""
+
+    classes: int
+    image_size: int
+    channels: int
+    form: str = "dilated"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b s s c"]
+    ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
+        """Logits and features (`FEATURES` wide, not negative) of each image."""
+        if self.image_size > SIDE:
+            window = (self.image_size // SIDE,) * 2
+            images = nn.avg_pool(images, window, window)
+        widths = (self.channels, 32, 64, 128)
+        for k, (i, o) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            kernel = self.param(f"kernel{k}", nn.initializers.he_normal(), (4, 4, i, o))
+            bias = self.param(f"bias{k}", nn.initializers.zeros, (o,))
+            images = nn.relu(conv.down(images, kernel, self.form) + bias)
+        flat = images.reshape(images.shape[0], -1)
+        features = nn.relu(nn.Dense(FEATURES, name="features")(flat))
+        return nn.Dense(self.classes, name="logits")(features), features

@@ -1,0 +1,110 @@
+"""The 4x4 stride-2 layers, down and up, each in three forms of equal value.
+
+One set of parameters serves every form: a kernel `(4, 4, in, out)` and a bias `(out,)`.
+
+- `dilated`: the backend's own strided / transposed convolution (cuDNN, the TPU compiler).
+- `phase`: a 2x2 stride-1 convolution, into four times the channels and interleaved (up), or on the
+  image folded 2x2 into channels (down).
+- `matmul`: the same 2x2 convolution as one matrix product over gathered patches.  On XLA's CPU
+  backend it is the only form that stays fast inside a loop and in the kernel's gradient.
+
+Padding is 1 on every side, as PyTorch's `Conv2d(4, 2, 1)` and `ConvTranspose2d(4, 2, 1)`:
+down halves the side, up doubles it.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+FORMS = ("dilated", "phase", "matmul")
+
+
+def resolve_form(form: str) -> str:
+    """'auto' is matmul on CPU and dilated elsewhere; other names stand for themselves."""
+    if form != "auto":
+        return form
+    return "matmul" if jax.default_backend() == "cpu" else "dilated"
+
+
+def up(
+    images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"], form: str
+) -> Float[Array, "b 2*h 2*w o"]:
+    """Transposed convolution 4x4, stride 2, padding 1, without bias.
+
+    `kernel[r, s]` takes an input pixel to the output pixel at offset `(r, s)`: PyTorch's weight
+    `(in, out, 4, 4)` permuted by `(2, 3, 0, 1)`.
+    """
+    if form == "dilated":
+        flipped = kernel[::-1, ::-1]
+        return lax.conv_general_dilated(
+            images, flipped, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=LAYOUT
+        )
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return _interleave(_conv2x2(padded, _up_kernel(kernel), form), kernel.shape[3])
+
+
+def down(
+    images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"], form: str
+) -> Float[Array, "b h//2 w//2 o"]:
+    """Convolution 4x4, stride 2, padding 1, without bias (even h and w).
+
+    `kernel` is PyTorch's weight `(out, in, 4, 4)` permuted by `(2, 3, 1, 0)`.
+    """
+    if form == "dilated":
+        return lax.conv_general_dilated(
+            images, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT
+        )
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return _conv2x2(_space_to_depth(padded), _down_kernel(kernel), form)
+
+
+def _conv2x2(
+    images: Float[Array, "b h w i"], kernel: Float[Array, "2 2 i o"], form: str
+) -> Float[Array, "b h-1 w-1 o"]:
+    """Stride-1 2x2 convolution without padding, as a convolution or as one matrix product."""
+    if form == "phase":
+        return lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT)
+    b, h, w, i = images.shape
+    windows = [images[:, r : h - 1 + r, s : w - 1 + s] for r in (0, 1) for s in (0, 1)]
+    patches = jnp.concatenate(windows, axis=-1).reshape(b * (h - 1) * (w - 1), 4 * i)
+    return (patches @ kernel.reshape(4 * i, -1)).reshape(b, h - 1, w - 1, -1)
+
+
+def _up_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 i 4*o"]:
+    """The four phases of a transposed convolution, as one 2x2 kernel.
+
+    Output row `2m + p` reads input rows `m - 1 + p` and `m + p`, at kernel rows `3 - p` and `1 - p`
+    modulo 4: phase 0 by (3, 1), phase 1 by (2, 0).
+    """
+    i, o = kernel.shape[2:]
+    # (phase, tap) of a kernel row: 3 -> (0, 0), 1 -> (0, 1), 2 -> (1, 0), 0 -> (1, 1)
+    order = jnp.array([3, 1, 2, 0])
+    split = kernel[order][:, order].reshape(2, 2, 2, 2, i, o)  # p, r, q, s, i, o
+    return split.transpose(1, 3, 4, 0, 2, 5).reshape(2, 2, i, 4 * o)
+
+
+def _interleave(phases: Float[Array, "b h1 w1 4*o"], o: int) -> Float[Array, "b h w o"]:
+    """Window `(m + p, n + q)` of phase `(p, q)` becomes output pixel `(2m + p, 2n + q)`."""
+    b, h, w, _ = phases.shape
+    h, w = h - 1, w - 1
+    parts = [
+        phases[:, p : h + p, q : w + q, (2 * p + q) * o : (2 * p + q + 1) * o]
+        for p in (0, 1)
+        for q in (0, 1)
+    ]
+    stacked = jnp.stack(parts, axis=3).reshape(b, h, w, 2, 2, o)
+    return stacked.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, o)
+
+
+def _space_to_depth(images: Float[Array, "b h w i"]) -> Float[Array, "b h//2 w//2 4*i"]:
+    b, h, w, i = images.shape
+    blocks = images.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(b, h // 2, w // 2, 4 * i)
+
+
+def _down_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 4*i o"]:
+    i, o = kernel.shape[2:]
+    split = kernel.reshape(2, 2, 2, 2, i, o)  # block row, row, block column, column
+    return split.transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * i, o)

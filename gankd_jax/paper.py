@@ -1,0 +1,104 @@
+"""The paper's table and its way of counting parameters, as data.
+
+Source: Aguinaldo, Chiang, Gain, Patil, Pearson, Feizi, "Compressing GANs using Knowledge
+Distillation", arXiv 1902.00159 (2019). Its images are 64x64; its "depth d" is called width here.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell of the table: a width on a data set; None where the paper prints a dash."""
+
+    ratio: int | None  # the teacher's parameters to the student's, as printed ("1669:1")
+    student: float
+    baseline: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a width, and its result on each data set that it was tried on."""
+
+    width: int
+    parameters: int
+    results: dict[str, Result]
+
+
+# What `student` and `baseline` are on each data set. The network that judged is not named.
+SCORE = {"mnist": "Inception Score", "cifar10": "FID", "celeb_a": "FID"}
+
+# Derived from the printed ratios.
+TEACHER_WIDTH = {"mnist": 256, "cifar10": 64, "celeb_a": 128}
+
+# Derived: the student of width 2 (5.80) is said to keep 83 % of it. The others are not given.
+TEACHER_SCORE = {"mnist": 6.99}
+
+ROWS = (
+    Row(
+        2,
+        28_351,
+        {
+            "mnist": Result(1669, 5.80, 1.86),
+            "cifar10": Result(126, 11.76, 38.72),
+            "celeb_a": Result(446, 12.15, 45.49),
+        },
+    ),
+    Row(
+        4,
+        62_077,
+        {
+            "mnist": Result(762, 6.41, 3.63),
+            "cifar10": Result(58, 11.00, 14.28),
+            "celeb_a": Result(204, 10.97, 18.72),
+        },
+    ),
+    Row(
+        8,
+        145_657,
+        {
+            "mnist": Result(325, 6.60, 4.73),
+            "cifar10": Result(25, 9.57, 11.85),
+            "celeb_a": Result(87, 8.78, 11.06),
+        },
+    ),
+    Row(
+        16,
+        377_329,
+        {
+            "mnist": Result(125, 6.83, 5.07),
+            "cifar10": Result(9, 8.39, 9.90),
+            "celeb_a": Result(34, 6.29, 9.14),
+        },
+    ),
+    Row(
+        32,
+        1_098_721,
+        {
+            "mnist": Result(43, 6.87, 6.08),
+            "cifar10": Result(3, 7.80, 7.86),
+            "celeb_a": Result(12, 4.84, 5.05),
+        },
+    ),
+    Row(
+        48,
+        2_164_177,
+        {"cifar10": Result(2, 7.58, None), "celeb_a": Result(6, 4.54, None)},
+    ),
+    Row(64, 3_573_697, {"mnist": Result(None, 6.93, 6.51)}),
+    Row(128, 12_652_417, {"mnist": Result(4, 6.97, 6.63)}),
+)
+
+
+def paper_parameters(width: int) -> int:
+    """Number of parameters as the paper counts them, for a 64x64 generator of this width.
+
+    Kernels and convolution biases with one output channel; the scale and shift of batch norm are
+    not counted: 672 d^2 + 12831 d + 1 (derived; gives every row of the paper's table).
+    """
+    return 672 * width**2 + 12831 * width + 1
+
+
+def result(data: str, width: int) -> Result | None:
+    """Return the paper's result for a data set and a width, or None where it has none."""
+    return next((row.results.get(data) for row in ROWS if row.width == width), None)

@@ -1,0 +1,198 @@
+"""Reads the files that a study leaves in its work directory."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from gankd_jax.errors import UserError
+from gankd_jax.report.wording import model_name
+
+Grid = UInt8[np.ndarray, "n h w c"]
+Paths = UInt8[np.ndarray, "paths steps h w c"]
+
+
+class Key(NamedTuple):
+    """Which run of a study: unique, and known from the config before the run exists."""
+
+    kind: str  # teacher, student, baseline
+    recipe: str
+    width: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as far as it has come."""
+
+    name: str
+    key: Key
+    parameters: int
+    paper_parameters: int
+    multiply_adds: int  # for one image
+    bytes_float32: int
+    log: tuple[dict[str, Any], ...]  # one record per logged step, steps rising
+    scores: dict[str, float]  # {} before the evaluation, and of a failed run
+    made: dict[str, Any]  # how the scores were made
+    grid: Grid | None
+    interpolation: Paths | None
+    failure: str  # why and where it failed; "" if it did not
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged; 0 before the first."""
+        return int(self.log[-1]["step"]) if self.log else 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, as far as it has come."""
+
+    config: dict[str, Any]
+    plan: tuple[Key, ...]  # every run that the config asks for
+    runs: tuple[Run, ...]  # those that were begun, in the plan's order
+    teacher: Run | None  # the one that was chosen
+    choice: dict[str, Any]  # teacher.json; {} before the choice
+    real_scores: dict[str, float]  # of the real test set: the ceiling
+    real_made: dict[str, Any]
+    real_grid: Grid | None
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        return str(self.config["data"]["name"])
+
+    def group(self, kind: str, recipe: str, width: int) -> tuple[Run, ...]:
+        """Return the begun runs that differ by their seed only."""
+        return tuple(run for run in self.runs if run.key[:3] == (kind, recipe, width))
+
+
+def read(workdir: Path) -> Study:
+    """Read a study, finished or not.
+
+    Raises:
+      UserError: the folder is no work directory, or a file in it cannot be read.
+    """
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
+    config = _json(workdir / "config.json")
+    plan = planned(config)
+    found = [_run(file.parent) for file in sorted(workdir.glob("*/run.json"))]
+    place = {key: index for index, key in enumerate(plan)}
+    found.sort(key=lambda run: place.get(run.key, len(plan)))
+    choice = _json(workdir / "teacher.json")
+    reference = _json(workdir / "reference" / "scores.json")
+    return Study(
+        config=config,
+        plan=plan,
+        runs=tuple(found),
+        teacher=next((run for run in found if run.name == choice.get("run")), None),
+        choice=choice,
+        real_scores=_scores(reference),
+        real_made=reference.get("made", {}),
+        real_grid=_pictures(workdir / "reference").get("grid"),
+    )
+
+
+def planned(config: dict[str, Any]) -> tuple[Key, ...]:
+    """Return every run that a config asks for: teachers, then students and baselines by width."""
+    study = config["study"]
+    small = [("student", name) for name in study["students"]]
+    small += [("baseline", name) for name in study["baselines"]]
+    teachers = [
+        Key("teacher", "teacher", width, seed)
+        for width in study["teacher_widths"]
+        for seed in study["teacher_seeds"]
+    ]
+    return (
+        *teachers,
+        *(
+            Key(kind, recipe, width, seed)
+            for width in sorted(study["widths"])
+            for kind, recipe in small
+            for seed in study["seeds"]
+        ),
+    )
+
+
+def progress(study: Study) -> list[str]:
+    """Name every run without scores, with what is known about it, one line each."""
+    begun = {run.key: run for run in study.runs}
+    return [_progress(study, key, begun.get(key)) for key in study.plan if _open(begun.get(key))]
+
+
+def _open(run: Run | None) -> bool:
+    return run is None or not run.scores
+
+
+def _progress(study: Study, key: Key, run: Run | None) -> str:
+    if run is None:
+        return f"{model_name(key.kind, key.recipe)} d={key.width} seed {key.seed}: not started"
+    if run.failure:
+        return f"{run.name}: failed {run.failure}"
+    steps = study.config["recipes"][key.recipe]["steps"]
+    if run.step >= steps:
+        return f"{run.name}: trained, not evaluated yet"
+    return f"{run.name}: at step {run.step:,} of {steps:,}"
+
+
+def _run(folder: Path) -> Run:
+    about = _json(folder / "run.json")
+    recipe = "teacher" if about["kind"] == "teacher" else about["recipe"]
+    failed = _json(folder / "failed.json")
+    scores = _json(folder / "scores.json")
+    pictures = _pictures(folder)
+    return Run(
+        name=about["name"],
+        key=Key(about["kind"], recipe, about["width"], about["seed"]),
+        parameters=about["parameters"],
+        paper_parameters=about["paper_parameters"],
+        multiply_adds=about["multiply_adds"],
+        bytes_float32=about["bytes_float32"],
+        log=_log(folder / "log.jsonl"),
+        scores={} if failed else _scores(scores),
+        made=scores.get("made", {}),
+        grid=pictures.get("grid"),
+        interpolation=pictures.get("interpolation"),
+        failure=f"at step {failed['step']:,}: {failed['reason']}" if failed else "",
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+
+
+def _scores(file: dict[str, Any]) -> dict[str, float]:
+    """Return the scores as floats; a null stands for a score that was not a number."""
+    scores = file.get("scores", {})
+    return {key: math.nan if value is None else float(value) for key, value in scores.items()}
+
+
+def _log(path: Path) -> tuple[dict[str, Any], ...]:
+    """Read a log; of steps that a resumed run logged twice, the later record counts."""
+    records: dict[int, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # a run that was killed leaves half a line
+            continue
+        records[record["step"]] = record
+    return tuple(records[step] for step in sorted(records))
+
+
+def _pictures(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / "samples.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -1,0 +1,161 @@
+"""What each score is called and which way it is better; its mean, spread and comparison."""
+
+import math
+import re
+import statistics
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one score is to be read."""
+
+    label: str
+    better: str  # "higher", "lower", or "" where neither is better in itself
+    about: str
+    students_only: bool = False
+
+    @property
+    def title(self) -> str:
+        """The label and which way is better."""
+        return f"{self.label} ({self.better} is better)" if self.better else self.label
+
+
+_FRECHET = "Fréchet distance of the features of generated and real test images"
+
+# In the order of the report; the first one that a study has is the one its summary speaks of.
+SCORES = {
+    "inception_score": Score(
+        "Inception Score",
+        "higher",
+        "exp of the mean divergence of the judge's class probabilities from their average; it is "
+        "highest when every image is sure of its class and the classes are equally frequent",
+    ),
+    "fid": Score("FID", "lower", f"{_FRECHET}, 2048-wide pool of the Inception network"),
+    "fd_classifier": Score(
+        "Fréchet distance, classifier features",
+        "lower",
+        f"{_FRECHET}, last hidden layer of the study's own classifier; not comparable with FID",
+    ),
+    "kid": Score(
+        "KID", "lower", "kernel distance of Inception features (unbiased, may be below 0)"
+    ),
+    "precision": Score("Precision", "higher", "share of generated images that look real"),
+    "recall": Score("Recall", "higher", "share of real images that the generator can make"),
+    "density": Score("Density", "higher", "precision, counted by the number of real neighbours"),
+    "coverage": Score("Coverage", "higher", "share of real images with a generated neighbour"),
+    "pixel_error": Score(
+        "Pixel error to the teacher",
+        "lower",
+        "distance to the teacher's image for the same latent, on latents never trained on",
+        students_only=True,
+    ),
+    "sharpness": Score(
+        "Sharpness (variance of the Laplacian)",
+        "",
+        "a blurred generator lies below the real images, a noisy one above them; neither is good",
+    ),
+}
+
+
+def describe(key: str) -> Score:
+    """Return how to read a score, also one that was not known when this was written."""
+    if key in SCORES:
+        return SCORES[key]
+    layer = re.fullmatch(r"fd_(\d+)", key)
+    if layer:
+        label = f"Fréchet distance, {layer[1]}-wide layer"
+        return Score(label, "lower", f"{_FRECHET}, {layer[1]}-wide layer of the Inception network")
+    return Score(key, "", "")
+
+
+def ordered(keys: set[str]) -> list[str]:
+    """Sort score keys as the report shows them; those ending in _sd are no scores of their own."""
+    known = [key for key in SCORES if key in keys]
+    return known + sorted(key for key in keys - set(known) if not key.endswith("_sd"))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One score over the seeds of a group of runs."""
+
+    values: dict[int, float]  # by seed
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds; not a number without any."""
+        return statistics.fmean(self.values.values()) if self.values else math.nan
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation over the seeds (n - 1); None with fewer than two."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A student against the strongest baseline of its width."""
+
+    baseline: str  # the baseline's recipe
+    difference: float  # student - baseline
+    margin: float | None  # half of the difference's 95 % interval; None with one seed
+    verdict: str
+
+
+def compare(score: Score, student: Summary, baselines: dict[str, Summary]) -> Comparison | None:
+    """Compare with the best of the baselines that have this score; None without any.
+
+    A difference is claimed only if it is larger than the margin of Welch's 95 % interval.
+    """
+    scored = {name: summary for name, summary in baselines.items() if summary.values}
+    if not scored or not student.values:
+        return None
+    sign = {"higher": 1, "lower": -1, "": 0}[score.better]  # 0: the config's first
+    best = max(scored, key=lambda name: _rank(sign * scored[name].mean))
+    difference = student.mean - scored[best].mean
+    half = margin(student, scored[best])
+    return Comparison(best, difference, half, _verdict(score, difference, half))
+
+
+def _rank(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+def margin(a: Summary, b: Summary) -> float | None:
+    """Half the width of Welch's 95 % confidence interval of the difference of two means.
+
+    t(0.975, nu) sqrt(va + vb) with va = sd_a^2 / n_a and nu = (va + vb)^2 / (va^2 / (n_a - 1) +
+    vb^2 / (n_b - 1)) (Welch 1947).  None if either has a single seed.
+    """
+    if a.sd is None or b.sd is None:
+        return None
+    from scipy.special import stdtrit
+
+    n, m = len(a.values), len(b.values)
+    va, vb = a.sd**2 / n, b.sd**2 / m
+    if va + vb == 0:
+        return 0.0
+    freedom = (va + vb) ** 2 / (va**2 / (n - 1) + vb**2 / (m - 1))
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(va + vb)
+
+
+def _verdict(score: Score, difference: float, half: float | None) -> str:
+    if not math.isfinite(difference):
+        return "not finite"
+    if half is None:
+        return "one seed"
+    if abs(difference) <= half:
+        return "within spread"
+    if not score.better:
+        return "student higher" if difference > 0 else "student lower"
+    return "student ahead" if (difference > 0) == (score.better == "higher") else "baseline ahead"
+
+
+def share(score: Score, value: float, teacher: float) -> float | None:
+    """Return the part of the teacher's score that a model keeps; 1 is all, above 1 is better.
+
+    value / teacher, or teacher / value where lower is better; None unless both are above 0.
+    """
+    if not (value > 0 and teacher > 0):
+        return None
+    return teacher / value if score.better == "lower" else value / teacher

@@ -1,0 +1,227 @@
+"""The tables that a person reads, for a terminal, as Markdown, and as cells for the page."""
+
+import math
+import textwrap
+from dataclasses import dataclass
+
+from gankd_jax import paper
+from gankd_jax.report.headline import headline
+from gankd_jax.report.rows import Row, groups, in_paper, of_width, ratios, rows, score_keys
+from gankd_jax.report.runs import Run, Study, progress
+from gankd_jax.report.scores import describe
+from gankd_jax.report.wording import difference, model_name, number, percent, ratio, size, spread
+
+TEXT_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what is read, and what it is sorted by (None: by its text)."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be shown; a terminal gets its first `narrow` columns only."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    narrow: int
+
+
+def tables(study: Study) -> list[Table]:
+    """Return the sizes, one table for each score, and the teachers if several were tried."""
+    scores = [_score_table(study, key) for key in score_keys(study)]
+    return [_size_table(study), *scores, *_teachers_table(study)]
+
+
+def notes(study: Study) -> list[str]:
+    """Say how the tables are to be read."""
+    lines = [
+        "± after a score: standard deviation over the training seeds; none with one seed. All runs "
+        "share one teacher, so it does not hold the chance of another teacher.",
+        "kept: the mean score divided by the teacher's, or the teacher's divided by it where "
+        "lower is better.",
+        "to baseline: the student's mean minus that of the baseline of its width (the best of them "
+        "if there are several), ± half of Welch's 95 % interval of the difference. One is called "
+        "ahead only if the difference is larger than that; with one seed nothing is claimed. Each "
+        "comparison stands alone: about one in twenty is beyond the interval by chance.",
+    ]
+    if any(in_paper(study, key) for key in score_keys(study)):
+        derived = " Its teacher's score is derived." if study.data in paper.TEACHER_SCORE else ""
+        lines.append(
+            f"paper*: its {paper.SCORE[study.data]} at that width, {study.data} at 64x64, teacher "
+            f"of width {paper.TEACHER_WIDTH[study.data]}, judged by ANOTHER network, which it does "
+            f"not name: compare the course over the widths, not the values.{derived}"
+        )
+    return lines
+
+
+def _size_table(study: Study) -> Table:
+    lines = [_size_row(study, "teacher", study.teacher)] if study.teacher else []
+    for width in sorted({width for _, _, width in groups(study)}):
+        run = of_width(study, width)
+        if run:
+            lines.append(_size_row(study, "small", run))
+        else:
+            lines.append((_whole(width), Cell("small"), *[Cell("-")] * 7))
+    header = ("d", "model", "parameters", "ratio", "paper's count", "its ratio", "in the paper")
+    return Table(
+        "Sizes",
+        "small: students and baselines of that width. parameters: all trained numbers. paper's "
+        "count: one output channel, no batch norm. ratio: the teacher's parameters to these. in "
+        "the paper: the ratio it prints for this width. multiply-adds: for one image.",
+        (*header, "multiply-adds", "float32"),
+        tuple(lines),
+        narrow=9,
+    )
+
+
+def _size_row(study: Study, model: str, run: Run) -> tuple[Cell, ...]:
+    true_ratio, paper_ratio = ratios(study, run)
+    result = paper.result(study.data, run.key.width) if model == "small" else None
+    printed = result and result.ratio
+    return (
+        _whole(run.key.width),
+        Cell(model),
+        _whole(run.parameters),
+        Cell(ratio(true_ratio), true_ratio),
+        _whole(run.paper_parameters),
+        Cell(ratio(paper_ratio), paper_ratio),
+        Cell(f"{printed}:1", printed) if printed else Cell("-"),
+        _whole(run.multiply_adds),
+        Cell(size(run.bytes_float32), run.bytes_float32),
+    )
+
+
+def _whole(value: int) -> Cell:
+    return Cell(f"{value:,}", value)
+
+
+def _score_table(study: Study, key: str) -> Table:
+    about, with_paper = describe(key), in_paper(study, key)
+    header = ["d", "model", "seeds", "score"]
+    header += [] if about.students_only else ["kept", "to baseline", "verdict"]
+    header += ["paper*"] if with_paper else []
+    lines = [
+        (
+            *_score_cells(row),
+            *([] if about.students_only else _against_cells(row)),
+            *([_paper_cell(row)] if with_paper else []),
+            _seeds_cell(row),
+        )
+        for row in rows(study)
+        if row.score == key
+    ]
+    return Table(about.title, about.about, (*header, "each seed"), tuple(lines), len(header))
+
+
+def _score_cells(row: Row) -> tuple[Cell, ...]:
+    mean, seeds = row.summary.mean, len(row.summary.values)
+    counted = f"{seeds}" if seeds == row.planned else f"{seeds} of {row.planned}"
+    return (
+        Cell("") if row.width is None else _whole(row.width),
+        Cell("real images" if row.kind == "real" else model_name(row.kind, row.recipe)),
+        Cell("" if row.kind == "real" else counted),
+        Cell(spread(mean, row.summary.sd), None if math.isnan(mean) else mean),
+    )
+
+
+def _against_cells(row: Row) -> tuple[Cell, ...]:
+    """Return what is kept of the teacher's score, and how the baseline compares."""
+    kept = Cell("" if row.kind == "real" else percent(row.share), row.share)
+    against = row.comparison
+    if against is None:
+        return kept, Cell(""), Cell("")
+    written = difference(against.difference, against.margin, row.summary.mean)
+    return kept, Cell(written, against.difference), Cell(against.verdict)
+
+
+def _paper_cell(row: Row) -> Cell:
+    if row.paper is None:
+        return Cell("")
+    kept = "" if row.paper_share is None else f" ({percent(row.paper_share)})"
+    return Cell(f"{row.paper:.2f}{kept}", row.paper)
+
+
+def _seeds_cell(row: Row) -> Cell:
+    if row.kind not in ("student", "baseline"):
+        return Cell("")
+    return Cell(", ".join(f"{seed}: {number(score)}" for seed, score in row.summary.values.items()))
+
+
+def _teachers_table(study: Study) -> list[Table]:
+    tried = [run for run in study.runs if run.key.kind == "teacher"]
+    if len(tried) < 2:
+        return []
+    keys = [key for key in score_keys(study) if not describe(key).students_only]
+    lines = tuple(
+        (
+            _whole(run.key.width),
+            Cell(f"{run.key.seed}"),
+            Cell("chosen" if run is study.teacher else "failed" if run.failure else ""),
+            _whole(run.parameters),
+            *(_candidate_cell(run, key) for key in keys),
+        )
+        for run in tried
+    )
+    note = f"Chosen by {study.choice['chosen_by']}." if study.teacher else "None is chosen yet."
+    header = ("d", "seed", "choice", "parameters", *(describe(key).label for key in keys))
+    return [Table("Teachers tried", note, header, lines, narrow=6)]
+
+
+def _candidate_cell(run: Run, key: str) -> Cell:
+    return Cell(number(run.scores[key]), run.scores[key]) if key in run.scores else Cell("-")
+
+
+def text(study: Study) -> str:
+    """Return the report for a terminal, at most 100 columns wide."""
+    parts = ["\n".join(_wrap(line) for line in headline(study))]
+    parts += [_text_table(table) for table in tables(study)]
+    missing = progress(study)
+    if missing:
+        parts.append("\n".join(["Runs without scores", *(_wrap(line, "  ") for line in missing)]))
+    parts += ["\n".join(_wrap(line) for line in notes(study))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrap(line: str, indent: str = "") -> str:
+    return textwrap.fill(line, TEXT_WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
+def _text_table(table: Table) -> str:
+    lines = [table.header, *(tuple(cell.text for cell in row) for row in table.rows)]
+    cells = [[_cut(cell) for cell in line[: table.narrow]] for line in lines]
+    sizes = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    drawn = [
+        "  ".join(cell.rjust(size) for cell, size in zip(line, sizes, strict=True))
+        for line in cells
+    ]
+    return "\n".join([table.title, drawn[0], "-" * len(drawn[0]), *drawn[1:]])
+
+
+def _cut(cell: str) -> str:
+    """Shorten a cell that would break the terminal's width."""
+    return cell if len(cell) <= 16 else f"{cell[:15]}…"
+
+
+def markdown(study: Study) -> str:
+    """Return the report as Markdown."""
+    parts = [f"# {study.config['name']}", *headline(study)]
+    for table in tables(study):
+        parts += [f"## {table.title}", table.note, _markdown_table(table)]
+    missing = progress(study)
+    if missing:
+        parts += ["## Runs without scores", "\n".join(f"- {line}" for line in missing)]
+    parts += ["## How to read it", "\n".join(f"- {line}" for line in notes(study))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.header, ("---",) * len(table.header)]
+    lines += [tuple(cell.text for cell in row) for row in table.rows]
+    return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in lines)

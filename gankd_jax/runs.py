@@ -1,0 +1,130 @@
+"""A config's runs: their names, networks, and which of them train together."""
+
+import dataclasses
+
+import ml_collections
+
+from gankd_jax.data import datasets
+from gankd_jax.errors import UserError
+from gankd_jax.models import conv
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training.group import Member
+from gankd_jax.training.recipe import Recipe
+from gankd_jax.training.state import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run of a study."""
+
+    kind: str  # teacher, student, baseline
+    recipe: str  # its name in config.recipes
+    width: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Also the name of the run's folder, such as `student-mse-d4-s0`."""
+        parts = [self.kind, self.recipe, f"d{self.width}", f"s{self.seed}"]
+        return "-".join(parts if self.recipe != self.kind else parts[1:])
+
+
+def teachers(config: ml_collections.ConfigDict) -> list[Run]:
+    """The candidates for the teacher."""
+    study = config.study
+    return [
+        Run("teacher", "teacher", width, seed)
+        for width in study.teacher_widths
+        for seed in study.teacher_seeds
+    ]
+
+
+def students(config: ml_collections.ConfigDict) -> list[Run]:
+    """Every student of every loss, width and seed."""
+    return _sweep(config, "student", config.study.students)
+
+
+def baselines(config: ml_collections.ConfigDict) -> list[Run]:
+    """Every baseline."""
+    return _sweep(config, "baseline", config.study.baselines)
+
+
+def plan(config: ml_collections.ConfigDict) -> list[Run]:
+    """Every run of the study, teachers first."""
+    return teachers(config) + students(config) + baselines(config)
+
+
+def find(config: ml_collections.ConfigDict, name: str) -> Run:
+    """The run of that name.
+
+    Raises:
+      UserError: the study has no such run.
+    """
+    for run in plan(config):
+        if run.name == name:
+            return run
+    names = ", ".join(run.name for run in plan(config))
+    raise UserError(f"--run={name} is not a run of this study; it has {names}")
+
+
+def groups(config: ml_collections.ConfigDict, runs: list[Run]) -> list[list[Run]]:
+    """Runs that can be one compiled program: of one kind, and equal in what shapes a step."""
+    found: dict[tuple, list[Run]] = {}
+    for run in runs:
+        recipe = config.recipes[run.recipe]
+        key = (run.kind, recipe.steps, recipe.batch_size, recipe.critic_steps)
+        found.setdefault(key, []).append(run)
+    return list(found.values())
+
+
+def generator(config: ml_collections.ConfigDict, width: int) -> Generator:
+    """The study's generator of that width."""
+    return Generator(
+        width=width,
+        image_size=config.data.image_size,
+        channels=channels(config),
+        latent=config.model.latent,
+        norm=config.model.generator_norm,
+        form=conv.resolve_form(config.model.conv),
+    )
+
+
+def critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
+    """The study's critic of that width."""
+    return Critic(
+        width=width,
+        image_size=config.data.image_size,
+        channels=channels(config),
+        norm=norm,
+        form=conv.resolve_form(config.model.conv),
+    )
+
+
+def member(config: ml_collections.ConfigDict, run: Run, teacher: Run | None) -> Member:
+    """The run as the train step takes it; a critic that goes on from the teacher's is like it."""
+    recipe = Recipe(**config.recipes[run.recipe])
+    likeness, owner = recipe, run
+    if recipe.critic == "teacher" and teacher is not None:
+        likeness, owner = Recipe(**config.recipes[teacher.recipe]), teacher
+    width = likeness.critic_width or owner.width
+    spec = Spec(
+        generator=generator(config, run.width),
+        critic=critic(config, width, likeness.critic_norm) if recipe.alpha > 0 else None,
+        recipe=recipe,
+    )
+    return Member(spec=spec, seed=run.seed)
+
+
+def channels(config: ml_collections.ConfigDict) -> int:
+    """1 for grey images, 3 for colour."""
+    return datasets.get(config.data.name).image_shape[2]
+
+
+def _sweep(config: ml_collections.ConfigDict, kind: str, recipes: tuple[str, ...]) -> list[Run]:
+    study = config.study
+    return [
+        Run(kind, recipe, width, seed)
+        for recipe in recipes
+        for width in study.widths
+        for seed in study.seeds
+    ]

@@ -1,0 +1,1 @@
+"""Files a run keeps: checkpoints and logs."""

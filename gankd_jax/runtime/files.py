@@ -1,0 +1,60 @@
+"""Small files, written whole or not at all."""
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one move, so that no reader sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        # mkstemp's files are private; give this one what the umask allows, as open() would.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def write_png(path: Path, picture: UInt8[np.ndarray, "h w c"]) -> None:
+    """Write a picture; one channel is grey."""
+    buffer = io.BytesIO()
+    pixels = picture[..., 0] if picture.shape[2] == 1 else picture
+    Image.fromarray(pixels).save(buffer, format="png", optimize=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as a compressed .npz."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz; objects in it are refused, so nothing is unpickled."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

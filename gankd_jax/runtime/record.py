@@ -1,0 +1,73 @@
+"""The files of one run in training: its log, pictures and checkpoints."""
+
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import UInt8
+
+from gankd_jax.runtime import files
+from gankd_jax.runtime.checkpoint import Checkpoints
+from gankd_jax.runtime.writers import Writer
+
+
+class Record:
+    """A run's folder, open while the run trains."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self._writer: Writer | None = None
+        self._window: list[dict[str, float]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.checkpoints.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def begin(self, step: int) -> None:
+        """Go on from `step`: what was logged or saved after it is dropped."""
+        self.checkpoints.discard_after(step)
+        self._writer = Writer(self.folder, step)
+        self._window = []
+
+    @property
+    def writer(self) -> Writer:
+        """The log of a run that has begun."""
+        if self._writer is None:
+            raise RuntimeError("the run has not begun")
+        return self._writer
+
+    def add(self, values: dict[str, float]) -> None:
+        """Keep one call's mean values for the next line of the log."""
+        self._window.append(values)
+
+    def log(self, step: int, *, seconds: float, images: int) -> dict[str, float]:
+        """Write the means since the last line, of a span of `seconds` that drew `images`."""
+        names = self._window[0]
+        means = {name: float(np.mean([v[name] for v in self._window])) for name in names}
+        self.writer.seconds += seconds
+        rate = {"seconds": self.writer.seconds, "images_per_second": images / seconds}
+        self.writer.write_scalars(step, {**rate, **means})
+        self._window = []
+        return means
+
+    def picture(self, step: int, image: UInt8[np.ndarray, "h w c"]) -> None:
+        """Keep a picture of the run at `step`."""
+        self.writer.write_images(step, {"fixed_latents": image})
+        files.write_png(self.folder / "grids" / f"{step:07d}.png", image)
+
+    def save(self, step: int, state: Any) -> None:
+        """Write a checkpoint."""
+        self.checkpoints.save(step, state)
+
+    def fail(self, step: int, values: dict[str, float]) -> None:
+        """Say that the run was stopped by a value that is not finite."""
+        wrong = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+        good = max(self.checkpoints.steps(), default=0)
+        reason = f"{wrong} not finite by step {step}; the last good checkpoint is of step {good}"
+        files.write_json(self.folder / "failed.json", {"step": step, "reason": reason})

@@ -1,0 +1,346 @@
+"""A config's whole job: teacher, students, baselines, scores, report; each part by itself too."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from jaxtyping import UInt8
+
+from gankd_jax import evaluate, runs, sampling, workdir
+from gankd_jax.data import datasets
+from gankd_jax.data.load import Images, default_data_dir, load_split
+from gankd_jax.errors import UserError
+from gankd_jax.judge import Judge, judge
+from gankd_jax.metrics.frechet import Moments
+from gankd_jax.runs import Run
+from gankd_jax.runtime import files
+from gankd_jax.runtime.checkpoint import Checkpoints
+from gankd_jax.training import loop
+from gankd_jax.training.group import Member
+from gankd_jax.training.state import State, init
+
+DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """A study in work: its config and folder, and what its parts share, made when first asked."""
+
+    config: ml_collections.ConfigDict
+    folder: Path
+
+    @functools.cached_property
+    def data_dir(self) -> Path:
+        """Where the data sets lie."""
+        return Path(self.config.data.dir) if self.config.data.dir else default_data_dir()
+
+    def split(self, name: str) -> Images:
+        """The images of a split, as the networks see them."""
+        data = self.config.data
+        return load_split(
+            data.name,
+            name,
+            data_dir=self.data_dir,
+            image_size=data.image_size,
+            pad=data.pad,
+            validation=data.validation,
+        )
+
+    @functools.cached_property
+    def train(self) -> Images:
+        """The training images, without those held out."""
+        return self.split("train")
+
+    @functools.cached_property
+    def judge(self) -> Judge | None:
+        """The data set's classifier; None where it has no labels."""
+        if self.train.labels is None:
+            return None
+        return judge(self.train, self.split("test"), self.data_dir / "gankd_cache")
+
+    @functools.cached_property
+    def reference(self) -> Moments | None:
+        """Moments of the judge's features of the training images; None without a judge."""
+        return self.judged(self.train).moments if self.judge else None
+
+    def judged(self, images: Images) -> evaluate.Judged:
+        """One pass over real images."""
+        size = self.config.evaluation.batch_size
+        return evaluate.judge_images(evaluate.in_batches(images.pixels, size), self.judge)
+
+    @functools.cached_property
+    def teacher(self) -> Run:
+        """The teacher that was chosen.
+
+        Raises:
+          UserError: there is none yet.
+        """
+        path = self.folder / "teacher.json"
+        if not path.exists():
+            names = ", ".join(run.name for run in runs.teachers(self.config))
+            raise UserError(f"a student needs a teacher, and none is trained: run {names} first")
+        return runs.find(self.config, files.read_json(path)["run"])
+
+    @functools.cached_property
+    def drawn_teacher(self) -> loop.Teacher:
+        """The chosen teacher, ready to draw."""
+        state = self.state(self.teacher)
+        generator, variables = self.drawer(self.teacher)
+        return loop.Teacher(generator, variables, state.critic)
+
+    def member(self, run: Run) -> Member:
+        """A run as the train step takes it."""
+        return runs.member(self.config, run, self.teacher if run.kind == "student" else None)
+
+    def state(self, run: Run) -> State:
+        """A trained run's last state."""
+        member = self.member(run)
+        checkpoints = Checkpoints(self.folder / run.name / "checkpoints")
+        try:
+            return checkpoints.restore(member.spec.recipe.steps, init(member.spec, member.seed))
+        finally:
+            checkpoints.close()
+
+    def drawer(self, run: Run) -> evaluate.Drawer:
+        """A trained run's generator and variables."""
+        return self.draws(self.member(run), self.state(run))
+
+    def draws(self, member: Member, state: State) -> evaluate.Drawer:
+        """A generator and the variables that it draws with at a state."""
+        generator = member.spec.generator
+        statistics = self.config.evaluation.statistics
+        return generator, sampling.inference_variables(generator, state, statistics)
+
+
+def study(config: ml_collections.ConfigDict, folder: Path) -> None:
+    """Train, score and choose whatever is not done yet."""
+    check(config)
+    workdir.claim(folder, config)
+    lab = Lab(config, folder)
+    if all(_is_done(lab, run) for run in runs.plan(config)):
+        _tell(f"all {len(runs.plan(config))} runs are done")
+        return
+    train_runs(lab, runs.teachers(config))
+    choose_teacher(lab)
+    train_runs(lab, runs.students(config))
+    train_runs(lab, runs.baselines(config))
+    evaluate_runs(lab, runs.plan(config))
+
+
+def train_one(config: ml_collections.ConfigDict, folder: Path, name: str) -> None:
+    """Train one run of a study; a teacher that completes the candidates is chosen from."""
+    run = runs.find(config, name)
+    workdir.claim(folder, config)
+    lab = Lab(config, folder)
+    train_runs(lab, [run])
+    if run.kind == "teacher":
+        choose_teacher(lab)
+
+
+def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
+    """Score every run that is trained and not scored yet."""
+    workdir.claim(folder, config)
+    lab = Lab(config, folder)
+    choose_teacher(lab)
+    evaluate_runs(lab, runs.plan(config))
+
+
+def _is_done(lab: Lab, run: Run) -> bool:
+    return workdir.is_scored(lab.folder, run) or workdir.has_failed(lab.folder, run)
+
+
+def train_runs(lab: Lab, wanted: Sequence[Run]) -> None:
+    """Train those of the runs that are not trained, in as few compiled programs as there can be."""
+    left = [run for run in wanted if not workdir.has_failed(lab.folder, run)]
+    for group in runs.groups(lab.config, left):
+        for cohort in cohorts(lab, group):
+            _train_group(lab, cohort)
+
+
+def cohorts(lab: Lab, group: list[Run]) -> list[list[Run]]:
+    """Which runs of a group go on together, from the same step.
+
+    A group stopped while it saved has runs one checkpoint apart; they go on from the one that all
+    have, the finished ones too, so that the program and its bits are those of a group never
+    stopped.  Runs that share no checkpoint go on apart.
+    """
+    saved = {run: workdir.saved_steps(lab.folder, run) for run in group}
+    done = [run for run in group if workdir.is_trained(lab.folder, lab.config, run)]
+    left = [run for run in group if run not in done]
+    if not left:
+        return []
+    common = set.intersection(*(set(saved[run]) for run in left))
+    if common:
+        return [left + [run for run in done if max(common) in saved[run]]]
+    newest: dict[int, list[Run]] = {}
+    for run in left:
+        newest.setdefault(max(saved[run], default=0), []).append(run)
+    return list(newest.values())
+
+
+def _train_group(lab: Lab, group: list[Run]) -> None:
+    config = lab.config
+    members = {run.name: lab.member(run) for run in sorted(group, key=lambda run: run.name)}
+    for run in group:
+        workdir.describe_run(lab.folder, config, run)
+    student = group[0].kind == "student"
+    loop.train(
+        loop.Group(
+            title=_title(group),
+            members=members,
+            teacher=lab.drawn_teacher if student else None,
+            images=lab.train.pixels,
+            on_device=_on_device(config.data.placement, lab.train.pixels),
+        ),
+        lab.folder,
+        loop.Intervals(**config.training),
+        picture=functools.partial(_picture, lab, student),
+    )
+
+
+def _title(group: list[Run]) -> str:
+    return group[0].name if len(group) == 1 else f"{len(group)} {group[0].kind}s"
+
+
+def _on_device(placement: str, images: UInt8[np.ndarray, "n s s c"]) -> bool:
+    return placement == "device" or (placement == "auto" and images.nbytes <= DEVICE_BYTES)
+
+
+def _picture(
+    lab: Lab, beside_teacher: bool, member: Member, state: State
+) -> UInt8[np.ndarray, "h w c"]:
+    """A generator's images of the fixed latents; a student's at the right of its teacher's."""
+    shown = [lab.draws(member, state)]
+    if beside_teacher:
+        shown.insert(0, (lab.drawn_teacher.generator, lab.drawn_teacher.variables))
+    return np.concatenate([_grid(drawer) for drawer in shown], axis=1)
+
+
+def _grid(drawer: evaluate.Drawer) -> UInt8[np.ndarray, "h w c"]:
+    generator, variables = drawer
+    latents = sampling.grid_latents(generator.latent)
+    images = sampling.to_uint8(sampling.draw(generator, variables, latents))
+    return sampling.tile(images, sampling.GRID_SIDE)
+
+
+def choose_teacher(lab: Lab) -> None:
+    """Name the candidate whose images lie nearest to the validation images; once, then kept.
+
+    Raises:
+      UserError: every candidate has failed.
+    """
+    path = lab.folder / "teacher.json"
+    candidates = runs.teachers(lab.config)
+    finished = [r for r in candidates if workdir.is_trained(lab.folder, lab.config, r)]
+    failed = [r for r in candidates if workdir.has_failed(lab.folder, r)]
+    if path.exists() or len(finished) + len(failed) < len(candidates):
+        return
+    if not finished:
+        raise UserError(f"every teacher failed; see {lab.folder / failed[0].name / 'failed.json'}")
+    if len(candidates) == 1:
+        files.write_json(path, {"run": finished[0].name, "chosen_by": "the only candidate"})
+        return
+    distances = {run.name: _validation_distance(lab, run) for run in finished}
+    best = min(distances, key=distances.__getitem__)
+    chosen = {"run": best, "chosen_by": "fd_classifier on validation", "candidates": distances}
+    files.write_json(path, chosen)
+
+
+def _validation_distance(lab: Lab, run: Run) -> float:
+    """fd_classifier between a teacher's images, on latents of their own, and validation images."""
+    evaluation = lab.config.evaluation
+    images = evaluate.drawn(
+        lab.drawer(run),
+        evaluation.seed + 1,
+        count=evaluation.samples,
+        batch_size=evaluation.batch_size,
+    )
+    reference = lab.judged(lab.split("validation")).moments
+    return evaluate.scores(evaluate.judge_images(images, lab.judge), reference)["fd_classifier"]
+
+
+def evaluate_runs(lab: Lab, wanted: Sequence[Run]) -> None:
+    """Score those of the runs that are trained and not scored."""
+    _evaluate_real(lab)
+    for run in wanted:
+        trained = workdir.is_trained(lab.folder, lab.config, run)
+        if trained and not workdir.is_scored(lab.folder, run):
+            _tell(f"scoring {run.name}")
+            _evaluate_run(lab, run)
+
+
+def _evaluate_real(lab: Lab) -> None:
+    """The test set's own scores: the ceiling."""
+    folder = lab.folder / "reference"
+    if (folder / "scores.json").exists():
+        return
+    test = lab.split("test")
+    judged = lab.judged(test)
+    files.write_arrays(folder / "samples.npz", grid=np.asarray(test.pixels[:64]))
+    made = _made(lab, judged.count) | {"images": test.key}
+    values = evaluate.scores(judged, lab.reference)
+    files.write_json(folder / "scores.json", {"scores": values, "made": made})
+
+
+def _evaluate_run(lab: Lab, run: Run) -> None:
+    evaluation = lab.config.evaluation
+    drawer = lab.drawer(run)
+    sizes = {"count": evaluation.samples, "batch_size": evaluation.batch_size}
+    judged = evaluate.judge_images(evaluate.drawn(drawer, evaluation.seed, **sizes), lab.judge)
+    values = evaluate.scores(judged, lab.reference)
+    if run.kind == "student":
+        teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
+        values["pixel_error"] = evaluate.pixel_error(drawer, teacher, evaluation.seed, **sizes)
+    folder = lab.folder / run.name
+    files.write_arrays(folder / "samples.npz", **evaluate.samples(drawer))
+    made = _made(lab, judged.count) | {"latents_seed": evaluation.seed}
+    # Last, since it marks the run as scored.
+    files.write_json(folder / "scores.json", {"scores": values, "made": made})
+
+
+def _made(lab: Lab, count: int) -> dict[str, object]:
+    """How a score was made."""
+    made: dict[str, object] = {"samples": count, "versions": evaluate.versions()}
+    if lab.judge and lab.reference:
+        made["reference"] = lab.train.key
+        made["reference_samples"] = lab.reference.count
+        made["weights"] = f"sha256:{lab.judge.weights}"
+        made["classifier_accuracy"] = lab.judge.accuracy
+    return made
+
+
+def sample(config: ml_collections.ConfigDict, folder: Path, name: str, *, out: Path) -> None:
+    """Write the picture of a trained run's images of the fixed latents.
+
+    Raises:
+      UserError: no such run, it is not trained yet, or `out` exists.
+    """
+    run = runs.find(config, name)
+    workdir.claim(folder, config)
+    if not workdir.is_trained(folder, config, run):
+        raise UserError(f"{name} is not trained; run `gankd train --run={name}` first")
+    if out.exists():
+        raise UserError(f"--out={out} exists; name another file or remove it")
+    files.write_png(out, _grid(Lab(config, folder).drawer(run)))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuse what the config's own checks cannot see.
+
+    Raises:
+      UserError: unknown data set, or several teachers and nothing to choose by.
+    """
+    labelled = datasets.get(config.data.name).classes is not None
+    if len(runs.teachers(config)) > 1 and not (labelled and config.data.validation):
+        raise UserError(
+            "config.study names several teachers, and they are compared by a classifier on"
+            " validation images: the data set needs labels and data.validation above 0"
+        )
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

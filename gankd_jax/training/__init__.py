@@ -1,0 +1,1 @@
+"""Losses, train steps, and the loop around them."""

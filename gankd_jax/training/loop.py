@@ -1,0 +1,183 @@
+"""The only training loop: it moves a group of runs to their last step, and can go on anywhere."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from gankd_jax.data.batches import chunk_indices
+from gankd_jax.models.dcgan import Generator
+from gankd_jax.runtime.progress import Progress
+from gankd_jax.runtime.record import Record
+from gankd_jax.training.group import Chunk, Member, make_chunk, seeds_of
+from gankd_jax.training.state import Network, State, Tree, init
+
+SHOWN = ("critic_loss", "generator_loss", "pixel_error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """In steps; all are multiples of `steps_per_call`."""
+
+    steps_per_call: int
+    log_every: int
+    grid_every: int  # 0: never
+    checkpoint_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A frozen teacher, and the critic it was trained against."""
+
+    generator: Generator
+    variables: Tree
+    critic: Network | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What trains together: runs equal in kind, steps, batch size and critic steps."""
+
+    title: str
+    members: dict[str, Member]
+    teacher: Teacher | None
+    images: UInt8[np.ndarray, "n s s c"]
+    on_device: bool  # the images; otherwise batches are sent there
+
+    @property
+    def steps(self) -> int:
+        """The last step."""
+        return next(iter(self.members.values())).spec.recipe.steps
+
+
+Picture = Callable[[Member, State], UInt8[np.ndarray, "h w c"]]
+
+
+def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture) -> None:
+    """Train every run of the group from its newest common checkpoint to its last step.
+
+    Each run keeps its files in `workdir/NAME/`.  A run whose losses or gradients are not finite is
+    dropped and says so in its `failed.json`; the others go on.
+    """
+    with contextlib.ExitStack() as stack:
+        records = {n: stack.enter_context(Record(workdir / n)) for n in group.members}
+        step = _newest_common_step(records)
+        if step == group.steps:
+            return
+        for record in records.values():
+            record.begin(step)
+        progress = Progress(group.title, first=step, total=group.steps)
+        stack.enter_context(contextlib.closing(progress))
+        trainer = _Trainer(group, records, step, intervals=intervals)
+        while trainer.step < group.steps and trainer.members:
+            progress.update(trainer.step, trainer.span())
+            if _due(trainer.step, intervals.grid_every, group.steps):
+                trainer.draw(picture)
+            if _due(trainer.step, intervals.checkpoint_every, group.steps):
+                trainer.save()
+
+
+def _newest_common_step(records: dict[str, Record]) -> int:
+    """The newest step of which every run has a checkpoint; 0 where there is none."""
+    common = set.intersection(*(set(record.checkpoints.steps()) for record in records.values()))
+    return max(common, default=0)
+
+
+def _due(step: int, interval: int, last: int) -> bool:
+    return interval > 0 and (step % interval == 0 or step == last)
+
+
+class _Trainer:
+    """A group in training: its states, its step, and the compiled call that moves them."""
+
+    def __init__(
+        self, group: Group, records: dict[str, Record], step: int, *, intervals: Intervals
+    ):
+        self.step = step
+        self.members = dict(group.members)
+        self._group, self._records, self._intervals = group, records, intervals
+        self._states = {name: self._start(name) for name in self.members}
+        self._teacher = group.teacher.variables if group.teacher else None
+        self._images = jnp.asarray(group.images) if group.on_device else None
+        self._chunk = self._compile()
+
+    def _start(self, name: str) -> State:
+        member, teacher = self.members[name], self._group.teacher
+        goes_on = member.spec.recipe.critic == "teacher" and teacher is not None
+        state = init(member.spec, member.seed, teacher.critic if goes_on else None)
+        return self._records[name].checkpoints.restore(self.step, state) if self.step else state
+
+    def _compile(self) -> Chunk:
+        teacher = self._group.teacher
+        return make_chunk(self.members, teacher.generator if teacher else None)
+
+    def span(self) -> dict[str, float]:
+        """Train up to the next line of the log, and write it; the means over the runs."""
+        every, began, first = self._intervals.log_every, time.monotonic(), self.step
+        stop = min(self._group.steps, first - first % every + every)
+        while self.step < stop and self.members:
+            self._call()
+        seconds = time.monotonic() - began
+        means = [
+            self._records[name].log(
+                self.step,
+                seconds=seconds,
+                images=(self.step - first) * member.spec.recipe.batch_size,
+            )
+            for name, member in self.members.items()
+        ]
+        return {k: float(np.mean([m[k] for m in means if k in m])) for k in SHOWN if _in(k, means)}
+
+    def _call(self) -> None:
+        """One compiled call; runs that fail in it leave the group."""
+        batches = jnp.asarray(self._batches())
+        self._states, metrics = self._chunk(self._states, self._teacher, self._images, batches)
+        self.step += self._intervals.steps_per_call
+        values = jax.tree.map(float, jax.device_get(metrics))
+        failed = [n for n, v in values.items() if not all(map(math.isfinite, v.values()))]
+        for name in failed:
+            self._records[name].fail(self.step, values[name])
+            del self.members[name], self._states[name]
+        for name in self.members:
+            self._records[name].add(values[name])
+        if failed and self.members:
+            self._chunk = self._compile()
+
+    def _batches(self) -> Int32[np.ndarray, "k n c b"] | UInt8[np.ndarray, "k n c b s s h"]:
+        """The next call's batches: places in the data set, or the images themselves."""
+        recipe = next(iter(self.members.values())).spec.recipe
+        reads = any(member.spec.critic is not None for member in self.members.values())
+        places = [
+            chunk_indices(
+                self.step,
+                self._intervals.steps_per_call,
+                critic_steps=recipe.critic_steps,
+                count=len(self._group.images),
+                batch_size=recipe.batch_size if reads else 1,
+                seed=seed,
+            )
+            for seed in seeds_of(self.members)
+        ]
+        batches = np.stack(places, axis=1).astype(np.int32)
+        return batches if self._group.on_device else self._group.images[batches]
+
+    def draw(self, picture: Picture) -> None:
+        """Keep a picture of every run."""
+        for name, member in self.members.items():
+            self._records[name].picture(self.step, picture(member, self._states[name]))
+
+    def save(self) -> None:
+        """Write a checkpoint of every run."""
+        for name in self.members:
+            self._records[name].save(self.step, self._states[name])
+
+
+def _in(name: str, means: list[dict[str, float]]) -> bool:
+    return any(name in values for values in means)

@@ -1,0 +1,194 @@
+"""One training step, pure: the same for teacher, student and baseline."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Float, Int, UInt8
+
+from gankd_jax.training import losses
+from gankd_jax.training.state import (
+    TRAIN,
+    Network,
+    Spec,
+    State,
+    Tree,
+    critic_optimizer,
+    generator_optimizer,
+    variables,
+)
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@struct.dataclass
+class Draws:
+    """The random numbers of one step: a set for each of its `k` critic steps."""
+
+    latents: Float[Array, "k b z"]  # the generator's step uses the last
+    mix: Float[Array, "k b"]  # where the gradient penalty is taken, 0..1
+
+
+def draw(
+    seed: int | Int[Array, ""],
+    step: Int[Array, ""],
+    *,
+    critic_steps: int,
+    batch: int,
+    latent: int,
+) -> Draws:
+    """The draws of a seed's step; runs of one seed see the same latents."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAIN), step)
+    latents, mix = jax.random.split(key)
+    return Draws(
+        latents=jax.random.normal(latents, (critic_steps, batch, latent)),
+        mix=jax.random.uniform(mix, (critic_steps, batch)),
+    )
+
+
+def to_unit(images: UInt8[Array, "*n s s c"]) -> Float[Array, "*n s s c"]:
+    """0..255 to -1..1."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def train_step(
+    spec: Spec,
+    state: State,
+    draws: Draws,
+    *,
+    real: Float[Array, "k b s s c"] | None,
+    target: Float[Array, "b s s c"] | None,
+) -> tuple[State, Metrics]:
+    """Move a run by one generator step and the critic steps before it.
+
+    `real` are images in -1..1, needed where the recipe is adversarial; `target` are the teacher's
+    images of the last latents, needed where alpha is below 1.
+    """
+    critic, critic_metrics = _train_critic(spec, state, draws, real=real)
+    generator, metrics = _train_generator(spec, state, critic, draws=draws, target=target)
+    average = None
+    if state.average is not None:
+        average = _average(state.average, generator.params, state.step, decay=spec.recipe.ema)
+    state = State(step=state.step + 1, generator=generator, critic=critic, average=average)
+    return state, critic_metrics | metrics
+
+
+def _train_critic(
+    spec: Spec, state: State, draws: Draws, *, real: Float[Array, "k b s s c"] | None
+) -> tuple[Network | None, Metrics]:
+    """All critic steps of one step; nothing where the critic is absent or frozen."""
+    critic = state.critic
+    if critic is None or not spec.recipe.train_critic:
+        return critic, {}
+
+    def one(critic: Network, inputs: tuple[Array, Array, Array]) -> tuple[Network, Metrics]:
+        latents, mix, images = inputs
+        generator = variables(state.generator.params, state.generator.stats)
+        fake, _ = spec.generator.apply(generator, latents, train=True, mutable=["batch_stats"])
+        return _critic_step(spec, critic, images, fake=fake, mix=mix)
+
+    # Unrolled for one step, where the compiler then shares the fakes with the generator's step.
+    critic, metrics = lax.scan(
+        one, critic, (draws.latents, draws.mix, real), unroll=spec.recipe.critic_steps == 1
+    )
+    return critic, jax.tree.map(jnp.mean, metrics)
+
+
+def _critic_step(
+    spec: Spec,
+    critic: Network,
+    real: Float[Array, "b s s c"],
+    *,
+    fake: Float[Array, "b s s c"],
+    mix: Float[Array, " b"],
+) -> tuple[Network, Metrics]:
+    """One Adam step of the critic on real and fake images."""
+
+    def loss_of(params: Tree) -> tuple[Array, tuple[Tree, Metrics]]:
+        real_scores, stats = _score(spec, params, critic.stats, images=real)
+        fake_scores, stats = _score(spec, params, stats, images=fake)
+        loss = losses.CRITIC_LOSSES[spec.recipe.loss](real_scores, fake_scores)
+        metrics = {"critic_loss": loss}
+        if spec.recipe.loss == "wgan_gp":
+
+            def score(images: Array) -> Array:
+                return _score(spec, params, critic.stats, images=images)[0]
+
+            penalty = losses.gradient_penalty(score, real, fake, mix=mix)
+            metrics["gradient_penalty"] = penalty
+            loss = loss + spec.recipe.gradient_penalty * penalty
+        return loss, (stats, metrics)
+
+    gradients, (stats, metrics) = jax.grad(loss_of, has_aux=True)(critic.params)
+    critic = _adam(critic_optimizer(spec.recipe), critic, gradients, stats=stats)
+    if spec.recipe.loss == "wgan":
+        critic = critic.replace(params=_clip(critic.params, spec.recipe.clip))
+    return critic, metrics | {"critic_gradient": optax.global_norm(gradients)}
+
+
+def _train_generator(
+    spec: Spec,
+    state: State,
+    critic: Network | None,
+    *,
+    draws: Draws,
+    target: Float[Array, "b s s c"] | None,
+) -> tuple[Network, Metrics]:
+    """One Adam step of the generator: alpha * adversarial + (1 - alpha) * distance.
+
+    A term of weight 0 is left out, so that alpha 0 and 1 are the pure methods to the bit.
+    """
+    generator, recipe = state.generator, spec.recipe
+
+    def loss_of(params: Tree) -> tuple[Array, tuple[Tree, Metrics]]:
+        images, updated = spec.generator.apply(
+            variables(params, generator.stats),
+            draws.latents[-1],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        loss, metrics = jnp.zeros(()), {}
+        if critic is not None:
+            scores, _ = _score(spec, critic.params, critic.stats, images=images)
+            metrics["adversarial_loss"] = losses.GENERATOR_LOSSES[recipe.loss](scores)
+            loss += recipe.alpha * metrics["adversarial_loss"]
+        if target is not None:
+            metrics["pixel_error"] = losses.mse(images, target, "mean")
+            metrics["distance"] = losses.DISTANCES[recipe.distance](
+                images, target, recipe.reduction
+            )
+            loss += (1 - recipe.alpha) * metrics["distance"]
+        return loss, (updated.get("batch_stats", {}), metrics | {"generator_loss": loss})
+
+    gradients, (stats, metrics) = jax.grad(loss_of, has_aux=True)(generator.params)
+    generator = _adam(generator_optimizer(recipe), generator, gradients, stats=stats)
+    return generator, metrics | {"generator_gradient": optax.global_norm(gradients)}
+
+
+def _score(
+    spec: Spec, params: Tree, stats: Tree, *, images: Float[Array, "b s s c"]
+) -> tuple[Float[Array, " b"], Tree]:
+    scores, updated = spec.critic.apply(
+        variables(params, stats), images, train=True, mutable=["batch_stats"]
+    )
+    return scores, updated.get("batch_stats", {})
+
+
+def _adam(
+    optimizer: optax.GradientTransformation, network: Network, gradients: Tree, *, stats: Tree
+) -> Network:
+    updates, state = optimizer.update(gradients, network.optimizer, network.params)
+    return Network(
+        params=optax.apply_updates(network.params, updates), stats=stats, optimizer=state
+    )
+
+
+def _clip(params: Tree, bound: float) -> Tree:
+    return jax.tree.map(lambda weight: jnp.clip(weight, -bound, bound), params)
+
+
+def _average(average: Tree, params: Tree, step: Array, *, decay: float) -> Tree:
+    """Exponential average, warmed up as min(decay, (1 + step) / (10 + step))."""
+    warm = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: warm * old + (1 - warm) * new, average, params)

@@ -1,0 +1,75 @@
+"""A study's folder: whose it is, and which of its runs are done."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from flax import traverse_util
+
+from gankd_jax import runs
+from gankd_jax.config import to_json
+from gankd_jax.errors import UserError
+from gankd_jax.models.cost import cost
+from gankd_jax.runs import Run
+from gankd_jax.runtime import files
+
+# Where a study lies and how fast it runs are no part of what it is.
+FREE = ("data.dir", "data.placement")
+
+
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Make the folder this config's, or find that it is.
+
+    Raises:
+      UserError: the folder belongs to another config, or holds something else.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        if workdir.is_dir() and any(workdir.iterdir()):
+            raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
+        try:
+            files.write_json(path, to_json(config))
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+        return
+    ours, theirs = _flat(to_json(config)), _flat(files.read_json(path))
+    changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in FREE]
+    if changed:
+        field = changed[0]
+        raise UserError(
+            f"--workdir={workdir} holds another config: config.{field} is {theirs.get(field)} there"
+            f" and {ours.get(field)} here ({len(changed)} fields differ); name another folder"
+        )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(config, sep=".")
+
+
+def saved_steps(workdir: Path, run: Run) -> list[int]:
+    """The steps of which a run has a checkpoint, ascending."""
+    folder = workdir / run.name / "checkpoints"
+    return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
+
+
+def is_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
+    """Whether a run has the checkpoint of its last step."""
+    return config.recipes[run.recipe].steps in saved_steps(workdir, run)
+
+
+def has_failed(workdir: Path, run: Run) -> bool:
+    """Whether a run was stopped by a value that is not finite."""
+    return (workdir / run.name / "failed.json").exists()
+
+
+def is_scored(workdir: Path, run: Run) -> bool:
+    """Whether a run's scores are written."""
+    return (workdir / run.name / "scores.json").exists()
+
+
+def describe_run(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:
+    """Write what a run is, for its report."""
+    size = cost(runs.generator(config, run.width))
+    about = {"name": run.name, **dataclasses.asdict(run), **dataclasses.asdict(size)}
+    files.write_json(workdir / run.name / "run.json", about)

@@ -1,0 +1,187 @@
+"""Writes work directories with made-up numbers, for the tests of the report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+SCORES = ("inception_score", "fd_classifier", "sharpness", "pixel_error")
+# What a model of width d scores at seed 0; every further seed adds one step.
+STUDENT = {
+    2: (5.0, 100.0, 2000.0, 0.04),
+    4: (6.0, 50.0, 2500.0, 0.02),
+    8: (6.5, 30.0, 2800.0, 0.01),
+}
+BASELINE = {2: (2.0, 400.0, 9000.0, 0.0), 4: (5.0, 49.5, 4000.0, 0.0), 8: (7.0, 20.0, 3500.0, 0.0)}
+STEP = {"inception_score": 0.1, "fd_classifier": 1.0, "sharpness": 100.0, "pixel_error": 0.001}
+TEACHER = {"inception_score": 8.0, "inception_score_sd": 0.1, "fd_classifier": 10.0}
+REAL = {"inception_score": 9.8, "fd_classifier": 2.0, "sharpness": 3400.0}
+
+
+def parameters(width: int) -> int:
+    """A made-up count: 100 d^2."""
+    return 100 * width**2
+
+
+def make(
+    folder: Path,
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    widths: tuple[int, ...] = (2, 4, 8),
+    students: tuple[str, ...] = ("mse", "joint"),
+    data: str = "mnist",
+    scores: tuple[str, ...] = SCORES,
+    size: int = 16,
+    channels: int = 1,
+) -> Path:
+    """Write a finished study: teacher of width 32 and students and baselines of every width."""
+    config = _config(seeds, widths, students, data, size)
+    _write(folder / "config.json", config)
+    _write(folder / "teacher.json", {"run": "teacher-d32-s0", "chosen_by": scores[0]})
+    real = {key: REAL[key] for key in scores if key in REAL}
+    _write(folder / "reference" / "scores.json", {"scores": real, "made": _made(data)})
+    _pictures(folder / "reference", size, channels, blur=32)
+    teacher = {"sharpness": 3600.0} | {k: v for k, v in TEACHER.items() if k[:15] in scores}
+    _run(folder, ("teacher", "teacher", 32, 0), teacher, size, channels)
+    for width in widths:
+        for seed in seeds:
+            for index, name in enumerate(students):
+                found = _scores(STUDENT[width], seed, scores)
+                if index and "inception_score" in found:
+                    found["inception_score"] += 0.05
+                _run(folder, ("student", name, width, seed), found, size, channels)
+            found = _scores(BASELINE[width], seed, scores)
+            found.pop("pixel_error", None)
+            _run(folder, ("baseline", "baseline", width, seed), found, size, channels)
+    return folder
+
+
+def unfinished(folder: Path) -> Path:
+    """Write a study that stopped: one run failed, one trained, one half-way, one not begun."""
+    make(folder, seeds=(0, 1), widths=(2, 4), students=("mse",))
+    fail(folder / "baseline-d2-s0")
+    (folder / "student-mse-d2-s1" / "scores.json").unlink()
+    for name in ("scores.json", "samples.npz"):
+        (folder / "student-mse-d4-s1" / name).unlink()
+    log = folder / "student-mse-d4-s1" / "log.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:3], lines[3][:9]]))  # killed while it wrote step 400
+    remove(folder / "baseline-d4-s1")
+    return folder
+
+
+def no_teacher(folder: Path) -> Path:
+    """Write a study whose teacher is still being trained."""
+    make(folder, seeds=(0,), widths=(2,), students=("mse",))
+    (folder / "teacher.json").unlink()
+    (folder / "teacher-d32-s0" / "scores.json").unlink()
+    for name in ("student-mse-d2-s0", "baseline-d2-s0"):
+        remove(folder / name)
+    return folder
+
+
+def fail(run: Path) -> None:
+    """Make a run one that has failed."""
+    _write(run / "failed.json", {"step": 120, "reason": "the critic's loss is not finite"})
+
+
+def remove(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def _config(
+    seeds: tuple[int, ...], widths: tuple[int, ...], students: tuple[str, ...], data: str, size: int
+) -> dict:
+    recipe = {"steps": 1000, "batch_size": 64, "loss": "bce", "alpha": 0.0}
+    return {
+        "name": "made-up",
+        "data": {"name": data, "image_size": size},
+        "study": {
+            "teacher_widths": [32],
+            "teacher_seeds": [0],
+            "widths": widths,
+            "seeds": seeds,
+            "students": students,
+            "baselines": ["baseline"],
+        },
+        "recipes": dict.fromkeys(("teacher", "baseline", *students), recipe),
+        "evaluation": {"samples": 1000},
+    }
+
+
+def _scores(at_zero: tuple[float, ...], seed: int, keys: tuple[str, ...]) -> dict[str, float]:
+    known = dict(zip(SCORES, at_zero, strict=True))
+    return {key: known[key] + seed * STEP[key] for key in keys}
+
+
+def _made(data: str) -> dict:
+    return {
+        "samples": 1000,
+        "reference": f"{data}:test",
+        "weights": "sha256:00ff",
+        "seed": 7,
+        "versions": {"jax": "0.0.0"},
+    }
+
+
+def _run(
+    folder: Path, key: tuple[str, str, int, int], scores: dict[str, float], size: int, channels: int
+) -> None:
+    kind, recipe, width, seed = key
+    name = f"{kind}-{recipe}-d{width}-s{seed}" if kind == "student" else f"{kind}-d{width}-s{seed}"
+    about = {
+        "name": name,
+        "kind": kind,
+        "recipe": recipe,
+        "width": width,
+        "seed": seed,
+        "parameters": parameters(width),
+        "paper_parameters": 50 * width**2,
+        "multiply_adds": 1000 * width**2,
+        "bytes_float32": 4 * parameters(width),
+    }
+    _write(folder / name / "run.json", about)
+    _write(folder / name / "scores.json", {"scores": scores, "made": _made("made-up")})
+    lines = [json.dumps(_record(100 * (i + 1), kind, width, seed)) for i in range(10)]
+    (folder / name / "log.jsonl").write_text("\n".join(lines) + "\n")
+    _pictures(folder / name, size, channels, blur=width)
+
+
+def _record(step: int, kind: str, width: int, seed: int) -> dict[str, float]:
+    record = {
+        "step": step,
+        "seconds": step / 100,
+        "generator_loss": 100 / step / width + 0.01 * seed,
+    }
+    if kind == "student":
+        return record | {"pixel_error": 10 / step / width}
+    return record | {"critic_loss": -1.0 - 0.1 * width + step / 1000}
+
+
+def _pictures(folder: Path, size: int, channels: int, blur: int) -> None:
+    """Draw discs where the latent is the position; a narrow model's are paler."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0.3, 0.7, (64, 2))
+    ends = rng.uniform(0.25, 0.75, (4, 2, 2))
+    mix = np.linspace(0, 1, 8)[None, :, None]
+    paths = ends[:, None, 0] * (1 - mix) + ends[:, None, 1] * mix
+    arrays = {
+        "grid": _discs(places, size, channels, blur),
+        "interpolation": np.stack([_discs(path, size, channels, blur) for path in paths]),
+    }
+    np.savez(folder / "samples.npz", **arrays)
+
+
+def _discs(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
+    y, x = np.mgrid[0:size, 0:size] / size
+    distance = np.hypot(x - places[:, 0, None, None], y - places[:, 1, None, None])
+    ink = 255 / (1 + np.exp((distance - 0.2) * 4 * blur))
+    tint = np.array([1.0, 0.7, 0.4])[:channels]
+    return (ink[..., None] * tint).astype(np.uint8)
+
+
+def _write(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
