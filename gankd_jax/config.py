@@ -126,50 +126,39 @@ def _one_of(field: str, value: Any, options: tuple[Any, ...]) -> None:
         raise UserError(f"config.{field} is {value!r}; it can be {', '.join(map(str, options))}")
 
 
-def _need(field: str, value: Any, accepts: Callable[[Any], bool], what: str) -> None:
-    if not accepts(value):
+def _need(field: str, value: Any, good: bool, what: str) -> None:
+    if not good:
         raise UserError(f"config.{field} is {value!r}; it must be {what}")
 
 
-def _whole_from(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and value >= least
-
-
 def _validate_numbers(config: ml_collections.ConfigDict) -> None:
-    _need("data.pad", config.data.pad, lambda v: v >= 0, "0 or more pixels")
-    _need("data.validation", config.data.validation, lambda v: v >= 0, "0 or more images")
-    _need("model.latent", config.model.latent, lambda v: v >= 1, "1 or more")
-    _need("evaluation.samples", config.evaluation.samples, lambda v: v >= 2, "2 or more images")
-    _need("evaluation.batch_size", config.evaluation.batch_size, lambda v: v >= 1, "1 or more")
-    per_call = config.training.steps_per_call
-    _need("training.steps_per_call", per_call, lambda v: v >= 1, "1 or more")
+    data, evaluation, training = config.data, config.evaluation, config.training
+    _need("data.pad", data.pad, data.pad >= 0, "0 or more pixels")
+    _need("data.validation", data.validation, data.validation >= 0, "0 or more images")
+    _need("model.latent", config.model.latent, config.model.latent >= 1, "1 or more")
+    _need("evaluation.samples", evaluation.samples, evaluation.samples >= 10, "10 or more images")
+    _need("evaluation.batch_size", evaluation.batch_size, evaluation.batch_size >= 1, "1 or more")
+    call = training.steps_per_call
+    _need("training.steps_per_call", call, call >= 1, "1 or more")
     for field in ("log_every", "grid_every", "checkpoint_every"):
-        value = config.training[field]
-        least = 0 if field == "grid_every" else per_call
-        what = f"a multiple of training.steps_per_call = {per_call}, {least} or more"
-        _need(
-            f"training.{field}",
-            value,
-            lambda v, least=least: v >= least and v % per_call == 0,
-            what,
-        )
+        steps, least = training[field], 0 if field == "grid_every" else call
+        good = steps >= least and steps % call == 0
+        _need(f"training.{field}", steps, good, f"a multiple of steps_per_call = {call}")
 
 
 def _validate_study(config: ml_collections.ConfigDict) -> None:
-    for field in ("teacher_widths", "widths"):
-        for width in config.study[field]:
-            _need(f"study.{field}", width, _whole_from(1), "whole numbers, 1 or more")
+    study = config.study
+    for field in ("teacher_widths", "widths", "teacher_seeds", "seeds"):
+        least = 1 if "widths" in field else 0
+        good = all(isinstance(v, int) and v >= least for v in study[field])
+        _need(f"study.{field}", study[field], good, f"whole numbers, {least} or more")
     for field in ("teacher_widths", "teacher_seeds"):
-        _need(f"study.{field}", config.study[field], len, "at least one")
-    for field in ("teacher_seeds", "seeds"):
-        for seed in config.study[field]:
-            _need(f"study.{field}", seed, _whole_from(0), "whole numbers, 0 or more")
+        _need(f"study.{field}", study[field], len(study[field]) > 0, "at least one")
     for field in ("students", "baselines"):
-        for name in config.study[field]:
+        for name in study[field]:
             _one_of(f"study.{field}", name, tuple(sorted(config.recipes)))
-    for field in ("teacher_widths", "widths", "seeds", "teacher_seeds", "students", "baselines"):
-        values = config.study[field]
-        _need(f"study.{field}", values, lambda v: len(set(v)) == len(v), "without repeats")
+    for field, values in study.items():
+        _need(f"study.{field}", values, len(set(values)) == len(values), "without repeats")
 
 
 def _validate_recipe(
@@ -177,21 +166,24 @@ def _validate_recipe(
 ) -> None:
     for name in ("loss", "distance", "reduction", "critic", "critic_norm", "schedule"):
         _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
-    _need(f"{field}.alpha", fields.alpha, lambda v: 0 <= v <= 1, "0 to 1")
-    _need(f"{field}.ema", fields.ema, lambda v: 0 <= v < 1, "0 to below 1")
+    _need(f"{field}.alpha", fields.alpha, 0 <= fields.alpha <= 1, "0 to 1")
+    _need(f"{field}.ema", fields.ema, 0 <= fields.ema < 1, "0 to below 1")
     for name in ("steps", "batch_size", "critic_steps"):
-        _need(f"{field}.{name}", fields[name], lambda v: v >= 1, "1 or more")
+        _need(f"{field}.{name}", fields[name], fields[name] >= 1, "1 or more")
     for name in ("generator_lr", "critic_lr", "clip", "gradient_penalty"):
-        _need(f"{field}.{name}", fields[name], lambda v: v > 0, "above 0")
-    _need(f"{field}.warmup", fields.warmup, lambda v: 0 <= v < fields.steps, "0 to below steps")
-    _need(f"{field}.critic_width", fields.critic_width, lambda v: v >= 0, "0 or more")
-    per_call = config.training.steps_per_call
-    _need(
-        f"{field}.steps",
-        fields.steps,
-        lambda v: v % per_call == 0,
-        f"a multiple of training.steps_per_call = {per_call}",
-    )
+        _need(f"{field}.{name}", fields[name], fields[name] > 0, "above 0")
+    warm = 0 <= fields.warmup < fields.steps
+    _need(f"{field}.warmup", fields.warmup, warm, "0 to below steps")
+    _need(f"{field}.critic_width", fields.critic_width, fields.critic_width >= 0, "0 or more")
+    call = config.training.steps_per_call
+    whole = fields.steps % call == 0
+    _need(f"{field}.steps", fields.steps, whole, f"a multiple of training.steps_per_call = {call}")
+    _validate_critic(field, fields, config)
+
+
+def _validate_critic(
+    field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> None:
     critic = config.recipes.teacher if fields.critic == "teacher" else fields
     if fields.alpha > 0 and fields.loss == "wgan_gp" and critic.critic_norm == "batch":
         raise UserError(

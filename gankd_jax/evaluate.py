@@ -95,7 +95,7 @@ def _errors(
 
 
 def samples(drawer: Drawer) -> dict[str, UInt8[np.ndarray, "..."]]:
-    """The pictures that a report shows: a grid, and paths between latents, the same for all runs."""
+    """The pictures that a report shows, of the same latents for all runs: a grid, and paths."""
     generator, tree = drawer
     grid = sampling.draw(generator, tree, sampling.grid_latents(generator.latent))
     paths = sampling.draw(generator, tree, sampling.path_latents(generator.latent))

@@ -41,10 +41,10 @@ class Judge:
     weights: str  # sha256 of the weights
 
     def __call__(
-        self, images: UInt8[Array, "b s s c"]
+        self, images: UInt8[np.ndarray, "b s s c"]
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
         """Logits and features of uint8 images."""
-        return _judge(self.network, self.params, images)
+        return _judge(self.network, self.params, jnp.asarray(images))
 
 
 def judge(train: Images, test: Images, cache: Path) -> Judge:
@@ -143,18 +143,17 @@ def _judge(
 
 
 def _accuracy(network: Classifier, params: Tree, test: Images) -> float:
-    right = 0
+    right, labels = 0, np.asarray(test.labels)
     for first in range(0, len(test.pixels), 1000):
-        logits, _ = _judge(network, params, test.pixels[first : first + 1000])
-        labels = np.asarray(test.labels[first : first + 1000])
-        right += int((np.asarray(logits).argmax(axis=1) == labels).sum())
+        logits, _ = _judge(network, params, jnp.asarray(test.pixels[first : first + 1000]))
+        right += int((np.asarray(logits).argmax(axis=1) == labels[first : first + 1000]).sum())
     return right / len(test.pixels)
 
 
 def _save(path: Path, params: Tree, accuracy: float) -> None:
     flat = traverse_util.flatten_dict(params, sep="/")
     arrays = {name: np.asarray(value) for name, value in flat.items()}
-    files.write_arrays(path, accuracy=np.float64(accuracy), **arrays)
+    files.write_arrays(path, accuracy=np.asarray(accuracy), **arrays)
 
 
 def _restore(network: Classifier, path: Path) -> Judge:

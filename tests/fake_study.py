@@ -37,7 +37,7 @@ def make(
     """Write a finished study: teacher of width 32 and students and baselines of every width."""
     config = _config(seeds, widths, students, data, size)
     _write(folder / "config.json", config)
-    _write(folder / "teacher.json", {"run": "teacher-d32-s0", "chosen_by": scores[0]})
+    _write(folder / "teacher.json", {"run": "teacher-d32-s0", "chosen_by": "the only candidate"})
     real = {key: REAL[key] for key in scores if key in REAL}
     _write(folder / "reference" / "scores.json", {"scores": real, "made": _made(data)})
     _pictures(folder / "reference", size, channels, blur=32)
@@ -78,6 +78,15 @@ def no_teacher(folder: Path) -> Path:
     for name in ("student-mse-d2-s0", "baseline-d2-s0"):
         remove(folder / name)
     return folder
+
+
+def add_teacher(folder: Path, *, width: int, inception_score: float) -> None:
+    """Add a teacher that was tried and not chosen."""
+    candidates = {"teacher-d32-s0": 20.5, f"teacher-d{width}-s0": 31.5}
+    choice = {"run": "teacher-d32-s0", "chosen_by": "fd_classifier on validation"}
+    _write(folder / "teacher.json", choice | {"candidates": candidates})
+    scores = {"inception_score": inception_score}
+    _run(folder, ("teacher", "teacher", width, 0), scores, size=16, channels=1)
 
 
 def fail(run: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from absl import logging
+from torch_references import reference
 
 from gankd_jax.metrics.frechet import Moments, frechet_between, frechet_distance
 
@@ -86,3 +87,23 @@ def test_values_that_are_not_finite_are_refused() -> None:
         frechet_distance(np.zeros(2), good, np.zeros(2), good * np.nan)
     with pytest.raises(ValueError, match="finite"):
         frechet_distance(np.full(2, np.inf), good, np.zeros(2), good)
+
+
+def gaussian_statistics(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    features = sample(seed, 300, 40).astype(np.float32)
+    return features.mean(0, dtype=np.float64), np.cov(features.astype(np.float64), rowvar=False)
+
+
+def test_it_is_torch_fidelitys() -> None:
+    theirs = reference("torch_fidelity.metric_fid").fid_statistics_to_metric
+    a, b = gaussian_statistics(6), gaussian_statistics(7)
+    named = [dict(zip(("mu", "sigma"), x, strict=True)) for x in (a, b)]
+    expected = theirs(*named, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(*a, *b) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*disp.*:DeprecationWarning")  # pytorch-fid's use of sqrtm
+def test_it_is_pytorch_fids() -> None:
+    theirs = reference("pytorch_fid.fid_score").calculate_frechet_distance
+    a, b = gaussian_statistics(6), gaussian_statistics(7)
+    assert frechet_distance(*a, *b) == pytest.approx(theirs(*a, *b), rel=1e-6)

@@ -18,7 +18,7 @@ from gankd_jax.models.inception import FidInception, parameter_shapes, prepare, 
 
 WIDTHS = ("64", "192", "768", "1280", "2048")
 LAYERS = (*WIDTHS, "logits_unbiased", "logits")
-SIZES = ((8, 8), (32, 32), (28, 61), (299, 299), (333, 310))
+SIZES = ((32, 32), (28, 61), (333, 310))
 
 
 def images(height: int, width: int) -> np.ndarray:

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from torch_references import reference
 
 from gankd_jax.errors import UserError
-from gankd_jax.metrics.inception_score import inception_score
+from gankd_jax.metrics.inception_score import Answers, inception_score, split_of
 
 
 def test_certain_and_even_answers_score_the_number_of_classes() -> None:
@@ -44,3 +45,23 @@ def test_splits_are_consecutive_parts_of_the_shuffled_images() -> None:
 def test_fewer_images_than_splits_is_the_users_mistake() -> None:
     with pytest.raises(UserError, match="9 images"):
         inception_score(np.zeros((9, 3)))
+
+
+@pytest.mark.parametrize("scale", [0.1, 5.0])
+def test_it_is_torch_fidelitys(scale: float) -> None:
+    torch = reference("torch")
+    theirs = reference("torch_fidelity.metric_isc").isc_features_to_metric
+    logits = (scale * np.random.default_rng(1).normal(size=(503, 40))).astype(np.float32)
+    expected = theirs(torch.tensor(logits))
+    mean, deviation = inception_score(logits)
+    assert mean == pytest.approx(expected["inception_score_mean"], rel=1e-9)
+    assert deviation == pytest.approx(expected["inception_score_std"], rel=1e-6)
+
+
+def test_answers_streamed_in_batches_give_the_same_score() -> None:
+    logits = np.random.default_rng(2).normal(size=(50, 6)) * 4
+    split = split_of(50)
+    answers = Answers.empty(10, 6)
+    for first in range(0, 50, 7):
+        answers = answers.add(logits[first : first + 7], split[first : first + 7])
+    assert answers.score() == pytest.approx(inception_score(logits), rel=1e-12)

@@ -155,9 +155,7 @@ def _tar_files(path: Path) -> dict[str, bytes]:
     return files
 
 
-def _cifar_batch(
-    path: Path, files: Mapping[str, bytes], name: str
-) -> UInt8[np.ndarray, "10000 3073"]:
+def _cifar_batch(path: Path, files: Mapping[str, bytes], name: str) -> UInt8[np.ndarray, "n 3073"]:
     if name not in files:
         raise UserError(f"{path} lacks {name}: it is not the original archive")
     if len(files[name]) != _CIFAR_BATCH * _CIFAR_ROW:

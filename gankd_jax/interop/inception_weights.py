@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import tempfile
@@ -129,7 +130,9 @@ def fetch(source: Path | None, target: Path, *, url: str = URL, sha256: str = SH
             copy = Path(folder, "weights.pth")
             _download(url, copy)
             arrays = _fold_published(copy, sha256)
-    files.write_arrays(target, **arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # weights hardly compress
+    files.write_bytes(target, buffer.getvalue())
 
 
 def load(path: Path, layers: Sequence[str]) -> Params:

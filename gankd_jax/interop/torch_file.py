@@ -41,7 +41,9 @@ def read_torch(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+            zipped = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            return _read_zip(file) if zipped else _read_legacy(file)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (pickle.UnpicklingError, zipfile.BadZipFile, *_DAMAGE) as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from gankd_jax.errors import UserError
 
@@ -23,22 +24,64 @@ def inception_score(
     Raises:
         UserError: fewer images than splits.
     """
-    if len(logits) < splits:
-        raise UserError(f"{len(logits)} images cannot make {splits} splits: give more images")
+    split = split_of(len(logits), splits=splits, seed=seed)
+    return Answers.empty(splits, logits.shape[1]).add(logits, split).score()
+
+
+def split_of(
+    count: int, *, splits: int = 10, seed: int = TORCH_FIDELITY_SEED
+) -> Int[np.ndarray, " n"]:
+    """Into which split each of `count` images falls.
+
+    Raises:
+        UserError: fewer images than splits.
+    """
+    if count < splits:
+        raise UserError(f"{count} images cannot make {splits} splits: give more images")
     # The shuffle is part of the definition, so the generator must be the reference's.
-    order = np.random.RandomState(seed).permutation(len(logits))
-    log_p = _log_softmax(logits[order].astype(np.float64))
-    bounds = [i * len(logits) // splits for i in range(splits + 1)]
-    parts = [_exp_mean_kl(log_p[a:b]) for a, b in pairwise(bounds)]
-    return float(np.mean(parts)), float(np.std(parts))
+    order = np.random.RandomState(seed).permutation(count)
+    split = np.empty(count, np.int64)
+    for part, (begin, end) in enumerate(pairwise(i * count // splits for i in range(splits + 1))):
+        split[order[begin:end]] = part
+    return split
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a set of logits adds to the score: of each split s the sums over its images.
+
+    With `q` the mean of `p`, the mean divergence is `E[sum p log p] - sum q log q`, so sums of
+    `p` and of `sum p log p` are all that is needed, however many images there are.
+    """
+
+    counts: Int[np.ndarray, " s"]
+    totals: Float[np.ndarray, "s k"]
+    negentropies: Float[np.ndarray, " s"]
+
+    @classmethod
+    def empty(cls, splits: int, classes: int) -> Answers:
+        """Of no images yet."""
+        return cls(np.zeros(splits, np.int64), np.zeros((splits, classes)), np.zeros(splits))
+
+    def add(self, logits: Float[np.ndarray, "n k"], split: Int[np.ndarray, " n"]) -> Answers:
+        """With the images of `logits` too."""
+        log_p = _log_softmax(np.asarray(logits, np.float64))
+        p = np.exp(log_p)
+        member = (split == np.arange(len(self.counts))[:, None]).astype(np.float64)
+        return Answers(
+            self.counts + member.sum(axis=1).astype(np.int64),
+            self.totals + member @ p,
+            self.negentropies + member @ (p * log_p).sum(axis=1),
+        )
+
+    def score(self) -> tuple[float, float]:
+        """Mean and standard deviation of the splits' scores."""
+        q = self.totals / self.counts[:, None]
+        log_q = np.log(q, where=q > 0, out=np.zeros_like(q))
+        scores = np.exp(self.negentropies / self.counts - (q * log_q).sum(axis=1))
+        return float(scores.mean()), float(scores.std())
 
 
 def _log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _exp_mean_kl(log_p: Float[np.ndarray, "n k"]) -> float:
-    """`exp` of the mean divergence from the mean distribution, in logarithms: never 0 * inf."""
-    log_mean = np.logaddexp.reduce(log_p, axis=0) - np.log(len(log_p))
-    return float(np.exp((np.exp(log_p) * (log_p - log_mean)).sum(axis=1).mean()))

@@ -1,5 +1,7 @@
 """The small classifier that judges images of labelled data sets."""
 
+import itertools
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
@@ -26,7 +28,7 @@ class Classifier(nn.Module):
             window = (self.image_size // SIDE,) * 2
             images = nn.avg_pool(images, window, window)
         widths = (self.channels, 32, 64, 128)
-        for k, (i, o) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for k, (i, o) in enumerate(itertools.pairwise(widths)):
             kernel = self.param(f"kernel{k}", nn.initializers.he_normal(), (4, 4, i, o))
             bias = self.param(f"bias{k}", nn.initializers.zeros, (o,))
             images = nn.relu(conv.down(images, kernel, self.form) + bias)

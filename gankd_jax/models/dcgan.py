@@ -54,7 +54,7 @@ class Norm(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents to images in -1..1."""
+    """Latents to images in -1..1: `apply(variables, latents, train=...)`."""
 
     width: int
     image_size: int

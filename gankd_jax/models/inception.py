@@ -48,7 +48,8 @@ class FidInception(nn.Module):
     Takes `prepare(images)`, gives `{layer: features}`. Layers: "64", "192", "768", "1280", "2048",
     each a spatial mean, named by its width; "logits_unbiased" (1008 classes without the last bias,
     what the Inception Score is defined on) and "logits". Parameters: `{name: {"kernel", "bias"}}`
-    under the names of the TensorFlow graph, `/` written as `_`. The architecture is that of
+    under the names of the TensorFlow graph, `/` written as `_`; `init` gives zeros, as they are
+    always loaded. The architecture is that of
     torch-fidelity's `FeatureExtractorInceptionV3`.
     """
 
@@ -81,7 +82,7 @@ class _Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n 2048"]) -> dict[str, Float[Array, "n 1008"]]:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], CLASSES))
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], CLASSES))
         bias = self.param("bias", nn.initializers.zeros, (CLASSES,))
         unbiased = x @ kernel
         return dict(zip(LOGITS, (unbiased, unbiased + bias), strict=True))
@@ -99,7 +100,7 @@ class _Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n _ _ _"]:
         shape = (*self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        kernel = self.param("kernel", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = _convolve(x, kernel, self.stride, self.padding)
         if self.pooled:  # a mean commutes with a 1x1 convolution, and here it has fewer channels

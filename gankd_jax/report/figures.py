@@ -68,7 +68,6 @@ def score_figure(found: list[Row]) -> str:
         figure, axes = _axes(describe(found[0].score).title)
         axes.set_xlabel("parameters of the generator")
         axes.set_xscale("log")
-        _log_ticks(axes.xaxis)
         small = [row for row in found if row.kind in ("student", "baseline") and row.run]
         for index, model in enumerate(dict.fromkeys((row.kind, row.recipe) for row in small)):
             series = [row for row in small if (row.kind, row.recipe) == model]
@@ -78,6 +77,7 @@ def score_figure(found: list[Row]) -> str:
                 axes.axhline(row.summary.mean, color=INK, ls=":", lw=1, label="real images")
             elif row.kind == "teacher" and row.summary.values:
                 axes.axhline(row.summary.mean, color=INK, ls="--", lw=1, label="teacher")
+        _log_ticks(axes.xaxis)
         _width_axis(axes, small)
         _wide_range(axes, [v for row in found for v in row.summary.values.values()])
         return _svg(figure)
@@ -174,8 +174,9 @@ def _wide_range(axes: Axes, values: list[float]) -> None:
 
 
 def _log_ticks(axis: Axis) -> None:
-    """Mark 1, 3, 10, 30, ..."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    """Mark 1, 3, 10, 30, ...; 1, 2, 5, 10, ... where the axis is short."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0, 3.0)))
     axis.set_major_formatter(lambda value, _: _short(value))
     axis.set_minor_locator(NullLocator())
 

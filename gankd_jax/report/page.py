@@ -18,6 +18,7 @@ from gankd_jax.report.scores import describe
 from gankd_jax.report.sheets import Strip, png
 from gankd_jax.report.table import Cell, Table, markdown, notes, tables
 from gankd_jax.report.wording import model_name
+from gankd_jax.runtime.files import write_bytes
 
 VERDICTS = ("student ahead", "baseline ahead")
 
@@ -32,16 +33,11 @@ def write_report(workdir: Path) -> Path:
       UserError: the folder is no work directory, or a file in it cannot be read.
     """
     study = read(workdir)
-    _write(workdir / "table.md", markdown(study))
-    _write(workdir / "table.csv", csv_text(study))
-    return _write(workdir / "report.html", html(study))
-
-
-def _write(path: Path, content: str) -> Path:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(content, encoding="utf-8")
-    return part.replace(path)
+    page = workdir / "report.html"
+    write_bytes(workdir / "table.md", markdown(study).encode())
+    write_bytes(workdir / "table.csv", csv_text(study).encode())
+    write_bytes(page, html(study).encode())
+    return page
 
 
 def html(study: Study) -> str:
@@ -140,8 +136,8 @@ def _curves(study: Study) -> str:
 def _samples(study: Study) -> str:
     return _sheets(
         sheets.samples(study),
-        "Every column is one latent. The teacher's images stay in view while the students pass "
-        "below. Of several seeds the lowest is shown, never a chosen one.",
+        "Every column is one latent; the teacher's images stay in view. A baseline has a map of "
+        "its own: only its quality compares. Of several seeds the lowest is shown.",
     )
 
 
@@ -170,29 +166,31 @@ def _strip(strip: Strip) -> str:
 def _made(study: Study) -> str:
     config = escape(json.dumps(study.config, indent=2))
     return f"""{_scored(study)}
-<h3>Recipes</h3>{_table(_recipes(study))}
+<h3>Recipes</h3><div class="wrap">{_table(_recipes(study))}</div>
 <details><summary>The whole config</summary><pre>{config}</pre></details>"""
 
 
 def _scored(study: Study) -> str:
     """Say how the scores were made: each fact once, or every value with the number of its runs."""
-    made = [run.made for run in study.runs if run.scores]
-    made += [study.real_made] if study.real_made else []
     facts: dict[str, Counter[str]] = {}
-    for one in made:
-        for fact, value in _flat(one):
+    for run in study.runs:
+        for fact, value in _flat(run.made) if run.scores else []:
             facts.setdefault(fact, Counter())[value] += 1
-    if not facts:
+    real = dict(_flat(study.real_made))
+    lines = tuple(
+        (Cell(fact), Cell(_values(facts.get(fact, Counter()))), Cell(real.get(fact, "")))
+        for fact in {**facts, **real}
+    )
+    if not lines:
         return ""
-    lines = tuple((Cell(fact), Cell(_values(values))) for fact, values in facts.items())
-    table = _table(Table("Scores", "", ("what", "value"), lines, narrow=2))
+    table = _table(Table("Scores", "", ("what", "models", "real images"), lines, narrow=3))
     return f'<h3>Scores</h3><div class="wrap">{table}</div>'
 
 
 def _values(values: Counter[str]) -> str:
-    if len(values) == 1:
-        return next(iter(values))
-    return "; ".join(f"{value} ({count} of the scored)" for value, count in values.most_common())
+    if len(values) < 2:
+        return "".join(values)
+    return "; ".join(f"{value} (in {count})" for value, count in values.most_common())
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from gankd_jax.errors import UserError
 from gankd_jax.report.wording import model_name
+from gankd_jax.runtime import files
 
 Grid = UInt8[np.ndarray, "n h w c"]
 Paths = UInt8[np.ndarray, "paths steps h w c"]
@@ -166,7 +167,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 
@@ -192,7 +193,4 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
 
 def _pictures(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "samples.npz"
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    return files.read_arrays(path) if path.is_file() else {}

@@ -21,15 +21,15 @@ class Score:
         return f"{self.label} ({self.better} is better)" if self.better else self.label
 
 
-_FRECHET = "Fréchet distance of the features of generated and real test images"
+_FRECHET = "Fréchet distance of the features of the images from those of the reference set"
 
 # In the order of the report; the first one that a study has is the one its summary speaks of.
 SCORES = {
     "inception_score": Score(
         "Inception Score",
         "higher",
-        "exp of the mean divergence of the judge's class probabilities from their average; it is "
-        "highest when every image is sure of its class and the classes are equally frequent",
+        "exp of the mean divergence of the judge's class probabilities from their average; highest "
+        "where each image is sure of its class and the classes are equally frequent",
     ),
     "fid": Score("FID", "lower", f"{_FRECHET}, 2048-wide pool of the Inception network"),
     "fd_classifier": Score(
@@ -47,7 +47,8 @@ SCORES = {
     "pixel_error": Score(
         "Pixel error to the teacher",
         "lower",
-        "distance to the teacher's image for the same latent, on latents never trained on",
+        "mean square of the difference from the teacher's image of the same latent, per number of "
+        "an image, black -1 and white 1, on latents never trained on",
         students_only=True,
     ),
     "sharpness": Score(
@@ -89,7 +90,10 @@ class Summary:
     @property
     def sd(self) -> float | None:
         """The standard deviation over the seeds (n - 1); None with fewer than two."""
-        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+        if len(self.values) < 2:
+            return None
+        squares = sum((value - self.mean) ** 2 for value in self.values.values())
+        return math.sqrt(squares / (len(self.values) - 1))
 
 
 @dataclass(frozen=True)

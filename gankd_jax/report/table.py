@@ -19,7 +19,7 @@ class Cell:
     """A table's cell: what is read, and what it is sorted by (None: by its text)."""
 
     text: str
-    value: float | None = None
+    value: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,40 +62,50 @@ def notes(study: Study) -> list[str]:
 
 
 def _size_table(study: Study) -> Table:
-    lines = [_size_row(study, "teacher", study.teacher)] if study.teacher else []
-    for width in sorted({width for _, _, width in groups(study)}):
-        run = of_width(study, width)
-        if run:
-            lines.append(_size_row(study, "small", run))
-        else:
-            lines.append((_whole(width), Cell("small"), *[Cell("-")] * 7))
-    header = ("d", "model", "parameters", "ratio", "paper's count", "its ratio", "in the paper")
+    in_column = study.data in paper.SCORE
+    header = ["d", "model", "parameters", "ratio", "paper's count", "its ratio", "multiply-adds"]
+    header += ["float32", *(["in the paper"] if in_column else [])]
+    models: list[tuple[str, int, Run | None]]
+    small = sorted({width for _, _, width in groups(study)})
+    models = [("small", width, of_width(study, width)) for width in small]
+    if study.teacher:
+        models.insert(0, ("teacher", study.teacher.key.width, study.teacher))
+    lines = (
+        (
+            _whole(width),
+            Cell(model),
+            *(_size_cells(study, run) if run else [Cell("-")] * 6),
+            *([_printed_cell(study, model, width)] if in_column else []),
+        )
+        for model, width, run in models
+    )
     return Table(
         "Sizes",
         "small: students and baselines of that width. parameters: all trained numbers. paper's "
-        "count: one output channel, no batch norm. ratio: the teacher's parameters to these. in "
-        "the paper: the ratio it prints for this width. multiply-adds: for one image.",
-        (*header, "multiply-adds", "float32"),
+        "count: one output channel, no batch norm. ratio: the teacher's parameters to these. "
+        "multiply-adds: for one image."
+        + (" in the paper: the ratio it prints for this width." if in_column else ""),
+        tuple(header),
         tuple(lines),
-        narrow=9,
+        narrow=len(header),
     )
 
 
-def _size_row(study: Study, model: str, run: Run) -> tuple[Cell, ...]:
+def _size_cells(study: Study, run: Run) -> list[Cell]:
     true_ratio, paper_ratio = ratios(study, run)
-    result = paper.result(study.data, run.key.width) if model == "small" else None
-    printed = result and result.ratio
-    return (
-        _whole(run.key.width),
-        Cell(model),
+    return [
         _whole(run.parameters),
         Cell(ratio(true_ratio), true_ratio),
         _whole(run.paper_parameters),
         Cell(ratio(paper_ratio), paper_ratio),
-        Cell(f"{printed}:1", printed) if printed else Cell("-"),
         _whole(run.multiply_adds),
         Cell(size(run.bytes_float32), run.bytes_float32),
-    )
+    ]
+
+
+def _printed_cell(study: Study, model: str, width: int) -> Cell:
+    result = paper.result(study.data, width) if model == "small" else None
+    return Cell(f"{result.ratio}:1", result.ratio) if result and result.ratio else Cell("-")
 
 
 def _whole(value: int) -> Cell:
@@ -159,23 +169,32 @@ def _teachers_table(study: Study) -> list[Table]:
     if len(tried) < 2:
         return []
     keys = [key for key in score_keys(study) if not describe(key).students_only]
+    judged = study.choice.get("candidates", {})
     lines = tuple(
         (
             _whole(run.key.width),
             Cell(f"{run.key.seed}"),
             Cell("chosen" if run is study.teacher else "failed" if run.failure else ""),
+            _number_cell(judged, run.name),
             _whole(run.parameters),
-            *(_candidate_cell(run, key) for key in keys),
+            *(_number_cell(run.scores, key) for key in keys),
         )
         for run in tried
     )
     note = f"Chosen by {study.choice['chosen_by']}." if study.teacher else "None is chosen yet."
-    header = ("d", "seed", "choice", "parameters", *(describe(key).label for key in keys))
+    header = (
+        "d",
+        "seed",
+        "choice",
+        "chosen by",
+        "parameters",
+        *(describe(key).label for key in keys),
+    )
     return [Table("Teachers tried", note, header, lines, narrow=6)]
 
 
-def _candidate_cell(run: Run, key: str) -> Cell:
-    return Cell(number(run.scores[key]), run.scores[key]) if key in run.scores else Cell("-")
+def _number_cell(values: dict[str, float], key: str) -> Cell:
+    return Cell(number(values[key]), values[key]) if key in values else Cell("-")
 
 
 def text(study: Study) -> str:

@@ -143,7 +143,9 @@ def _step_cell(
 ) -> tuple[State, Metrics]:
     """One step of the `n` runs of a cell."""
 
-    def one(state: State, draws: Draws, real: Array, target: Array) -> tuple[State, Metrics]:
+    def one(
+        state: State, draws: Draws, real: Array | None, target: Array | None
+    ) -> tuple[State, Metrics]:
         return train_step(spec, state, draws, real=real, target=target)
 
     return jax.vmap(one)(state, draws, real, targets)

@@ -110,8 +110,8 @@ class _Trainer:
 
     def _start(self, name: str) -> State:
         member, teacher = self.members[name], self._group.teacher
-        goes_on = member.spec.recipe.critic == "teacher" and teacher is not None
-        state = init(member.spec, member.seed, teacher.critic if goes_on else None)
+        goes_on = member.spec.recipe.critic == "teacher"
+        state = init(member.spec, member.seed, teacher.critic if teacher and goes_on else None)
         return self._records[name].checkpoints.restore(self.step, state) if self.step else state
 
     def _compile(self) -> Chunk:

@@ -1,5 +1,8 @@
 """One training step, pure: the same for teacher, student and baseline."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -88,11 +91,10 @@ def _train_critic(
         fake, _ = spec.generator.apply(generator, latents, train=True, mutable=["batch_stats"])
         return _critic_step(spec, critic, images, fake=fake, mix=mix)
 
+    inputs: Any = (draws.latents, draws.mix, real)
     # Unrolled for one step, where the compiler then shares the fakes with the generator's step.
-    critic, metrics = lax.scan(
-        one, critic, (draws.latents, draws.mix, real), unroll=spec.recipe.critic_steps == 1
-    )
-    return critic, jax.tree.map(jnp.mean, metrics)
+    trained, metrics = lax.scan(one, critic, inputs, unroll=spec.recipe.critic_steps == 1)
+    return trained, jax.tree.map(jnp.mean, metrics)
 
 
 def _critic_step(
@@ -123,7 +125,7 @@ def _critic_step(
     gradients, (stats, metrics) = jax.grad(loss_of, has_aux=True)(critic.params)
     critic = _adam(critic_optimizer(spec.recipe), critic, gradients, stats=stats)
     if spec.recipe.loss == "wgan":
-        critic = critic.replace(params=_clip(critic.params, spec.recipe.clip))
+        critic = dataclasses.replace(critic, params=_clip(critic.params, spec.recipe.clip))
     return critic, metrics | {"critic_gradient": optax.global_norm(gradients)}
 
 
@@ -169,6 +171,7 @@ def _train_generator(
 def _score(
     spec: Spec, params: Tree, stats: Tree, *, images: Float[Array, "b s s c"]
 ) -> tuple[Float[Array, " b"], Tree]:
+    assert spec.critic is not None
     scores, updated = spec.critic.apply(
         variables(params, stats), images, train=True, mutable=["batch_stats"]
     )

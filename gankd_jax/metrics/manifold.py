@@ -1,0 +1,74 @@
+"""Fidelity and variety of a set of features by nearest neighbours: four scores in 0..1 or so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from gankd_jax.errors import UserError
+
+WORKING_MEMORY = 256  # MiB for a block of distances
+
+
+def manifold_scores(
+    fake: Float[np.ndarray, "n f"],
+    real: Float[np.ndarray, "m f"],
+    *,
+    recall_neighbours: int = 3,
+    coverage_neighbours: int = 5,
+) -> dict[str, float]:
+    """Precision and recall (Kynkäänniemi 2019), density and coverage (Naeem 2020).
+
+    Each real (fake) feature has a ball that reaches its k-th nearest neighbour among the real
+    (fake) ones, itself not counted. precision: the share of fakes in a real ball; recall: the
+    share of reals in a fake ball; k = 3 and edges count, as torch-fidelity. density: in how many
+    real balls a fake lies, over k; coverage: the share of real balls that hold a fake; k = 5 and
+    edges do not count, as prdc.
+
+    Distances are worked out block by block in `WORKING_MEMORY`.
+
+    Raises:
+        UserError: a set has no more features than neighbours.
+    """
+    most = max(recall_neighbours, coverage_neighbours)
+    if min(len(fake), len(real)) <= most:
+        raise UserError(f"precision and recall need more than {most} images in each set")
+    real_edge, real_reach = _radii(real, recall_neighbours, coverage_neighbours).T
+    (fake_edge,) = _radii(fake, recall_neighbours).T
+    precise, density, first = 0, 0, 0
+    recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
+    for distances in _blocks(fake, real):
+        edge = fake_edge[first : first + len(distances), None]
+        inside = distances < real_reach
+        precise += int((distances <= real_edge).any(axis=1).sum())
+        density += int(inside.sum())
+        recalled |= (distances <= edge).any(axis=0)
+        covered |= inside.any(axis=0)
+        first += len(distances)
+    return {
+        "precision": precise / len(fake),
+        "recall": float(recalled.mean()),
+        "density": density / (coverage_neighbours * len(fake)),
+        "coverage": float(covered.mean()),
+    }
+
+
+def _radii(features: Float[np.ndarray, "n f"], *neighbours: int) -> Float[np.ndarray, "n k"]:
+    """The distance of each feature to its k-th nearest other one, for each k."""
+    # Each feature is its own neighbour at distance 0, so the k-th other one has index k.
+    parts = [
+        np.partition(distances, neighbours, axis=1)[:, neighbours]
+        for distances in _blocks(features, features)
+    ]
+    return np.concatenate(parts)
+
+
+def _blocks(
+    a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]
+) -> Iterator[Float[np.ndarray, "_ m"]]:
+    """Euclidean distances, some rows at a time."""
+    from sklearn.metrics import pairwise_distances_chunked  # slow to import
+
+    return pairwise_distances_chunked(a, b, working_memory=WORKING_MEMORY)

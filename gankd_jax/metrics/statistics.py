@@ -1,0 +1,83 @@
+"""Statistics of sets of images as files: pytorch-fid's .npz, and beside it what other scores need.
+
+One file a layer: `mu` and `sigma`, as pytorch-fid writes and reads them, and, in files written
+here, `count`, `sharpness`, the kept `features` and the sums of the Inception Score.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gankd_jax.errors import UserError
+from gankd_jax.metrics.features import Summary
+from gankd_jax.metrics.frechet import Moments
+from gankd_jax.metrics.inception_score import Answers
+from gankd_jax.runtime import files
+
+_ANSWERS = ("counts", "totals", "negentropies")
+
+
+def write(summary: Summary, folder: Path, key: str) -> None:
+    """Write a set's statistics as `folder`/`key`-LAYER.npz, one file a layer."""
+    for layer, moments in summary.moments.items():
+        arrays = {"mu": moments.mean, "sigma": moments.covariance, "count": np.array(moments.count)}
+        if summary.sharpness is not None:
+            arrays["sharpness"] = np.array(summary.sharpness)
+        if layer in summary.kept:
+            arrays["features"] = summary.kept[layer]
+            if summary.answers is not None:
+                arrays |= {f"answers_{x}": getattr(summary.answers, x) for x in _ANSWERS}
+        files.write_arrays(folder / f"{key}-{layer}.npz", **arrays)
+
+
+def read_cached(folder: Path, key: str, layers: Sequence[str]) -> Summary | None:
+    """What `write` wrote for these layers, or None if it did not."""
+    paths = [folder / f"{key}-{layer}.npz" for layer in layers]
+    if not all(path.exists() for path in paths):
+        return None
+    parts = [read(path, layer) for path, layer in zip(paths, layers, strict=True)]
+    return Summary(
+        count=parts[0].count,
+        sharpness=parts[0].sharpness,
+        moments={layer: part.moments[layer] for layer, part in zip(layers, parts, strict=True)},
+        kept={layer: kept for part in parts for layer, kept in part.kept.items()},
+        answers=next((part.answers for part in parts if part.answers is not None), None),
+    )
+
+
+def read(path: Path, layer: str | None = None) -> Summary:
+    """The statistics in a file, pytorch-fid's or ours; the layer is its width unless it is given.
+
+    Raises:
+        UserError: the file is missing, or has no mean and covariance.
+    """
+    try:
+        arrays = files.read_arrays(path)
+        mean, covariance = arrays["mu"], arrays["sigma"]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} has no statistics (arrays 'mu' and 'sigma'): {error}") from error
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        raise UserError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit")
+    layer = layer or str(len(mean))
+    count = int(arrays["count"]) if "count" in arrays else None
+    has_answers = f"answers_{_ANSWERS[0]}" in arrays
+    return Summary(
+        count=count,
+        sharpness=float(arrays["sharpness"]) if "sharpness" in arrays else None,
+        moments={layer: _moments(count, mean, covariance)},
+        kept={layer: arrays["features"]} if "features" in arrays else {},
+        answers=Answers(*(arrays[f"answers_{x}"] for x in _ANSWERS)) if has_answers else None,
+    )
+
+
+def _moments(count: int | None, mean: np.ndarray, covariance: np.ndarray) -> Moments:
+    """Of a file that does not say of how many images it is, they are taken to be enough."""
+    count = count or len(mean) + 1
+    wide = covariance.astype(np.float64)
+    return Moments(count, mean.astype(np.float64), wide * max(count - 1, 1))

@@ -1,0 +1,185 @@
+"""`gankd score A B`: all scores of one set of images against another, wherever they come from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from gankd_jax.data.load import load_split
+from gankd_jax.errors import UserError
+from gankd_jax.interop import inception_weights
+from gankd_jax.metrics import features, statistics
+from gankd_jax.metrics.features import Extractor, Summary
+from gankd_jax.models.inception import LOGITS, WIDTHS
+from gankd_jax.runtime import files
+
+SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sets of images are found and read.
+
+    Attributes:
+        data_dir: folder of prepared data sets.
+        image_size, pad: what `load_split` makes of a data set's images.
+        cache: folder of the statistics of data sets.
+        batch_size: images that the network sees at a time.
+    """
+
+    data_dir: Path
+    image_size: int
+    pad: int
+    cache: Path
+    batch_size: int = 32
+
+
+def score(a: str, b: str, extractor: Extractor, settings: Settings) -> dict[str, Any]:
+    """All scores of A (the generated images, say) against B (the real ones).
+
+    A and B are each a folder of images, an .npz of statistics, or a split of a data set as
+    `mnist:test`. Gives `{"a": own scores, "b": own scores, "scores": of A against B, "made": how}`.
+
+    Raises:
+        UserError: A or B is none of these or too small, or the two have no layer in common.
+    """
+    fake, real = (summarize(source, extractor, settings) for source in (a, b))
+    found = features.compare(fake, real)
+    if not found:
+        layers = [", ".join(x.moments) for x in (fake, real)]
+        raise UserError(f"{a} ({layers[0]}) and {b} ({layers[1]}) have no feature layer in common")
+    return {
+        "a": {"source": a, "images": fake.count, **features.own_scores(fake)},
+        "b": {"source": b, "images": real.count, **features.own_scores(real)},
+        "scores": found,
+        "made": made(extractor),
+    }
+
+
+def made(extractor: Extractor) -> dict[str, Any]:
+    """What the numbers depend on beside the images."""
+    return {
+        "network": extractor.name,
+        "inception_score": f"logits without bias, {features.SPLITS} splits, as torch-fidelity",
+        "kid": f"100 subsets of up to {features.SUBSET}, cubic kernel, as torch-fidelity",
+        "neighbours": f"3 for precision and recall, 5 for density and coverage, of up to"
+        f" {features.KEPT} images",
+        "gankd-jax": metadata.version("gankd-jax"),
+        "jax": jax.__version__,
+    }
+
+
+def inception_extractor(
+    weights: Path, *, batch_size: int, layers: Sequence[str] | None = None
+) -> Extractor:
+    """The FID network with a file of folded weights: these layers, or all that the file serves.
+
+    Raises:
+        UserError: the file is missing, or lacks what the layers need.
+    """
+    wanted = tuple(layers or inception_weights.served(weights))
+    params = inception_weights.load(weights, wanted)
+    distances = tuple(x for x in wanted if x in WIDTHS)
+    logits = LOGITS[0] if LOGITS[0] in wanted else None
+    used = distances + ((logits,) if logits else ())
+    return Extractor(
+        name=f"inception-{inception_weights.fingerprint(params)}",
+        features=features.inception_features(params, used, batch_size=batch_size),
+        distances=distances,
+        kept=distances[-1],
+        logits=logits,
+    )
+
+
+def summarize(source: str, extractor: Extractor, settings: Settings) -> Summary:
+    """What the scores need of a set of images, out of the cache where it is a data set's."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _of_folder(path, extractor, settings.batch_size)
+    if path.suffix == ".npz":
+        return statistics.read(path)
+    if ":" in source:
+        name, split = source.split(":", 1)
+        return _of_split(name, split, extractor, settings)
+    raise UserError(
+        f"{source} is no folder of images, no .npz of statistics, and no split such as mnist:test"
+    )
+
+
+def _of_folder(folder: Path, extractor: Extractor, batch_size: int) -> Summary:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder} has no images ({' '.join(sorted(SUFFIXES))})")
+    shown = tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None)
+    return features.summarize(batches(shown, batch_size), extractor, count=len(paths))
+
+
+def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -> Summary:
+    images = load_split(
+        name,
+        split,
+        data_dir=settings.data_dir,
+        image_size=settings.image_size,
+        pad=settings.pad,
+    )
+    key = f"{images.key}-{extractor.name}"
+    cached = statistics.read_cached(settings.cache, key, extractor.distances)
+    if cached is not None:
+        return cached
+    shown = tqdm(images.pixels, desc=f"{name}:{split}", disable=None)
+    found = features.summarize(
+        batches(shown, settings.batch_size), extractor, count=len(images.pixels)
+    )
+    statistics.write(found, settings.cache, key)
+    return found
+
+
+def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+    """The images of files, in colour, whatever their sizes."""
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                yield np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise UserError(f"{path} cannot be read as an image: {error}") from error
+
+
+def batches(
+    images: Iterable[UInt8[np.ndarray, "_ _ c"]], size: int
+) -> Iterator[UInt8[np.ndarray, "_ _ _ c"]]:
+    """Batches of `size` images, smaller where the images' shape changes and at the end."""
+    for _, alike in itertools.groupby(images, key=np.shape):
+        while batch := list(itertools.islice(alike, size)):
+            yield np.stack(batch)
+
+
+def text(result: dict[str, Any]) -> str:
+    """A result as a table."""
+    rows = [("A", result["a"]["source"]), ("B", result["b"]["source"])]
+    for side in ("a", "b"):
+        own = {k: v for k, v in result[side].items() if k != "source" and v is not None}
+        rows += [(f"{name} of {side.upper()}", f"{value:.6g}") for name, value in own.items()]
+    rows += [(name, f"{value:.6g}") for name, value in result["scores"].items()]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write a result as JSON.
+
+    Raises:
+        UserError: the file exists.
+    """
+    if path.exists():
+        raise UserError(f"{path} is already there; name another file")
+    files.write_json(path, result)

@@ -1,0 +1,53 @@
+import itertools
+
+import pytest
+
+from gankd_jax import paper
+
+
+def counted(width: int) -> int:
+    """Layer by layer: 4x4 kernels with biases, 100 -> 8d -> 4d -> 2d -> d -> 1."""
+    channels = [100, 8 * width, 4 * width, 2 * width, width, 1]
+    return sum(16 * i * o + o for i, o in itertools.pairwise(channels))
+
+
+@pytest.mark.parametrize("row", paper.ROWS, ids=lambda row: f"d{row.width}")
+def test_parameters_are_those_of_the_layers(row):
+    assert row.parameters == paper.paper_parameters(row.width) == counted(row.width)
+
+
+def test_ratios_follow_from_the_teachers_width():
+    printed = {
+        (data, row.width): result.ratio
+        for row in paper.ROWS
+        for data, result in row.results.items()
+        if result.ratio
+    }
+    worked_out = {
+        (data, width): round(counted(paper.TEACHER_WIDTH[data]) / counted(width))
+        for data, width in printed
+    }
+    assert printed == worked_out
+    assert len(printed) == 6 + 6 + 6
+
+
+def test_the_papers_headline_numbers():
+    assert paper.paper_parameters(256) == 47_324_929
+    assert paper.result("mnist", 2) == paper.Result(1669, 5.80, 1.86)
+    assert paper.result("cifar10", 4) == paper.Result(58, 11.00, 14.28)
+    assert paper.result("celeb_a", 8) == paper.Result(87, 8.78, 11.06)
+    assert round(5.80 / paper.TEACHER_SCORE["mnist"], 2) == 0.83
+
+
+def test_every_student_beats_its_baseline_and_grows_with_width():
+    for data, score in paper.SCORE.items():
+        sign = 1 if score == "Inception Score" else -1
+        column = [row.results[data] for row in paper.ROWS if data in row.results]
+        students = [sign * result.student for result in column]
+        assert students == sorted(students)
+        assert all(sign * (r.student - r.baseline) > 0 for r in column if r.baseline)
+
+
+@pytest.mark.parametrize(("data", "width"), [("mnist", 48), ("cifar10", 64), ("digits", 2)])
+def test_there_is_no_result_where_the_paper_has_a_dash(data, width):
+    assert paper.result(data, width) is None

@@ -1,0 +1,167 @@
+"""`gankd score`: folders, statistics files and data sets, end to end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gankd_jax import score
+from gankd_jax.errors import UserError
+from gankd_jax.metrics import statistics
+from gankd_jax.metrics.features import Extractor
+from gankd_jax.models.inception import parameter_shapes
+
+
+def network(x: np.ndarray) -> dict[str, np.ndarray]:
+    """Two numbers a channel: its mean and its spread."""
+    flat = x.astype(np.float32).reshape(len(x), -1, x.shape[-1]) / 255
+    both = np.concatenate([flat.mean(1), flat.std(1)], axis=1)
+    return {"6": both[:, [0, -1]].repeat(3, axis=1) * [1, 2, 3, 4, 5, 6], "logits": both * 20}
+
+
+EXTRACTOR = Extractor("test-0", network, ("6",), "6", "logits")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> score.Settings:
+    return score.Settings(
+        data_dir=tmp_path / "data", image_size=16, pad=0, cache=tmp_path / "cache", batch_size=8
+    )
+
+
+def folder(path: Path, seed: int, *, n: int = 20, size: int = 8) -> Path:
+    path.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        pixels = rng.integers(0, 100 + 20 * seed + 5 * i, (size, size, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(path / f"{size}-{i:03}.png")
+    return path
+
+
+def test_two_folders(tmp_path: Path, settings: score.Settings) -> None:
+    a, b = folder(tmp_path / "a", 0), folder(tmp_path / "b", 3, n=30)
+    result = score.score(str(a), str(b), EXTRACTOR, settings)
+    assert (result["a"]["images"], result["b"]["images"]) == (20, 30)
+    assert result["scores"]["fd_6"] > 1e-3
+    assert result["a"]["inception_score"] > 1
+    same = score.score(str(a), str(a), EXTRACTOR, settings)
+    assert same["scores"]["fd_6"] < 1e-6
+    assert same["scores"]["precision_6"] == 1
+
+
+def test_images_of_several_sizes_are_scored_together(
+    tmp_path: Path, settings: score.Settings
+) -> None:
+    path = folder(folder(tmp_path / "a", 0, size=8), 1, size=12)
+    shapes = [x.shape for x in score.batches(score.read_images(sorted(path.iterdir())), 8)]
+    assert shapes == [(n, size, size, 3) for size in (12, 8) for n in (8, 8, 4)]
+    assert score.summarize(str(path), EXTRACTOR, settings).count == 40
+
+
+def test_grey_and_transparent_files_are_read_as_colour(tmp_path: Path) -> None:
+    grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(np.dstack([grey] * 4)).save(tmp_path / "alpha.png")
+    found = list(score.read_images([tmp_path / "grey.png", tmp_path / "alpha.png"]))
+    for image in found:
+        np.testing.assert_array_equal(image, np.dstack([grey] * 3))
+
+
+def test_statistics_round_trip_and_score_like_the_images(
+    tmp_path: Path, settings: score.Settings
+) -> None:
+    a, b = folder(tmp_path / "a", 0), folder(tmp_path / "b", 3)
+    expected = score.score(str(a), str(b), EXTRACTOR, settings)
+    statistics.write(score.summarize(str(b), EXTRACTOR, settings), tmp_path, "b")
+    found = score.score(str(a), str(tmp_path / "b-6.npz"), EXTRACTOR, settings)
+    assert found["scores"] == pytest.approx(expected["scores"], rel=1e-9, abs=1e-12)
+    assert found["b"]["inception_score"] == pytest.approx(expected["b"]["inception_score"])
+
+
+def test_statistics_in_pytorch_fids_format_are_read_and_written(
+    tmp_path: Path, settings: score.Settings
+) -> None:
+    a = folder(tmp_path / "a", 0)
+    pixels = np.concatenate(list(score.batches(score.read_images(sorted(a.iterdir())), 8)))
+    features = network(pixels)["6"].astype(np.float64)
+    mu, sigma = features.mean(0), np.cov(features, rowvar=False)
+    np.savez(tmp_path / "theirs.npz", mu=mu, sigma=sigma)
+    found = score.score(str(a), str(tmp_path / "theirs.npz"), EXTRACTOR, settings)
+    assert list(found["scores"]) == ["fd_6"]
+    assert found["scores"]["fd_6"] < 1e-6
+    assert found["b"] == {"source": str(tmp_path / "theirs.npz"), "images": None}
+
+    statistics.write(score.summarize(str(a), EXTRACTOR, settings), tmp_path, "ours")
+    with np.load(tmp_path / "ours-6.npz") as ours:
+        np.testing.assert_allclose(ours["mu"], mu, rtol=1e-6)
+        np.testing.assert_allclose(ours["sigma"], sigma, rtol=1e-4, atol=1e-9)
+
+
+def test_a_split_is_looked_at_once_and_then_read_from_the_cache(
+    settings: score.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = score.score("digits:test", "digits:train", EXTRACTOR, settings)
+    files = {path.name for path in settings.cache.iterdir()}
+    assert len(files) == 2
+    assert all(name.startswith("digits") and name.endswith("-test-0-6.npz") for name in files)
+
+    def unused(*_: object) -> None:
+        raise AssertionError("looked at the images again")
+
+    blind = Extractor("test-0", unused, ("6",), "6", "logits")
+    again = score.score("digits:test", "digits:train", blind, settings)
+    assert again["scores"] == pytest.approx(first["scores"], rel=1e-9)
+    assert again["a"] == pytest.approx(first["a"])
+
+
+def test_a_result_is_written_and_shown(tmp_path: Path, settings: score.Settings) -> None:
+    a = folder(tmp_path / "a", 0)
+    result = score.score(str(a), str(a), EXTRACTOR, settings)
+    score.write(result, tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text()) == result
+    lines = dict(line.split(None, 1) for line in score.text(result).splitlines())
+    assert lines["A"] == str(a)
+    assert float(lines["fd_6"]) < 1e-6
+    with pytest.raises(UserError, match="already there"):
+        score.write(result, tmp_path / "scores.json")
+
+
+def test_what_is_no_set_of_images_is_named(tmp_path: Path, settings: score.Settings) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n")
+    np.savez(tmp_path / "weights.npz", kernel=np.zeros(3))
+    np.savez(tmp_path / "other.npz", mu=np.zeros(9), sigma=np.eye(9))
+    cases = {
+        "nothing": "is no folder of images",
+        str(tmp_path / "empty"): "has no images",
+        str(tmp_path / "none.npz"): "no such file",
+        str(tmp_path / "weights.npz"): "has no statistics",
+    }
+    for source, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            score.summarize(source, EXTRACTOR, settings)
+    with pytest.raises(UserError, match=r"x\.png cannot be read as an image"):
+        list(score.read_images([tmp_path / "x.png"]))
+    with pytest.raises(UserError, match="no feature layer in common"):
+        score.score(
+            str(folder(tmp_path / "a", 0)), str(tmp_path / "other.npz"), EXTRACTOR, settings
+        )
+
+
+def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{name}/{part}": rng.normal(0, 0.1, shape).astype(np.float32)
+        for name, parts in parameter_shapes(["192"]).items()
+        for part, shape in parts.items()
+    }
+    np.savez(tmp_path / "folded.npz", **arrays)
+    found = score.inception_extractor(tmp_path / "folded.npz", batch_size=2)
+    assert (found.distances, found.kept, found.logits) == (("64", "192"), "192", None)
+    values = found.features(rng.integers(0, 256, (3, 8, 8, 3)).astype(np.uint8))
+    assert {k: v.shape for k, v in values.items()} == {"64": (3, 64), "192": (3, 192)}
+    only = score.inception_extractor(tmp_path / "folded.npz", batch_size=2, layers=["64"])
+    assert only.distances == ("64",)
+    assert only.name != found.name
