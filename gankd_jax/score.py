@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -120,8 +120,8 @@ def _of_folder(folder: Path, extractor: Extractor, batch_size: int) -> Summary:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UserError(f"{folder} has no images ({' '.join(sorted(SUFFIXES))})")
-    shown = tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None)
-    return features.summarize(batches(shown, batch_size), extractor, count=len(paths))
+    images = tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None)
+    return features.summarize(batches(iter(images), batch_size), extractor, count=len(paths))
 
 
 def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -> Summary:
@@ -136,7 +136,7 @@ def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -
     cached = statistics.read_cached(settings.cache, key, extractor.distances)
     if cached is not None:
         return cached
-    shown = tqdm(images.pixels, desc=f"{name}:{split}", disable=None)
+    shown = iter(tqdm(images.pixels, desc=f"{name}:{split}", disable=None))
     found = features.summarize(
         batches(shown, settings.batch_size), extractor, count=len(images.pixels)
     )
@@ -155,7 +155,7 @@ def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
 
 
 def batches(
-    images: Iterable[UInt8[np.ndarray, "_ _ c"]], size: int
+    images: Iterator[UInt8[np.ndarray, "_ _ c"]], size: int
 ) -> Iterator[UInt8[np.ndarray, "_ _ _ c"]]:
     """Batches of `size` images, smaller where the images' shape changes and at the end."""
     for _, alike in itertools.groupby(images, key=np.shape):

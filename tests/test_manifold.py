@@ -38,7 +38,7 @@ def test_precision_and_recall_are_torch_fidelitys(spread: float) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.6, 1.0, 1.5])
-def test_density_and_coverage_are_prdcs(spread: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_density_and_coverage_are_prdcs(spread: float) -> None:
     real, fake = features(0, 300), features(1, 250, spread=spread)
     expected = reference("prdc").compute_prdc(real_features=real, fake_features=fake, nearest_k=5)
     scores = manifold_scores(fake, real)

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch_references import random_inception_state, reference
 
 from gankd_jax import score
 from gankd_jax.errors import UserError
+from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import statistics
 from gankd_jax.metrics.features import Extractor
 from gankd_jax.models.inception import parameter_shapes
@@ -165,3 +167,39 @@ def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path)
     only = score.inception_extractor(tmp_path / "folded.npz", batch_size=2, layers=["64"])
     assert only.distances == ("64",)
     assert only.name != found.name
+
+
+def test_two_folders_score_as_in_torch_fidelity(tmp_path: Path, settings: score.Settings) -> None:
+    torch, fidelity = reference("torch"), reference("torch_fidelity")
+    state, weights = random_inception_state(0), tmp_path / "weights.pth"
+    torch.save(state, weights)
+    folded = inception_weights.fold_torch_state({k: v.numpy() for k, v in state.items()})
+    stem = {
+        f"{name}/{part}": folded[name][part]
+        for name, parts in parameter_shapes(["64"]).items()
+        for part in parts
+    }
+    np.savez(tmp_path / "folded.npz", **stem)
+    a, b = folder(tmp_path / "a", 0, n=30), folder(tmp_path / "b", 3, n=30, size=12)
+
+    extractor = score.inception_extractor(tmp_path / "folded.npz", batch_size=10)
+    ours = score.score(str(a), str(b), extractor, settings)["scores"]
+    theirs = fidelity.calculate_metrics(
+        input1=str(a),
+        input2=str(b),
+        **dict.fromkeys(("fid", "kid", "prc"), True),
+        **dict.fromkeys(("feature_layer_fid", "feature_layer_kid", "feature_layer_prc"), "64"),
+        **dict.fromkeys(("cuda", "cache", "verbose"), False),
+        feature_extractor="inception-v3-compat",
+        kid_subset_size=30,
+        save_cpu_ram=True,  # no forks of this process
+        feature_extractor_weights_path=str(weights),
+    )
+    names = {
+        "fd_64": "frechet_inception_distance",
+        "kid_64": "kernel_inception_distance_mean",
+        "precision_64": "precision",
+        "recall_64": "recall",
+    }
+    for name, theirs_name in names.items():
+        assert ours[name] == pytest.approx(theirs[theirs_name], rel=1e-3), name

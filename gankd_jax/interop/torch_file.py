@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ _DAMAGE = (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError
 class _Unpickler(pickle.Unpickler):
     """Knows the few names that a state_dict needs, and no others."""
 
-    def __init__(self, file: IO[bytes], storages: _Storages):
+    def __init__(self, file: io.BufferedIOBase, storages: _Storages):
         super().__init__(file)
         self._storages = storages
 
@@ -96,7 +97,7 @@ def _tensor(
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, in_bytes)
 
 
-def _read_zip(file: IO[bytes]) -> Any:
+def _read_zip(file: io.BufferedReader) -> Any:
     with zipfile.ZipFile(file) as archive:
         index = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
         if index is None:
@@ -109,11 +110,10 @@ def _read_zip(file: IO[bytes]) -> Any:
         def storages(dtype: np.dtype, key: str, length: int) -> np.ndarray:
             return np.frombuffer(archive.read(f"{root}data/{key}"), dtype, length)
 
-        with archive.open(index) as pickled:
-            return _Unpickler(pickled, storages).load()
+        return _Unpickler(io.BytesIO(archive.read(index)), storages).load()
 
 
-def _read_legacy(file: IO[bytes]) -> Any:
+def _read_legacy(file: io.BufferedReader) -> Any:
     """Pickles of a magic number, a version, the machine, the object and its storages' keys; then
     each storage as its length and its values."""
     size = Path(file.name).stat().st_size

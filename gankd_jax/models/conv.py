@@ -5,8 +5,9 @@ One set of parameters serves every form: a kernel `(4, 4, in, out)` and a bias `
 - `dilated`: the backend's own strided / transposed convolution (cuDNN, the TPU compiler).
 - `phase`: a 2x2 stride-1 convolution, into four times the channels and interleaved (up), or on the
   image folded 2x2 into channels (down).
-- `matmul`: the same 2x2 convolution as one matrix product over gathered patches.  On XLA's CPU
-  backend it is the only form that stays fast inside a loop and in the kernel's gradient.
+- `matmul`: one matrix product, over gathered patches of that 2x2 convolution or, where that
+  wastes too much, into all 16 taps and then summed.  On XLA's CPU backend it is the only form that
+  stays fast inside a loop and in the kernel's gradient.
 
 Padding is 1 on every side, as PyTorch's `Conv2d(4, 2, 1)` and `ConvTranspose2d(4, 2, 1)`:
 down halves the side, up doubles it.
@@ -41,6 +42,8 @@ def up(
         return lax.conv_general_dilated(
             images, flipped, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=LAYOUT
         )
+    if form == "matmul" and _few_outputs(images, kernel):
+        return _up_by_taps(images, kernel)
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return _interleave(_conv2x2(padded, _up_kernel(kernel), form), kernel.shape[3])
 
@@ -70,6 +73,37 @@ def _conv2x2(
     windows = [images[:, r : h - 1 + r, s : w - 1 + s] for r in (0, 1) for s in (0, 1)]
     patches = jnp.concatenate(windows, axis=-1).reshape(b * (h - 1) * (w - 1), 4 * i)
     return (patches @ kernel.reshape(4 * i, -1)).reshape(b, h - 1, w - 1, -1)
+
+
+def _few_outputs(images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) -> bool:
+    """Where summing taps beats patches: thin products (to pixels), and the 5/4 windows of 4x4."""
+    return kernel.shape[3] < 8 or images.shape[1] == 4
+
+
+def _up_by_taps(
+    images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]
+) -> Float[Array, "b 2*h 2*w o"]:
+    """Every input pixel times every tap of the kernel, summed where they land."""
+    b, h, w, i = images.shape
+    o = kernel.shape[3]
+    products = images.reshape(-1, i) @ kernel.transpose(2, 0, 1, 3).reshape(i, 16 * o)
+    rows = _sum_taps(products.reshape(b, h, w, 4, 4, o), axis=1, taps=3)  # b, h, 2, w, 4, o
+    return _sum_taps(rows, axis=3, taps=4).reshape(b, 2 * h, 2 * w, o)
+
+
+def _sum_taps(products: Array, *, axis: int, taps: int) -> Array:
+    """Along one side: pixel 2m gets taps 1 of m and 3 of m - 1; 2m + 1 gets 2 of m and 0 of m + 1.
+
+    The axis `taps` goes; one of the two phases comes in after `axis`.
+    """
+    tap = [lax.index_in_dim(products, k, taps, keepdims=False) for k in range(4)]
+
+    def shifted(values: Array, by: int) -> Array:
+        edges = [(0, 0, 0)] * values.ndim
+        edges[axis] = (by, -by, 0)
+        return lax.pad(values, jnp.zeros((), values.dtype), edges)
+
+    return jnp.stack([tap[1] + shifted(tap[3], 1), tap[2] + shifted(tap[0], -1)], axis=axis + 1)
 
 
 def _up_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 i 4*o"]:

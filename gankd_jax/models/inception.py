@@ -16,6 +16,9 @@ CLASSES = 1008
 WIDTHS = ("64", "192", "768", "1280", "2048")  # the layers that are spatial means
 LOGITS = ("logits_unbiased", "logits")
 
+# Accelerators would round the inputs of each product to 8 or 11 bits otherwise.
+_PRECISION = lax.Precision.HIGHEST
+
 
 def prepare(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
     """What `FidInception` takes: images of any size, resized and scaled to -1..1."""
@@ -84,7 +87,7 @@ class _Classifier(nn.Module):
     def __call__(self, x: Float[Array, "n 2048"]) -> dict[str, Float[Array, "n 1008"]]:
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], CLASSES))
         bias = self.param("bias", nn.initializers.zeros, (CLASSES,))
-        unbiased = x @ kernel
+        unbiased = jnp.matmul(x, kernel, precision=_PRECISION)
         return dict(zip(LOGITS, (unbiased, unbiased + bias), strict=True))
 
 
@@ -115,14 +118,16 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
     at less than half the speed of a padded one, so it is given a row of padding that is cut off.
     """
     if kernel.shape[:2] == (1, 1):
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    strides = (stride, stride)
-    if padding == "SAME":
-        return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=dimensions)
-    one_more = ((stride, 0), (0, 0))
-    y = lax.conv_general_dilated(x, kernel, strides, one_more, dimension_numbers=dimensions)
-    return y[:, 1:]
+        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], precision=_PRECISION)
+    y = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding="SAME" if padding == "SAME" else ((stride, 0), (0, 0)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=_PRECISION,
+    )
+    return y if padding == "SAME" else y[:, 1:]
 
 
 def _max_pool(x: Array, stride: int = 2, padding: str = "VALID") -> Array:
