@@ -8,7 +8,7 @@ small generators, for students and baselines alike; the paper's 2e-4 starves bot
 
 from ml_collections import ConfigDict
 
-from gankd_jax.config import base, finish, recipe
+from gankd_jax.config import base, finish, short_recipes
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -25,32 +25,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config.study.seeds = (0, 1, 2)
     config.study.students = ("mse", "l1")
 
-    config.recipes.teacher = recipe(
-        loss="wgan_gp",
-        critic_norm="none",
-        steps=1_500,
-        generator_lr=1e-3,
-        critic_lr=2e-3,
-        b1=0.0,
-        b2=0.9,
-        schedule="cosine",
-        ema=0.999,
-    )
-    config.recipes.baseline = recipe(
-        loss="bce",
-        steps=2_000,
-        generator_lr=5e-3,
-        critic_lr=5e-4,
-        critic_width=8,
-        schedule="cosine",
-        ema=0.999,
-    )
-    config.recipes.mse = recipe(
-        alpha=0.0, steps=2_000, generator_lr=2e-2, b1=0.9, schedule="cosine"
-    )
-    config.recipes.l1 = recipe(
-        alpha=0.0, distance="l1", steps=2_000, generator_lr=2e-2, b1=0.9, schedule="cosine"
-    )
+    config.recipes.update(short_recipes(teacher_steps=1_500, steps=2_000, joint_steps=500))
 
     config.training.checkpoint_every = 500
     config.training.grid_every = 1_000

@@ -70,6 +70,7 @@ def made(extractor: Extractor) -> dict[str, Any]:
     """What the numbers depend on beside the images."""
     return {
         "network": extractor.name,
+        "resize": "TensorFlow 1's bilinear to 299x299, as torch-fidelity (pytorch-fid's differs)",
         "inception_score": f"logits without bias, {features.SPLITS} splits, as torch-fidelity",
         "kid": f"100 subsets of up to {features.SUBSET}, cubic kernel, as torch-fidelity",
         "neighbours": f"3 for precision and recall, 5 for density and coverage, of up to"

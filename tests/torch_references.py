@@ -1,7 +1,8 @@
 """The PyTorch packages that the scores are tested against, and random weights for their network."""
 
-import importlib
+import importlib.util
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,22 +16,29 @@ OPERATORS = (
 
 
 @cache
-def _torchvision_library() -> Any:
-    """Declares what torchvision's wheel for CUDA lacks on a CPU-only torch, where it then imports.
+def _torchvision_operators() -> Any:
+    """Declares what torchvision cannot load from its own library, or it would not even import.
 
-    The declarations live as long as the object, hence the cache.
+    That is so for its wheel for CUDA beside a CPU-only torch. The declarations live as long as
+    the object returned, hence the cache.
     """
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in OPERATORS:
-        if not hasattr(torch.ops.torchvision, name):
+    package = importlib.util.find_spec("torchvision")
+    if package is None:
+        pytest.skip("torchvision is not installed")
+    try:
+        torch.ops.load_library(next(Path(str(package.origin)).parent.glob("_C*.so")))
+    except OSError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name, schema in OPERATORS:
             library.define(name + schema)
-    return library
+        return library
+    return None
 
 
 def reference(module: str) -> Any:
     """A module of a reference package by its full name; skips the caller where it is missing."""
-    _torchvision_library()
+    _torchvision_operators()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -71,11 +71,11 @@ def frechet_distance(
 def frechet_between(a: Moments, b: Moments) -> float:
     """`frechet_distance` of two sets; warns where a set has fewer samples than dimensions."""
     for moments in (a, b):
-        warn_if_few(moments)
+        _warn_if_few(moments)
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
-def warn_if_few(moments: Moments) -> None:
+def _warn_if_few(moments: Moments) -> None:
     """Log a warning if the covariance cannot have full rank."""
     samples, dimensions = moments.count, len(moments.mean)
     if samples < dimensions:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
+from clu import parameter_overview
 
 from gankd_jax.models.dcgan import Generator, hidden_widths
 
@@ -26,7 +26,7 @@ def cost(generator: Generator) -> Cost:
         lambda key: generator.init(key, jnp.zeros((2, generator.latent)), train=False),
         jax.random.key(0),
     )
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    parameters = parameter_overview.count_parameters(shapes["params"])
     return Cost(
         parameters=parameters,
         paper_parameters=paper_parameters(generator.width, generator.image_size, generator.latent),

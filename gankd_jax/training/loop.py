@@ -77,7 +77,8 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
         stack.enter_context(contextlib.closing(progress))
         trainer = _Trainer(group, records, step, intervals=intervals)
         while trainer.step < group.steps and trainer.members:
-            progress.update(trainer.step, trainer.span())
+            values = trainer.span()
+            progress.update(trainer.step, values)
             if _due(trainer.step, intervals.grid_every, group.steps):
                 trainer.draw(picture)
             if _due(trainer.step, intervals.checkpoint_every, group.steps):

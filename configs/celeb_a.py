@@ -1,0 +1,37 @@
+"""CelebA at 64x64: the paper's study, teacher d=128 and students down to d=2 (446:1).
+
+    gankd data prepare celeb_a --source-dir=DIR   (it has no direct download)
+    gankd study --config=configs/celeb_a.py --workdir=runs/celeb_a
+    gankd study --config=configs/celeb_a.py:small --workdir=runs/celeb_a-small
+
+The plain study has the paper's widths and, where it states or implies them, its settings: Adam
+2e-4 with b1 0.5, batches of 64.  It does not say how long it trained, which GAN loss the teacher
+had, nor alpha.  `small` is for two CPU cores: 32x32, teacher d=32, and learning rates that suit
+short training, for students and baselines alike; they were found on MNIST.
+Its images carry no class, so that the classifier's scores do not exist for it.
+"""
+
+from ml_collections import ConfigDict
+
+from gankd_jax.config import base, finish, short_recipes
+
+
+def get_config(variants: str = "") -> ConfigDict:
+    """The paper's study; variants: small."""
+    config = base()
+    config.name = "celeb_a"
+    config.data.name = "celeb_a"
+    config.study.teacher_widths = (128,)
+    config.study.widths = (2, 4, 8, 16, 32, 48)
+    return finish(config, variants, {"small": small})
+
+
+def small(config: ConfigDict) -> None:
+    """32x32, teacher d=32, for two CPU cores."""
+    config.name = "celeb_a-small"
+    config.data.image_size = 32
+    config.study.teacher_widths = (32,)
+    config.study.widths = (2, 4, 8, 16)
+    config.study.students = ("mse", "l1", "joint")
+    config.recipes.update(short_recipes(teacher_steps=4_000, steps=6_000, joint_steps=1_500))
+    config.training.checkpoint_every = 500

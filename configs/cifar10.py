@@ -1,0 +1,36 @@
+"""CIFAR-10 at 64x64: the paper's study, teacher d=64 and students down to d=2 (126:1).
+
+    gankd data prepare cifar10
+    gankd study --config=configs/cifar10.py --workdir=runs/cifar10
+    gankd study --config=configs/cifar10.py:small --workdir=runs/cifar10-small
+
+The plain study has the paper's widths and, where it states or implies them, its settings: Adam
+2e-4 with b1 0.5, batches of 64.  It does not say how long it trained, which GAN loss the teacher
+had, nor alpha.  `small` is for two CPU cores: 32x32, teacher d=32, and learning rates that suit
+short training, for students and baselines alike; they were found on MNIST.
+"""
+
+from ml_collections import ConfigDict
+
+from gankd_jax.config import base, finish, short_recipes
+
+
+def get_config(variants: str = "") -> ConfigDict:
+    """The paper's study; variants: small."""
+    config = base()
+    config.name = "cifar10"
+    config.data.name = "cifar10"
+    config.study.teacher_widths = (64,)
+    config.study.widths = (2, 4, 8, 16, 32, 48)
+    return finish(config, variants, {"small": small})
+
+
+def small(config: ConfigDict) -> None:
+    """32x32, teacher d=32, for two CPU cores."""
+    config.name = "cifar10-small"
+    config.data.image_size = 32
+    config.study.teacher_widths = (32,)
+    config.study.widths = (2, 4, 8, 16)
+    config.study.students = ("mse", "l1", "joint")
+    config.recipes.update(short_recipes(teacher_steps=4_000, steps=6_000, joint_steps=1_500))
+    config.training.checkpoint_every = 500
