@@ -34,14 +34,12 @@ class Settings:
         data_dir: folder of prepared data sets.
         image_size, pad: what `load_split` makes of a data set's images.
         cache: folder of the statistics of data sets.
-        batch_size: images that the network sees at a time.
     """
 
     data_dir: Path
     image_size: int
     pad: int
     cache: Path
-    batch_size: int = 32
 
 
 def score(a: str, b: str, extractor: Extractor, settings: Settings) -> dict[str, Any]:
@@ -69,8 +67,7 @@ def score(a: str, b: str, extractor: Extractor, settings: Settings) -> dict[str,
 def made(extractor: Extractor) -> dict[str, Any]:
     """What the numbers depend on beside the images."""
     return {
-        "network": extractor.name,
-        "resize": "TensorFlow 1's bilinear to 299x299, as torch-fidelity (pytorch-fid's differs)",
+        "network": extractor.about,
         "inception_score": f"logits without bias, {features.SPLITS} splits, as torch-fidelity",
         "kid": f"100 subsets of up to {features.SUBSET}, cubic kernel, as torch-fidelity",
         "neighbours": f"3 for precision and recall, 5 for density and coverage, of up to"
@@ -81,7 +78,7 @@ def made(extractor: Extractor) -> dict[str, Any]:
 
 
 def inception_extractor(
-    weights: Path, *, batch_size: int, layers: Sequence[str] | None = None
+    weights: Path, *, layers: Sequence[str] | None = None, batch_size: int = 32
 ) -> Extractor:
     """The FID network with a file of folded weights: these layers, or all that the file serves.
 
@@ -93,12 +90,16 @@ def inception_extractor(
     distances = tuple(x for x in wanted if x in WIDTHS)
     logits = LOGITS[0] if LOGITS[0] in wanted else None
     used = distances + ((logits,) if logits else ())
+    fingerprint = inception_weights.fingerprint(params)
     return Extractor(
-        name=f"inception-{inception_weights.fingerprint(params)}",
+        name=f"inception-{fingerprint}",
+        about=f"Inception of 2015-12-05, weights {fingerprint}, images resized to 299x299 as by"
+        " TensorFlow 1 and torch-fidelity (pytorch-fid resizes otherwise)",
         features=features.inception_features(params, used, batch_size=batch_size),
         distances=distances,
         kept=distances[-1],
         logits=logits,
+        batch_size=batch_size,
     )
 
 
@@ -106,7 +107,7 @@ def summarize(source: str, extractor: Extractor, settings: Settings) -> Summary:
     """What the scores need of a set of images, out of the cache where it is a data set's."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return _of_folder(path, extractor, settings.batch_size)
+        return _of_folder(path, extractor)
     if path.suffix == ".npz":
         return statistics.read(path)
     if ":" in source:
@@ -117,12 +118,13 @@ def summarize(source: str, extractor: Extractor, settings: Settings) -> Summary:
     )
 
 
-def _of_folder(folder: Path, extractor: Extractor, batch_size: int) -> Summary:
+def _of_folder(folder: Path, extractor: Extractor) -> Summary:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UserError(f"{folder} has no images ({' '.join(sorted(SUFFIXES))})")
-    images = tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None)
-    return features.summarize(batches(iter(images), batch_size), extractor, count=len(paths))
+    images = iter(tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None))
+    found = batches(images, extractor.batch_size)
+    return features.summarize(found, extractor, count=len(paths))
 
 
 def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -> Summary:
@@ -139,7 +141,7 @@ def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -
         return cached
     shown = iter(tqdm(images.pixels, desc=f"{name}:{split}", disable=None))
     found = features.summarize(
-        batches(shown, settings.batch_size), extractor, count=len(images.pixels)
+        batches(shown, extractor.batch_size), extractor, count=len(images.pixels)
     )
     statistics.write(found, settings.cache, key)
     return found

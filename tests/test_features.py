@@ -36,8 +36,8 @@ def network(x: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def extractor(**changes: Any) -> Extractor:
-    settings = {"distances": ("8", "2048"), "kept": "2048", "logits": "logits"}
-    return Extractor(name="test", features=network, **{**settings, **changes})
+    settings = {"distances": ("8", "2048"), "kept": "2048", "logits": "logits", "batch_size": 16}
+    return Extractor(name="test", about="projections", features=network, **{**settings, **changes})
 
 
 def batches(pixels: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -23,13 +23,13 @@ def network(x: np.ndarray) -> dict[str, np.ndarray]:
     return {"6": both[:, [0, -1]].repeat(3, axis=1) * [1, 2, 3, 4, 5, 6], "logits": both * 20}
 
 
-EXTRACTOR = Extractor("test-0", network, ("6",), "6", "logits")
+EXTRACTOR = Extractor("test-0", "means", network, ("6",), "6", "logits", 8)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> score.Settings:
     return score.Settings(
-        data_dir=tmp_path / "data", image_size=16, pad=0, cache=tmp_path / "cache", batch_size=8
+        data_dir=tmp_path / "data", image_size=16, pad=0, cache=tmp_path / "cache"
     )
 
 
@@ -112,7 +112,7 @@ def test_a_split_is_looked_at_once_and_then_read_from_the_cache(
     def unused(*_: object) -> None:
         raise AssertionError("looked at the images again")
 
-    blind = Extractor("test-0", unused, ("6",), "6", "logits")
+    blind = Extractor("test-0", "means", unused, ("6",), "6", "logits", 8)
     again = score.score("digits:test", "digits:train", blind, settings)
     assert again["scores"] == pytest.approx(first["scores"], rel=1e-9)
     assert again["a"] == pytest.approx(first["a"])

@@ -30,17 +30,21 @@ class Extractor:
 
     Attributes:
         name: network and weights, fit for a file name: equal names, equal features.
+        about: what a report says of the network and of how images are put to it.
         features: uint8 images to each layer's features, as a device or numpy array.
         distances: the layers of the Fréchet distance.
         kept: the layer of the kernel distance and of precision and recall.
         logits: the layer of the Inception Score; None where there is none.
+        batch_size: how many images it is best given at a time.
     """
 
     name: str
+    about: str
     features: Features
     distances: tuple[str, ...]
     kept: str
     logits: str | None
+    batch_size: int
 
 
 @dataclass(frozen=True)

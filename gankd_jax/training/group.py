@@ -27,6 +27,7 @@ class Member:
 
 Members = Mapping[str, Member]
 States = dict[str, State]
+CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
 Chunk = Callable[..., tuple[States, dict[str, Metrics]]]
 
 
@@ -42,7 +43,7 @@ def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
     def chunk(
         states: States, teacher_variables: Tree | None, images: Array | None, batches: Array
     ) -> tuple[States, dict[str, Metrics]]:
-        def body(stacked: list[State], batch: Array) -> tuple[list[State], list[Metrics]]:
+        def body(stacked: list[State], batch: Array) -> tuple[list[State], list[CellMetrics]]:
             pixels = batch if images is None else images[batch]
             return _step(members, teacher, stacked, teacher_variables, pixels=pixels)
 
@@ -90,7 +91,7 @@ def _step(
     teacher_variables: Tree | None,
     *,
     pixels: UInt8[Array, "seeds k b s s c"],
-) -> tuple[list[State], list[Metrics]]:
+) -> tuple[list[State], list[CellMetrics]]:
     """One step of every run."""
     seeds = seeds_of(members)
     real = to_unit(pixels)
@@ -140,7 +141,7 @@ def _step_cell(
     *,
     real: Float[Array, "n k b s s c"] | None,
     targets: Float[Array, "n b s s c"] | None,
-) -> tuple[State, Metrics]:
+) -> tuple[State, CellMetrics]:
     """One step of the `n` runs of a cell."""
 
     def one(

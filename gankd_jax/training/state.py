@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int
 
 from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.training.recipe import Recipe
 
 Tree = Any  # a pytree of arrays, as Flax gives it
+Leaf = Any  # an array; jax also stacks it, and rebuilds pytrees of shapes or of axes
 # What a run's seed is folded with, so that no two uses share random numbers.
 INIT_GENERATOR, INIT_CRITIC, TRAIN = range(3)
 
@@ -30,7 +30,7 @@ class Network:
 class State:
     """The whole state of a run; random numbers come from the seed and the step alone."""
 
-    step: Int[Array, ""]
+    step: Leaf  # Int[Array, ""]
     generator: Network
     critic: Network | None  # None where nothing is adversarial
     average: Tree | None  # exponential average of the generator's weights; None where not kept

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from gankd_jax.training import losses
 from gankd_jax.training.state import (
     TRAIN,
+    Leaf,
     Network,
     Spec,
     State,
@@ -29,8 +30,8 @@ Metrics = dict[str, Float[Array, ""]]
 class Draws:
     """The random numbers of one step: a set for each of its `k` critic steps."""
 
-    latents: Float[Array, "k b z"]  # the generator's step uses the last
-    mix: Float[Array, "k b"]  # where the gradient penalty is taken, 0..1
+    latents: Leaf  # Float[Array, "k b z"]; the generator's step uses the last
+    mix: Leaf  # Float[Array, "k b"]: where the gradient penalty is taken, 0..1
 
 
 def draw(
@@ -41,11 +42,15 @@ def draw(
     batch: int,
     latent: int,
 ) -> Draws:
-    """The draws of a seed's step; runs of one seed see the same latents."""
+    """The draws of a seed's step; runs of one seed see the same latents.
+
+    So do their generators where the numbers of critic steps differ: critic steps come in reverse,
+    because JAX fills an array of random numbers from its front.
+    """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAIN), step)
     latents, mix = jax.random.split(key)
     return Draws(
-        latents=jax.random.normal(latents, (critic_steps, batch, latent)),
+        latents=jax.random.normal(latents, (critic_steps, batch, latent))[::-1],
         mix=jax.random.uniform(mix, (critic_steps, batch)),
     )
 
@@ -126,7 +131,7 @@ def _critic_step(
     critic = _adam(critic_optimizer(spec.recipe), critic, gradients, stats=stats)
     if spec.recipe.loss == "wgan":
         critic = dataclasses.replace(critic, params=_clip(critic.params, spec.recipe.clip))
-    return critic, metrics | {"critic_gradient": optax.global_norm(gradients)}
+    return critic, metrics | {"critic_gradient": optax.tree.norm(gradients)}
 
 
 def _train_generator(
@@ -165,7 +170,7 @@ def _train_generator(
 
     gradients, (stats, metrics) = jax.grad(loss_of, has_aux=True)(generator.params)
     generator = _adam(generator_optimizer(recipe), generator, gradients, stats=stats)
-    return generator, metrics | {"generator_gradient": optax.global_norm(gradients)}
+    return generator, metrics | {"generator_gradient": optax.tree.norm(gradients)}
 
 
 def _score(
