@@ -2,6 +2,7 @@
 
 import logging as python_logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +29,8 @@ def data_prepare(values: Values, name: str) -> None:
     from gankd_jax.data.load import default_data_dir
     from gankd_jax.data.prepare import prepare
 
-    source, target = values["source-dir"].value, values["data-dir"].value
-    path = prepare(
-        name,
-        Path(source).expanduser() if source else None,
-        Path(target).expanduser() if target else default_data_dir(),
-    )
-    print(path)
+    target = _path(values, "data-dir") or default_data_dir()
+    print(prepare(name, _path(values, "source-dir"), target))
 
 
 def study(values: Values) -> None:
@@ -80,14 +76,70 @@ def sample(values: Values) -> None:
     print(out)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "describe": describe,
-    "data prepare": data_prepare,
-    "study": study,
-    "train": train,
-    "evaluate": evaluate,
-    "report": report,
-    "sample": sample,
+def compare(values: Values) -> None:
+    """Print a study's scores beside the paper's, or beside a table: [--reference=FILE.csv]."""
+    from gankd_jax.report.compare import compare as text_of
+
+    print(text_of(_workdir(values), _path(values, "reference")))
+
+
+def score(values: Values, a: str, b: str) -> None:
+    """Print all scores of images A against B: folder, run, .npz, mnist:test [--out=FILE.json]."""
+    from gankd_jax import score as job
+
+    result = job.score_with_inception(
+        a,
+        b,
+        weights=_path(values, "weights"),
+        data_dir=_path(values, "data-dir"),
+        out=_path(values, "out"),
+    )
+    print(job.text(result))
+
+
+def weights_fetch(values: Values) -> None:
+    """Download the FID network's weights, or take them from a file: [--from=FILE]."""
+    from gankd_jax.interop import inception_weights
+
+    target = inception_weights.default_path()
+    inception_weights.fetch(_path(values, "from"), target)
+    print(f"{target} serves the layers {', '.join(inception_weights.served(target))}")
+
+
+def import_torch(values: Values, file: str) -> None:
+    """Make a PyTorch DCGAN a study's teacher: FILE.pth --run=NAME [--critic=FILE.pth]."""
+    from gankd_jax import exchange
+
+    path = Path(file).expanduser()
+    run, critic = _needed(values, "run"), _path(values, "critic")
+    print(
+        exchange.import_torch(_config(values), _workdir(values), path, run=run, critic_path=critic)
+    )
+
+
+def export_torch(values: Values) -> None:
+    """Write a run's generator as a PyTorch state_dict: --run=NAME --out=FILE.pth."""
+    from gankd_jax import exchange
+
+    out = Path(_needed(values, "out")).expanduser()
+    exchange.export_torch(_config(values), _workdir(values), run=_needed(values, "run"), out=out)
+    print(out)
+
+
+# Each command, and what it takes beside flags.
+COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "describe": (describe, ()),
+    "data prepare": (data_prepare, ("NAME",)),
+    "study": (study, ()),
+    "train": (train, ()),
+    "evaluate": (evaluate, ()),
+    "report": (report, ()),
+    "sample": (sample, ()),
+    "compare": (compare, ()),
+    "score": (score, ("A", "B")),
+    "weights fetch": (weights_fetch, ()),
+    "weights import-torch": (import_torch, ("FILE.pth",)),
+    "weights export-torch": (export_torch, ()),
 }
 
 
@@ -101,29 +153,33 @@ def main() -> None:
     except UserError as error:
         print(f"gankd: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> None:
-    words = [word for word in argv[1:] if not word.startswith("-")]
-    if not words or "--help" in argv or "-h" in argv:
+    if len(argv) < 2 or "--help" in argv or "-h" in argv:
         print(_help())
         return
-    name = " ".join(words[:2]) if words[0] == "data" else words[0]
-    if name not in COMMANDS:
-        raise UserError(f"no command '{name}'; there are {', '.join(COMMANDS)}")
+    values, words = _parse(argv)
+    if not words:
+        raise UserError(f"name a command: {', '.join(COMMANDS)}")
+    name = next((n for n in (" ".join(words[:2]), words[0]) if n in COMMANDS), None)
+    if name is None:
+        raise UserError(f"no command '{words[0]}'; there are {', '.join(COMMANDS)}")
+    run, takes = COMMANDS[name]
     arguments = words[len(name.split()) :]
-    expected = 1 if name == "data prepare" else 0
-    if len(arguments) != expected:
-        what = "a data set: digits, mnist, cifar10 or celeb_a" if expected else "flags only"
-        raise UserError(f"`gankd {name}` takes {what}, not {' '.join(arguments) or 'nothing'}")
-    values = _parse(argv)
+    if len(arguments) != len(takes):
+        given = " ".join(arguments) or "nothing"
+        raise UserError(f"`gankd {name}` takes {' '.join(takes) or 'flags only'}, not {given}")
     _use_compilation_cache()
-    COMMANDS[name](values, *arguments)
+    run(values, *arguments)
 
 
-def _parse(argv: list[str]) -> Values:
-    """The flags; every way in which they can be wrong becomes a UserError."""
+def _parse(argv: list[str]) -> tuple[Values, list[str]]:
+    """The flags and the other words; every way in which flags can be wrong becomes a UserError."""
     values = Values()
+    values.set_gnu_getopt(True)  # words and flags in any order
     config_flags.DEFINE_config_file(
         "config", None, "FILE[:variant,variant]", lock_config=True, flag_values=values
     )
@@ -131,20 +187,25 @@ def _parse(argv: list[str]) -> Values:
         flags.DEFINE_string(flag, None, text, flag_values=values)
     _check_config_file(argv)
     try:
-        values(argv)
-    except AttributeError as error:  # ml_collections' own for a field that is not there
-        field = str(error).strip("\"'")
-        raise UserError(f"the config has no field {field}; see its file for those it has") from None
-    except (flags.Error, KeyError, TypeError, ValueError) as error:
+        words = values(argv)[1:]
+    except (AttributeError, KeyError) as error:  # ml_collections' own for a field that is not there
+        found = re.findall(r"\w[\w.]*", str(error.args[0]).replace("\\n", " "))
+        advice = f"did you mean {found[-4]}?" if "mean" in found else "see gankd_jax/config.py"
+        raise UserError(f"the config has no field {found[-1]}; {advice}") from None
+    except (flags.Error, TypeError, ValueError) as error:
         # A config file that raises comes with its traceback; the last line is the message.
         raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
-    return values
+    return values, words
 
 
 FLAGS = {
     "workdir": "the study's folder",
     "run": "a run's name, such as student-mse-d4-s0",
     "out": "the file to write",
+    "reference": "a table to compare with (default: the paper's)",
+    "weights": "folded weights of the FID network (default: those that were fetched)",
+    "from": "a copy of the published weights, or folded ones",
+    "critic": "a PyTorch file of the teacher's critic",
     "source-dir": "folder of original files",
     "data-dir": "folder of prepared data sets (default: TFDS's own)",
 }
@@ -180,6 +241,10 @@ def _needed(values: Values, flag: str) -> Any:
     return values[flag].value
 
 
+def _path(values: Values, flag: str) -> Path | None:
+    return Path(values[flag].value).expanduser() if values[flag].value else None
+
+
 def _use_compilation_cache() -> None:
     """Keep compiled programs between starts, in JAX's folder if the user named one."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
@@ -188,6 +253,7 @@ def _use_compilation_cache() -> None:
 
 def _help() -> str:
     lines = ["gankd COMMAND --config=FILE[:variant] --config.field=value --workdir=DIR", ""]
-    lines += [f"  {name:13} {(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()]
-    lines += ["", *(f"  --{flag:11} {text}" for flag, text in FLAGS.items())]
+    for name, (run, takes) in COMMANDS.items():
+        lines.append(f"  {' '.join((name, *takes)):29} {(run.__doc__ or '').splitlines()[0]}")
+    lines += ["", *(f"  --{flag:27} {text}" for flag, text in FLAGS.items())]
     return "\n".join(lines)

@@ -25,6 +25,7 @@ OPTIONS = {
     "critic_norm": ("batch", "layer", "none"),
     "conv": ("auto", "dilated", "phase", "matmul"),
     "placement": ("auto", "device", "host"),
+    "layers": ("64", "192", "768", "1280", "2048"),
     "statistics": ("recomputed", "running"),
 }
 
@@ -77,6 +78,7 @@ def base() -> ml_collections.ConfigDict:
     evaluation.samples = 10_000  # images drawn from each generator
     evaluation.batch_size = 250  # images in one forward pass
     evaluation.seed = 1_000_000  # of the latents; never used in training
+    evaluation.layers = ()  # of the FID network: 64, 192, 768, 1280, 2048, as text; (): not used
     evaluation.statistics = "recomputed"  # batch norm's: recomputed (fixed latents), running
     return config
 
@@ -157,6 +159,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _one_of("model.generator_norm", config.model.generator_norm, OPTIONS["norm"])
     _one_of("model.conv", config.model.conv, OPTIONS["conv"])
     _one_of("evaluation.statistics", config.evaluation.statistics, OPTIONS["statistics"])
+    for layer in config.evaluation.layers:
+        _one_of("evaluation.layers", layer, OPTIONS["layers"])
     _validate_numbers(config)
     _validate_study(config)
     for name, fields in config.recipes.items():

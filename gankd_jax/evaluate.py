@@ -1,8 +1,7 @@
-"""Scores of a generator, and of real images: one pass over the images feeds every score."""
+"""Scores of a generator, and of real images: one pass over the images feeds all of a network's."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,58 +9,39 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from gankd_jax import sampling
-from gankd_jax.judge import Judge
-from gankd_jax.metrics.frechet import Moments, frechet_between
-from gankd_jax.metrics.inception_score import inception_score
+from gankd_jax.metrics import features
+from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.training.state import Tree
 
 Drawer = tuple[Generator, Tree]  # a generator and its variables
+Batches = Iterator[UInt8[np.ndarray, "_ s s c"]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """What one pass over a set of images leaves."""
+def scores(
+    batches: Callable[[], Batches], references: Iterable[tuple[Extractor, Summary]], *, count: int
+) -> dict[str, float]:
+    """All scores of a set of `count` images against the real images of each network.
 
-    count: int
-    sharpness: float
-    moments: Moments | None  # of the judge's features; None without a judge
-    logits: Float[np.ndarray, "n k"] | None
-
-
-def judge_images(batches: Iterable[UInt8[np.ndarray, "_ s s c"]], judge: Judge | None) -> Judged:
-    """Look at every image once, with memory for one batch (and the logits)."""
-    sharpness, logits, moments, count = 0.0, [], None, 0
-    for images in batches:
-        count += len(images)
-        sharpness += float(variance_of_laplacian(images).sum())
-        if judge is not None:
-            scores, features = judge(images)
-            logits.append(np.asarray(scores))
-            part = Moments.of(np.asarray(features))
-            moments = part if moments is None else moments.merge(part)
-    return Judged(count, sharpness / count, moments, np.concatenate(logits) if logits else None)
+    `batches` starts the set anew for each network; without any network there is the sharpness.
+    """
+    values: dict[str, float] = {}
+    for extractor, reference in references:
+        found = features.summarize(batches(), extractor, count=count)
+        values |= features.own_scores(found) | features.compare(found, reference)
+    return values or {"sharpness": _sharpness(batches()) / count}
 
 
-def scores(judged: Judged, reference: Moments | None) -> dict[str, float]:
-    """The scores of a set of images; those of the judge only where there is one."""
-    values = {"sharpness": judged.sharpness}
-    if judged.logits is not None:
-        mean, deviation = inception_score(judged.logits)
-        values |= {"inception_score": mean, "inception_score_sd": deviation}
-    if judged.moments is not None and reference is not None:
-        values["fd_classifier"] = frechet_between(judged.moments, reference)
-    return values
+def _sharpness(batches: Batches) -> float:
+    return sum(float(variance_of_laplacian(images).sum()) for images in batches)
 
 
-def drawn(
-    drawer: Drawer, seed: int, *, count: int, batch_size: int
-) -> Iterator[UInt8[np.ndarray, "_ s s c"]]:
+def drawn(drawer: Drawer, seed: int, *, count: int, batch_size: int) -> Batches:
     """`count` images of a generator, batch by batch, on the latents of `seed`."""
-    generator, tree = drawer
+    generator, variables = drawer
     for latents, wanted in _latents(generator, seed, count=count, batch_size=batch_size):
-        yield sampling.to_uint8(sampling.draw(generator, tree, latents))[:wanted]
+        yield sampling.to_uint8(sampling.draw(generator, variables, latents))[:wanted]
 
 
 def pixel_error(
@@ -96,9 +76,9 @@ def _errors(
 
 def samples(drawer: Drawer) -> dict[str, UInt8[np.ndarray, "..."]]:
     """The pictures that a report shows, of the same latents for all runs: a grid, and paths."""
-    generator, tree = drawer
-    grid = sampling.draw(generator, tree, sampling.grid_latents(generator.latent))
-    paths = sampling.draw(generator, tree, sampling.path_latents(generator.latent))
+    generator, variables = drawer
+    grid = sampling.draw(generator, variables, sampling.grid_latents(generator.latent))
+    paths = sampling.draw(generator, variables, sampling.path_latents(generator.latent))
     shape = (sampling.PATHS, sampling.PATH_STEPS, *paths.shape[1:])
     return {
         "grid": sampling.to_uint8(grid),
@@ -106,9 +86,7 @@ def samples(drawer: Drawer) -> dict[str, UInt8[np.ndarray, "..."]]:
     }
 
 
-def in_batches(
-    images: UInt8[np.ndarray, "n s s c"], size: int
-) -> Iterator[UInt8[np.ndarray, "_ s s c"]]:
+def in_batches(images: UInt8[np.ndarray, "n s s c"], size: int) -> Batches:
     """A set of images, batch by batch."""
     for first in range(0, len(images), size):
         yield np.asarray(images[first : first + size])
@@ -116,7 +94,6 @@ def in_batches(
 
 def versions() -> dict[str, str]:
     """The versions that numbers depend on."""
-    import importlib.metadata as metadata
-
-    names: Any = ("gankd-jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {name: metadata.version(name) for name in names} | {"backend": jax.default_backend()}
+    names = ("gankd-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return found | {"backend": jax.default_backend()}

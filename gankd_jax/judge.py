@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.data.batches import batch_indices
 from gankd_jax.data.load import Images
+from gankd_jax.metrics.features import Extractor
 from gankd_jax.models import conv
 from gankd_jax.models.classifier import Classifier
 from gankd_jax.runtime import files
@@ -45,6 +46,23 @@ class Judge:
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
         """Logits and features of uint8 images."""
         return _judge(self.network, self.params, jnp.asarray(images))
+
+    def extractor(self, batch_size: int) -> Extractor:
+        """The judge as the scores use it: `fd_classifier` and so on, and the Inception Score."""
+
+        def features(images: UInt8[np.ndarray, "b s s c"]) -> dict[str, Array]:
+            logits, found = self(images)
+            return {"logits": logits, "classifier": found}
+
+        return Extractor(
+            name=f"classifier-{self.weights[:12]}",
+            about=f"the study's classifier, test accuracy {self.accuracy:.4f}",
+            features=features,
+            distances=("classifier",),
+            kept="classifier",
+            logits="logits",
+            batch_size=batch_size,
+        )
 
 
 def judge(train: Images, test: Images, cache: Path) -> Judge:

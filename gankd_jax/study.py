@@ -1,6 +1,5 @@
 """A config's whole job: teacher, students, baselines, scores, report; each part by itself too."""
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
@@ -12,108 +11,16 @@ from jaxtyping import UInt8
 
 from gankd_jax import evaluate, runs, sampling, workdir
 from gankd_jax.data import datasets
-from gankd_jax.data.load import Images, default_data_dir, load_split
 from gankd_jax.errors import UserError
-from gankd_jax.judge import Judge, judge
-from gankd_jax.metrics.frechet import Moments
+from gankd_jax.lab import Lab
+from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
-from gankd_jax.runtime.checkpoint import Checkpoints
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member
-from gankd_jax.training.state import State, init
+from gankd_jax.training.state import State
 
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
-
-
-@dataclasses.dataclass(frozen=True)
-class Lab:
-    """A study in work: its config and folder, and what its parts share, made when first asked."""
-
-    config: ml_collections.ConfigDict
-    folder: Path
-
-    @functools.cached_property
-    def data_dir(self) -> Path:
-        """Where the data sets lie."""
-        return Path(self.config.data.dir) if self.config.data.dir else default_data_dir()
-
-    def split(self, name: str) -> Images:
-        """The images of a split, as the networks see them."""
-        data = self.config.data
-        return load_split(
-            data.name,
-            name,
-            data_dir=self.data_dir,
-            image_size=data.image_size,
-            pad=data.pad,
-            validation=data.validation,
-        )
-
-    @functools.cached_property
-    def train(self) -> Images:
-        """The training images, without those held out."""
-        return self.split("train")
-
-    @functools.cached_property
-    def judge(self) -> Judge | None:
-        """The data set's classifier; None where it has no labels."""
-        if self.train.labels is None:
-            return None
-        return judge(self.train, self.split("test"), self.data_dir / "gankd_cache")
-
-    @functools.cached_property
-    def reference(self) -> Moments | None:
-        """Moments of the judge's features of the training images; None without a judge."""
-        return self.judged(self.train).moments if self.judge else None
-
-    def judged(self, images: Images) -> evaluate.Judged:
-        """One pass over real images."""
-        size = self.config.evaluation.batch_size
-        return evaluate.judge_images(evaluate.in_batches(images.pixels, size), self.judge)
-
-    @functools.cached_property
-    def teacher(self) -> Run:
-        """The teacher that was chosen.
-
-        Raises:
-          UserError: there is none yet.
-        """
-        path = self.folder / "teacher.json"
-        if not path.exists():
-            names = ", ".join(run.name for run in runs.teachers(self.config))
-            raise UserError(f"a student needs a teacher, and none is trained: run {names} first")
-        return runs.find(self.config, files.read_json(path)["run"])
-
-    @functools.cached_property
-    def drawn_teacher(self) -> loop.Teacher:
-        """The chosen teacher, ready to draw."""
-        state = self.state(self.teacher)
-        generator, variables = self.drawer(self.teacher)
-        return loop.Teacher(generator, variables, state.critic)
-
-    def member(self, run: Run) -> Member:
-        """A run as the train step takes it."""
-        return runs.member(self.config, run, self.teacher if run.kind == "student" else None)
-
-    def state(self, run: Run) -> State:
-        """A trained run's last state."""
-        member = self.member(run)
-        checkpoints = Checkpoints(self.folder / run.name / "checkpoints")
-        try:
-            return checkpoints.restore(member.spec.recipe.steps, init(member.spec, member.seed))
-        finally:
-            checkpoints.close()
-
-    def drawer(self, run: Run) -> evaluate.Drawer:
-        """A trained run's generator and variables."""
-        return self.draws(self.member(run), self.state(run))
-
-    def draws(self, member: Member, state: State) -> evaluate.Drawer:
-        """A generator and the variables that it draws with at a state."""
-        generator = member.spec.generator
-        statistics = self.config.evaluation.statistics
-        return generator, sampling.inference_variables(generator, state, statistics)
 
 
 def study(config: ml_collections.ConfigDict, folder: Path) -> None:
@@ -252,15 +159,21 @@ def choose_teacher(lab: Lab) -> None:
 
 def _validation_distance(lab: Lab, run: Run) -> float:
     """fd_classifier between a teacher's images, on latents of their own, and validation images."""
+    seed, real = lab.config.evaluation.seed + 1, lab.summaries(lab.split("validation"))
+    return _scores(lab, lab.drawer(run), seed, references=real[:1])["fd_classifier"]
+
+
+def _scores(
+    lab: Lab, drawer: evaluate.Drawer, seed: int, *, references: list[tuple[Extractor, Summary]]
+) -> dict[str, float]:
+    sizes = _sizes(lab)
+    batches = functools.partial(evaluate.drawn, drawer, seed, **sizes)
+    return evaluate.scores(batches, references, count=sizes["count"])
+
+
+def _sizes(lab: Lab) -> dict[str, int]:
     evaluation = lab.config.evaluation
-    images = evaluate.drawn(
-        lab.drawer(run),
-        evaluation.seed + 1,
-        count=evaluation.samples,
-        batch_size=evaluation.batch_size,
-    )
-    reference = lab.judged(lab.split("validation")).moments
-    return evaluate.scores(evaluate.judge_images(images, lab.judge), reference)["fd_classifier"]
+    return {"count": evaluation.samples, "batch_size": evaluation.batch_size}
 
 
 def evaluate_runs(lab: Lab, wanted: Sequence[Run]) -> None:
@@ -279,25 +192,23 @@ def _evaluate_real(lab: Lab) -> None:
     if (folder / "scores.json").exists():
         return
     test = lab.split("test")
-    judged = lab.judged(test)
+    size, count = lab.config.evaluation.batch_size, len(test.pixels)
+    batches = functools.partial(evaluate.in_batches, test.pixels, size)
+    values = evaluate.scores(batches, lab.references, count=count)
     files.write_arrays(folder / "samples.npz", grid=np.asarray(test.pixels[:64]))
-    made = _made(lab, judged.count) | {"images": test.key}
-    values = evaluate.scores(judged, lab.reference)
+    made = _made(lab, count) | {"images": test.key}
     files.write_json(folder / "scores.json", {"scores": values, "made": made})
 
 
 def _evaluate_run(lab: Lab, run: Run) -> None:
-    evaluation = lab.config.evaluation
-    drawer = lab.drawer(run)
-    sizes = {"count": evaluation.samples, "batch_size": evaluation.batch_size}
-    judged = evaluate.judge_images(evaluate.drawn(drawer, evaluation.seed, **sizes), lab.judge)
-    values = evaluate.scores(judged, lab.reference)
+    seed, drawer = lab.config.evaluation.seed, lab.drawer(run)
+    values = _scores(lab, drawer, seed, references=lab.references)
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
-        values["pixel_error"] = evaluate.pixel_error(drawer, teacher, evaluation.seed, **sizes)
+        values["pixel_error"] = evaluate.pixel_error(drawer, teacher, seed, **_sizes(lab))
     folder = lab.folder / run.name
     files.write_arrays(folder / "samples.npz", **evaluate.samples(drawer))
-    made = _made(lab, judged.count) | {"latents_seed": evaluation.seed}
+    made = _made(lab, lab.config.evaluation.samples) | {"latents_seed": seed}
     # Last, since it marks the run as scored.
     files.write_json(folder / "scores.json", {"scores": values, "made": made})
 
@@ -305,9 +216,11 @@ def _evaluate_run(lab: Lab, run: Run) -> None:
 def _made(lab: Lab, count: int) -> dict[str, object]:
     """How a score was made."""
     made: dict[str, object] = {"samples": count, "versions": evaluate.versions()}
-    if lab.judge and lab.reference:
+    if lab.references:
         made["reference"] = lab.train.key
-        made["reference_samples"] = lab.reference.count
+        made["reference_samples"] = len(lab.train.pixels)
+        made["networks"] = {x.name: x.about for x in lab.extractors}
+    if lab.judge:
         made["weights"] = f"sha256:{lab.judge.weights}"
         made["classifier_accuracy"] = lab.judge.accuracy
     return made

@@ -1,5 +1,7 @@
 """The Fréchet distance: closed forms, streaming, and degenerate sets."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from absl import logging
@@ -94,16 +96,18 @@ def gaussian_statistics(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return features.mean(0, dtype=np.float64), np.cov(features.astype(np.float64), rowvar=False)
 
 
-def test_it_is_torch_fidelitys() -> None:
+def test_it_is_torch_fidelitys(parity: Any) -> None:
     theirs = reference("torch_fidelity.metric_fid").fid_statistics_to_metric
     a, b = gaussian_statistics(6), gaussian_statistics(7)
     named = [dict(zip(("mu", "sigma"), x, strict=True)) for x in (a, b)]
     expected = theirs(*named, verbose=False)["frechet_inception_distance"]
-    assert frechet_distance(*a, *b) == pytest.approx(expected, rel=1e-6)
+    error = abs(frechet_distance(*a, *b) / expected - 1)
+    parity.check("Fréchet distance, torch-fidelity", error, bound=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*disp.*:DeprecationWarning")  # pytorch-fid's use of sqrtm
-def test_it_is_pytorch_fids() -> None:
+def test_it_is_pytorch_fids(parity: Any) -> None:
     theirs = reference("pytorch_fid.fid_score").calculate_frechet_distance
     a, b = gaussian_statistics(6), gaussian_statistics(7)
-    assert frechet_distance(*a, *b) == pytest.approx(theirs(*a, *b), rel=1e-6)
+    error = abs(frechet_distance(*a, *b) / theirs(*a, *b) - 1)
+    parity.check("Fréchet distance, pytorch-fid", error, bound=1e-6)

@@ -50,7 +50,7 @@ def ours(state: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def test_every_layer_is_torch_fidelitys_at_every_size(
-    state: dict[str, Any], ours: dict[str, np.ndarray]
+    state: dict[str, Any], ours: dict[str, np.ndarray], parity: Any
 ) -> None:
     torch = reference("torch")
     layers = [layer for layer in LAYERS if layer != "1280"]
@@ -59,10 +59,13 @@ def test_every_layer_is_torch_fidelitys_at_every_size(
         with torch.no_grad():
             theirs = network(torch.tensor(images(*size).transpose(0, 3, 1, 2)))
         for layer, expected in zip(layers, theirs, strict=True):
-            assert relative_error(ours[layer][2 * i : 2 * i + 2], expected) < 1e-4, (size, layer)
+            error = relative_error(ours[layer][2 * i : 2 * i + 2], expected)
+            parity.check(f"Inception {layer}, torch-fidelity", error, bound=1e-4)
 
 
-def test_every_width_is_pytorch_fids(state: dict[str, Any], ours: dict[str, np.ndarray]) -> None:
+def test_every_width_is_pytorch_fids(
+    state: dict[str, Any], ours: dict[str, np.ndarray], parity: Any
+) -> None:
     torch = reference("torch")
     network = pytorch_fid_network(state)
     maps = {}
@@ -72,7 +75,8 @@ def test_every_width_is_pytorch_fids(state: dict[str, Any], ours: dict[str, np.n
         found = network(torch.tensor(x.transpose(0, 3, 1, 2)))
     maps.update(zip(("64", "192", "768", "2048"), found, strict=True))
     for layer in WIDTHS:
-        assert relative_error(ours[layer], maps[layer].mean((2, 3))) < 1e-4, layer
+        error = relative_error(ours[layer], maps[layer].mean((2, 3)))
+        parity.check(f"Inception {layer}, pytorch-fid", error, bound=1e-4)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,9 @@ def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path)
     assert only.name != found.name
 
 
-def test_two_folders_score_as_in_torch_fidelity(tmp_path: Path, settings: score.Settings) -> None:
+def test_two_folders_score_as_in_torch_fidelity(
+    tmp_path: Path, settings: score.Settings, parity: Any
+) -> None:
     torch, fidelity = reference("torch"), reference("torch_fidelity")
     state, weights = random_inception_state(0), tmp_path / "weights.pth"
     torch.save(state, weights)
@@ -202,4 +205,5 @@ def test_two_folders_score_as_in_torch_fidelity(tmp_path: Path, settings: score.
         "recall_64": "recall",
     }
     for name, theirs_name in names.items():
-        assert ours[name] == pytest.approx(theirs[theirs_name], rel=1e-3), name
+        error = abs(ours[name] / theirs[theirs_name] - 1)
+        parity.check(f"two folders of images, {name}, torch-fidelity", error, bound=1e-3)

@@ -97,10 +97,9 @@ def with_critic(state: State) -> State:
 
 
 def with_optimizers(state: State) -> dict:
-    network = critic()
-    adam = torch.optim.Adam(generator().parameters())
-    adam.zero_grad()
-    return {"netD": network.state_dict(), "optimG": adam.state_dict(), "netG": state, "lr": 0.1}
+    averages = {k: {"exp_avg": torch.zeros_like(value)} for k, value in enumerate(state.values())}
+    adam = {"state": averages, "param_groups": [{"lr": 0.1}]}
+    return {"netD": critic().state_dict(), "optimG": adam, "netG": state, "epoch": 3}
 
 
 WAYS = (dict, in_main, numbered, norms_last, in_blocks, nowhere_counted)
@@ -338,7 +337,9 @@ def trained(size: int, channels: int, norm: str) -> tuple[dict, dict]:
     rng = np.random.default_rng(size)
 
     def drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        return rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32) - 0.05 * (len(leaf.shape) == 4)
+        if len(leaf.shape) == 4:
+            return rng.normal(0, (4 * leaf.shape[2]) ** -0.5, leaf.shape).astype(np.float32)
+        return rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32)
 
     tree = jax.tree.map(drawn, shapes)
     return tree["params"], tree.get("batch_stats", {})
@@ -348,8 +349,7 @@ def check_images(network: nn.Sequential, params: dict, stats: dict, parity, what
     latents = np.random.default_rng(1).normal(size=(5, LATENT)).astype(np.float32)
     with torch.no_grad():
         wanted = twin.channels_last(twin.draw(network, latents))
-    module = generator_of(params)
-    found = module.apply(variables(params, stats), jnp.asarray(latents), train=False)
+    found = applied(generator_of(params), params, stats, latents)
     assert np.std(wanted) > 0.01
     parity.check(what, np.abs(found - wanted).max(), bound=1e-5)
 
@@ -360,9 +360,16 @@ def check_scores(network: nn.Sequential, params: dict, stats: dict, parity) -> N
     images = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
     with torch.no_grad():
         wanted = network(twin.channels_first(images)).numpy()
-    found = module.apply(variables(params, stats), jnp.asarray(images), train=False)
+    found = applied(module, params, stats, images)
     assert np.std(wanted) > 0.01
     parity.check("imported critic's scores", np.abs(found - wanted).max(), bound=1e-5)
+
+
+def applied(
+    module: Generator | Critic, params: dict, stats: dict, inputs: np.ndarray
+) -> np.ndarray:
+    tree, inputs = jax.tree.map(jnp.asarray, (variables(params, stats), inputs))
+    return np.asarray(jax.jit(module.apply, static_argnames="train")(tree, inputs, train=False))
 
 
 def assert_equal(found: tuple[dict, dict], wanted: tuple[dict, dict]) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+torch.set_num_threads(1)  # tiny layers: more threads wait for one another
+
 
 def generator(
     width: int, image_size: int, channels: int, *, latent: int = 100, norm: str = "batch"

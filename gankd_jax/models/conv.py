@@ -119,7 +119,7 @@ def _up_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 i 4*o"]:
     return split.transpose(1, 3, 4, 0, 2, 5).reshape(2, 2, i, 4 * o)
 
 
-def _interleave(phases: Float[Array, "b h1 w1 4*o"], o: int) -> Float[Array, "b h w o"]:
+def _interleave(phases: Float[Array, "b h1 w1 4*{o}"], o: int) -> Float[Array, "b h w {o}"]:
     """Window `(m + p, n + q)` of phase `(p, q)` becomes output pixel `(2m + p, 2n + q)`."""
     b, h, w, _ = phases.shape
     h, w = h - 1, w - 1

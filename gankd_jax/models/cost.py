@@ -26,7 +26,7 @@ def cost(generator: Generator) -> Cost:
         lambda key: generator.init(key, jnp.zeros((2, generator.latent)), train=False),
         jax.random.key(0),
     )
-    parameters = parameter_overview.count_parameters(shapes["params"])
+    parameters = int(parameter_overview.count_parameters(shapes["params"]))
     return Cost(
         parameters=parameters,
         paper_parameters=paper_parameters(generator.width, generator.image_size, generator.latent),

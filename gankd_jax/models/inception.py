@@ -52,8 +52,7 @@ class FidInception(nn.Module):
     each a spatial mean, named by its width; "logits_unbiased" (1008 classes without the last bias,
     what the Inception Score is defined on) and "logits". Parameters: `{name: {"kernel", "bias"}}`
     under the names of the TensorFlow graph, `/` written as `_`; `init` gives zeros, as they are
-    always loaded. The architecture is that of
-    torch-fidelity's `FeatureExtractorInceptionV3`.
+    always loaded. The architecture is that of torch-fidelity's `FeatureExtractorInceptionV3`.
     """
 
     layers: tuple[str, ...]

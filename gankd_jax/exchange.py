@@ -1,0 +1,158 @@
+"""Takes a teacher from a PyTorch file into a study, and a run's generator out of it as one."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from gankd_jax import runs, workdir
+from gankd_jax.errors import UserError
+from gankd_jax.interop import torch_weights
+from gankd_jax.interop.torch_weights import Trees
+from gankd_jax.lab import Lab
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.runs import Run
+from gankd_jax.runtime import files
+from gankd_jax.runtime.checkpoint import Checkpoints
+from gankd_jax.study import choose_teacher
+from gankd_jax.training.state import Network, State, init
+
+# What decides each property of a network, for who has to change it.
+GENERATOR_FIELDS = {
+    "image_size": "data.image_size",
+    "channels": "data.name",
+    "latent": "model.latent",
+    "width": "study.teacher_widths",
+    "norm": "model.generator_norm",
+}
+CRITIC_FIELDS = {
+    "image_size": "data.image_size",
+    "channels": "data.name",
+    "width": "recipes.teacher.critic_width",
+    "norm": "recipes.teacher.critic_norm",
+}
+
+
+def import_torch(
+    config: ConfigDict, folder: Path, path: Path, *, run: str, critic_path: Path | None = None
+) -> Path:
+    """Make a PyTorch DCGAN the trained teacher `run` of the study in `folder`; the run's folder.
+
+    The run is left as training leaves it: a checkpoint of its recipe's last step (the optimizers
+    fresh, the average equal to the weights) and run.json; imported.json says where the weights are
+    from. `critic_path` is the file of its critic, which may be `path` again; without one the critic
+    is untrained, which is refused where a student would go on from it. What the file must look like
+    is told by `torch_weights.read_generator`. With the config's `evaluation.statistics` 'running'
+    the teacher draws with the file's own batch-norm statistics.
+
+    Raises:
+        UserError: `run` is no teacher or was begun already, or a file cannot be read or does not
+            fit the config; nothing is written then.
+    """
+    chosen = runs.find(config, run)
+    if chosen.kind != "teacher":
+        names = ", ".join(teacher.name for teacher in runs.teachers(config))
+        raise UserError(f"--run={run} is no teacher; weights can be imported as {names}")
+    if critic_path is None:
+        _check_no_student_needs_critic(config)
+    state = _state(config, chosen, path, critic_path=critic_path)
+    workdir.claim(folder, config)
+    target = folder / run
+    if target.exists():
+        raise UserError(f"{target} exists, so that run was begun; name another --workdir")
+    workdir.describe_run(folder, config, chosen)
+    files.write_json(target / "imported.json", _origin(path, critic_path))
+    # Last, since it marks the run as trained.
+    _save(target / "checkpoints", state)
+    choose_teacher(Lab(config, folder))
+    return target
+
+
+def export_torch(config: ConfigDict, folder: Path, *, run: str, out: Path) -> None:
+    """Write a trained run's generator as a PyTorch `state_dict`, as evaluation draws with it.
+
+    That is with averaged weights where the recipe keeps them, and with the batch-norm statistics
+    that `evaluation.statistics` names. The layers' names: `torch_weights.write_generator`.
+
+    Raises:
+        UserError: no such run, it is not trained yet, or `out` exists.
+    """
+    chosen = runs.find(config, run)
+    workdir.claim(folder, config)
+    if not workdir.is_trained(folder, config, chosen):
+        raise UserError(f"{run} is not trained; run `gankd train --run={run}` first")
+    _, variables = Lab(config, folder).drawer(chosen)
+    torch_weights.write_generator(out, variables["params"], variables.get("batch_stats", {}))
+
+
+def _state(config: ConfigDict, run: Run, path: Path, *, critic_path: Path | None) -> State:
+    """The files' weights as the run's last state."""
+    member = runs.member(config, run, None)
+    spec, fresh = member.spec, init(member.spec, member.seed)
+    assert spec.critic is not None  # for a teacher is trained as a GAN
+    assert fresh.critic is not None
+    generator = _network(fresh.generator, torch_weights.read_generator(path))
+    found = torch_weights.generator_of(generator.params)
+    _check_fit(path, found, spec.generator, run=run, fields=GENERATOR_FIELDS)
+    critic = fresh.critic
+    if critic_path is not None:
+        critic = _network(critic, torch_weights.read_critic(critic_path))
+        judged = torch_weights.critic_of(critic.params)
+        _check_fit(critic_path, judged, spec.critic, run=run, fields=CRITIC_FIELDS)
+    return State(
+        step=jnp.asarray(spec.recipe.steps, jnp.int32),
+        generator=generator,
+        critic=critic,
+        average=generator.params if spec.recipe.ema else None,
+    )
+
+
+def _network(fresh: Network, trees: Trees) -> Network:
+    """A network at its start, with other weights; Adam's averages start from 0 for any."""
+    params, stats = jax.tree.map(jnp.asarray, trees)
+    return dataclasses.replace(fresh, params=params, stats=stats)
+
+
+def _check_fit(
+    path: Path,
+    found: Generator | Critic,
+    wanted: Generator | Critic,
+    *,
+    run: Run,
+    fields: dict[str, str],
+) -> None:
+    for name, field in fields.items():
+        theirs, ours = getattr(found, name), getattr(wanted, name)
+        if theirs != ours:
+            what = f"its {name.replace('_', ' ')} is {theirs}, not {ours}"
+            raise UserError(f"{path} does not fit {run.name}: {what}; see config.{field}")
+
+
+def _check_no_student_needs_critic(config: ConfigDict) -> None:
+    for name in config.study.students:
+        recipe = config.recipes[name]
+        if recipe.alpha > 0 and recipe.critic == "teacher":
+            raise UserError(
+                f"students of recipe {name} go on from the teacher's critic: give its file by"
+                f" --critic=FILE, or set config.recipes.{name}.critic to fresh"
+            )
+
+
+def _origin(path: Path, critic_path: Path | None) -> dict[str, dict[str, str] | None]:
+    return {"generator": _file(path), "critic": _file(critic_path) if critic_path else None}
+
+
+def _file(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _save(folder: Path, state: State) -> None:
+    checkpoints = Checkpoints(folder)
+    try:
+        checkpoints.save(int(state.step), state)
+    finally:
+        checkpoints.close()
