@@ -145,6 +145,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
 
 def main() -> None:
     """Run the command that `sys.argv` names; a mistake is one line and exit status 2."""
+    flags.FLAGS.mark_as_parsed()  # absl's own flags, which nobody sets; else it warns at each start
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.WARNING)
     python_logging.captureWarnings(True)

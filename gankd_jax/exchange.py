@@ -18,7 +18,8 @@ from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints
 from gankd_jax.study import choose_teacher
-from gankd_jax.training.state import Network, State, init
+from gankd_jax.training.group import Member
+from gankd_jax.training.state import Network, Spec, State, init
 
 # What decides each property of a network, for who has to change it.
 GENERATOR_FIELDS = {
@@ -58,7 +59,8 @@ def import_torch(
         raise UserError(f"--run={run} is no teacher; weights can be imported as {names}")
     if critic_path is None:
         _check_no_student_needs_critic(config)
-    state = _state(config, chosen, path, critic_path=critic_path)
+    member = runs.member(config, chosen, None)
+    generator, critic = _read(member.spec, chosen, path, critic_path=critic_path)
     workdir.claim(folder, config)
     target = folder / run
     if target.exists():
@@ -66,7 +68,7 @@ def import_torch(
     workdir.describe_run(folder, config, chosen)
     files.write_json(target / "imported.json", _origin(path, critic_path))
     # Last, since it marks the run as trained.
-    _save(target / "checkpoints", state)
+    _save(target / "checkpoints", _state(member, generator, critic))
     choose_teacher(Lab(config, folder))
     return target
 
@@ -88,25 +90,32 @@ def export_torch(config: ConfigDict, folder: Path, *, run: str, out: Path) -> No
     torch_weights.write_generator(out, variables["params"], variables.get("batch_stats", {}))
 
 
-def _state(config: ConfigDict, run: Run, path: Path, *, critic_path: Path | None) -> State:
-    """The files' weights as the run's last state."""
-    member = runs.member(config, run, None)
-    spec, fresh = member.spec, init(member.spec, member.seed)
-    assert spec.critic is not None  # for a teacher is trained as a GAN
-    assert fresh.critic is not None
-    generator = _network(fresh.generator, torch_weights.read_generator(path))
-    found = torch_weights.generator_of(generator.params)
+def _read(
+    spec: Spec, run: Run, path: Path, *, critic_path: Path | None
+) -> tuple[Trees, Trees | None]:
+    """The weights in the files, which fit the run's networks; None for a critic not given."""
+    generator = torch_weights.read_generator(path)
+    found = torch_weights.generator_of(generator[0])
     _check_fit(path, found, spec.generator, run=run, fields=GENERATOR_FIELDS)
-    critic = fresh.critic
-    if critic_path is not None:
-        critic = _network(critic, torch_weights.read_critic(critic_path))
-        judged = torch_weights.critic_of(critic.params)
-        _check_fit(critic_path, judged, spec.critic, run=run, fields=CRITIC_FIELDS)
+    if critic_path is None:
+        return generator, None
+    assert spec.critic is not None  # for a teacher is trained as a GAN
+    critic = torch_weights.read_critic(critic_path)
+    judged = torch_weights.critic_of(critic[0])
+    _check_fit(critic_path, judged, spec.critic, run=run, fields=CRITIC_FIELDS)
+    return generator, critic
+
+
+def _state(member: Member, generator: Trees, critic: Trees | None) -> State:
+    """The weights as the run's last state."""
+    fresh = init(member.spec, member.seed)
+    assert fresh.critic is not None
+    drawer = _network(fresh.generator, generator)
     return State(
-        step=jnp.asarray(spec.recipe.steps, jnp.int32),
-        generator=generator,
-        critic=critic,
-        average=generator.params if spec.recipe.ema else None,
+        step=jnp.asarray(member.spec.recipe.steps, jnp.int32),
+        generator=drawer,
+        critic=_network(fresh.critic, critic) if critic else fresh.critic,
+        average=drawer.params if member.spec.recipe.ema else None,
     )
 
 

@@ -25,24 +25,28 @@ DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
 
 def study(config: ml_collections.ConfigDict, folder: Path) -> None:
     """Train, score and choose whatever is not done yet."""
-    check(config)
-    workdir.claim(folder, config)
-    lab = Lab(config, folder)
-    if all(_is_done(lab, run) for run in runs.plan(config)):
-        _tell(f"all {len(runs.plan(config))} runs are done")
+    wanted = runs.plan(config)
+    if workdir.holds(folder, config) and all(_is_done(folder, run) for run in wanted):
+        _tell(f"all {len(wanted)} runs are done")
         return
+    lab = _begin(config, folder, wanted)
     train_runs(lab, runs.teachers(config))
     choose_teacher(lab)
     train_runs(lab, runs.students(config))
     train_runs(lab, runs.baselines(config))
-    evaluate_runs(lab, runs.plan(config))
+    evaluate_runs(lab, wanted)
 
 
 def train_one(config: ml_collections.ConfigDict, folder: Path, name: str) -> None:
     """Train one run of a study; a teacher that completes the candidates is chosen from."""
     run = runs.find(config, name)
-    workdir.claim(folder, config)
-    lab = Lab(config, folder)
+    if workdir.holds(folder, config) and workdir.has_failed(folder, run):
+        raise UserError(f"{name} has failed; {folder / name / 'failed.json'} says where and why")
+    if run.kind == "student":
+        Lab(config, folder).member(run)  # refuses one without a teacher
+    lab = _begin(config, folder, [run])
+    if workdir.is_trained(folder, config, run):
+        _tell(f"{name} is trained already")
     train_runs(lab, [run])
     if run.kind == "teacher":
         choose_teacher(lab)
@@ -50,20 +54,49 @@ def train_one(config: ml_collections.ConfigDict, folder: Path, name: str) -> Non
 
 def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
     """Score every run that is trained and not scored yet."""
-    workdir.claim(folder, config)
+    _need_study(config, folder)
     lab = Lab(config, folder)
     choose_teacher(lab)
     evaluate_runs(lab, runs.plan(config))
 
 
-def _is_done(lab: Lab, run: Run) -> bool:
-    return workdir.is_scored(lab.folder, run) or workdir.has_failed(lab.folder, run)
+def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run]) -> Lab:
+    """The study in `folder`, which is made only if nothing speaks against training these runs.
+
+    Raises:
+      UserError: what does speak against it.
+    """
+    check(config)
+    workdir.holds(folder, config)
+    lab = Lab(config, folder)
+    for run in wanted:
+        _check_batch(lab, run)
+    workdir.claim(folder, config)
+    return lab
+
+
+def _check_batch(lab: Lab, run: Run) -> None:
+    """A batch holds no image twice."""
+    recipe, count = lab.config.recipes[run.recipe], len(lab.train.pixels)
+    if recipe.alpha > 0 and recipe.batch_size > count:
+        raise UserError(
+            f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size};"
+            f" {lab.config.data.name} has {count} training images"
+        )
+
+
+def _need_study(config: ml_collections.ConfigDict, folder: Path) -> None:
+    if not workdir.holds(folder, config):
+        raise UserError(f"--workdir={folder} holds no study; `gankd study` begins one")
+
+
+def _is_done(folder: Path, run: Run) -> bool:
+    return workdir.is_scored(folder, run) or workdir.has_failed(folder, run)
 
 
 def train_runs(lab: Lab, wanted: Sequence[Run]) -> None:
     """Train those of the runs that are not trained, in as few compiled programs as there can be."""
-    left = [run for run in wanted if not workdir.has_failed(lab.folder, run)]
-    for group in runs.groups(lab.config, left):
+    for group in runs.groups(lab.config, list(wanted)):
         for cohort in cohorts(lab, group):
             _train_group(lab, cohort)
 
@@ -71,22 +104,27 @@ def train_runs(lab: Lab, wanted: Sequence[Run]) -> None:
 def cohorts(lab: Lab, group: list[Run]) -> list[list[Run]]:
     """Which runs of a group go on together, from the same step.
 
-    A group stopped while it saved has runs one checkpoint apart; they go on from the one that all
-    have, the finished ones too, so that the program and its bits are those of a group never
-    stopped.  Runs that share no checkpoint go on apart.
+    A group that was stopped may have runs one checkpoint apart, or one that failed since; they go
+    on from the newest step that all have, the finished and the failed ones too, so that the program
+    and its bits are those of a group never stopped.  Runs that share no step go on apart.
     """
-    saved = {run: workdir.saved_steps(lab.folder, run) for run in group}
-    done = [run for run in group if workdir.is_trained(lab.folder, lab.config, run)]
-    left = [run for run in group if run not in done]
+    kept = {run: workdir.kept_steps(lab.folder, run) for run in group}
+    left = [run for run in group if not _has_ended(lab, run)]
     if not left:
         return []
-    common = set.intersection(*(set(saved[run]) for run in left))
+    common = set.intersection(*(set(kept[run]) for run in left))
     if common:
-        return [left + [run for run in done if max(common) in saved[run]]]
+        free = [run for run in group if not workdir.is_settled(lab.folder, run)]
+        return [[run for run in free if max(common) in kept[run]]]
     newest: dict[int, list[Run]] = {}
     for run in left:
-        newest.setdefault(max(saved[run], default=0), []).append(run)
+        newest.setdefault(max(kept[run]), []).append(run)
     return list(newest.values())
+
+
+def _has_ended(lab: Lab, run: Run) -> bool:
+    trained = workdir.is_trained(lab.folder, lab.config, run)
+    return trained or workdir.has_failed(lab.folder, run)
 
 
 def _train_group(lab: Lab, group: list[Run]) -> None:
@@ -233,12 +271,16 @@ def sample(config: ml_collections.ConfigDict, folder: Path, name: str, *, out: P
       UserError: no such run, it is not trained yet, or `out` exists.
     """
     run = runs.find(config, name)
-    workdir.claim(folder, config)
+    _need_study(config, folder)
     if not workdir.is_trained(folder, config, run):
         raise UserError(f"{name} is not trained; run `gankd train --run={name}` first")
     if out.exists():
         raise UserError(f"--out={out} exists; name another file or remove it")
-    files.write_png(out, _grid(Lab(config, folder).drawer(run)))
+    picture = _grid(Lab(config, folder).drawer(run))
+    try:
+        files.write_png(out, picture)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -13,27 +13,24 @@ from gankd_jax.errors import UserError
 from gankd_jax.models.cost import cost
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
+from gankd_jax.runtime.checkpoint import KEPT
 
 # Where a study lies and how fast it runs are no part of what it is.
 FREE = ("data.dir", "data.placement")
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Make the folder this config's, or find that it is.
+def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
+    """Whether the folder holds this config's study; False where it is empty or absent.
 
     Raises:
-      UserError: the folder belongs to another config, or holds something else.
+      UserError: it holds the study of another config, or something else.
     """
     path = workdir / "config.json"
     if not path.exists():
-        if workdir.is_dir() and any(workdir.iterdir()):
+        if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
             raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
-        try:
-            files.write_json(path, to_json(config))
-        except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
-        return
-    ours, theirs = _flat(to_json(config)), _flat(files.read_json(path))
+        return False
+    ours, theirs = _flat(to_json(config)), _flat(_read(path))
     changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in FREE]
     if changed:
         field = changed[0]
@@ -41,6 +38,28 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"--workdir={workdir} holds another config: config.{field} is {theirs.get(field)} there"
             f" and {ours.get(field)} here ({len(changed)} fields differ); name another folder"
         )
+    return True
+
+
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Make the folder this config's, or find that it is.
+
+    Raises:
+      UserError: it belongs to another config, holds something else, or cannot be written.
+    """
+    if holds(workdir, config):
+        return
+    try:
+        files.write_json(workdir / "config.json", to_json(config))
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return files.read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); name another folder") from error
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +70,12 @@ def saved_steps(workdir: Path, run: Run) -> list[int]:
     """The steps of which a run has a checkpoint, ascending."""
     folder = workdir / run.name / "checkpoints"
     return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
+
+
+def kept_steps(workdir: Path, run: Run) -> list[int]:
+    """The steps from which a run can go on: step 0 too, until newer ones have pushed it out."""
+    saved = saved_steps(workdir, run)
+    return saved if len(saved) == KEPT else [0, *saved]
 
 
 def is_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
@@ -66,6 +91,11 @@ def has_failed(workdir: Path, run: Run) -> bool:
 def is_scored(workdir: Path, run: Run) -> bool:
     """Whether a run's scores are written."""
     return (workdir / run.name / "scores.json").exists()
+
+
+def is_settled(workdir: Path, run: Run) -> bool:
+    """Whether a run stays as it is: it is scored, or its weights come from elsewhere."""
+    return is_scored(workdir, run) or (workdir / run.name / "imported.json").exists()
 
 
 def describe_run(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:

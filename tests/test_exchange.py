@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from gankd_jax import exchange, judge, sampling, study, workdir
+from gankd_jax import exchange, sampling, study, workdir
 from gankd_jax.config import base, recipe, validate
 from gankd_jax.errors import UserError
 from gankd_jax.lab import Lab
@@ -22,25 +22,24 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 twin = pytest.importorskip("torch_twin")
 
 LATENT = 8
-TEACHER = "teacher-d3-s0"
+TEACHER, STUDENT = "teacher-d3-s0", "student-joint-d1-s0"
 GENERATOR = {"width": 3, "image_size": 16, "channels": 1}
 
 
 def tiny(data_dir: Path | str = "", **changes: object) -> ConfigDict:
-    """Digits at 16 pixels; a student of the pixels, and one that needs the teacher's critic."""
+    """Digits at 16 pixels, and a student of pixels and of the teacher's critic."""
     config = base()
     config.data.update(name="digits", dir=str(data_dir), image_size=16, validation=0)
-    config.model.latent = LATENT
-    config.study.update(teacher_widths=(3,), widths=(1,))
+    config.model.update(latent=LATENT, conv="dilated")  # which compiles fastest
+    config.study.update(teacher_widths=(3,), widths=(1,), students=("joint",), baselines=())
     short = {"steps": 4, "batch_size": 4}
     config.recipes = {
         "teacher": recipe(**short),
-        "baseline": recipe(**short),
         "mse": recipe(alpha=0.0, **short),
         "joint": recipe(alpha=0.5, critic="teacher", **short),
     }
     config.training.update(steps_per_call=2, log_every=2, grid_every=0, checkpoint_every=2)
-    config.evaluation.update(samples=20, batch_size=20, statistics="running")
+    config.evaluation.update(samples=10, batch_size=10, statistics="running")
     config.update_from_flattened_dict(changes)
     validate(config)
     return config
@@ -70,9 +69,9 @@ def into(config: ConfigDict, folder: Path, files: tuple[Path, Path | None]) -> P
 
 
 def test_the_study_goes_on_with_an_imported_teacher(
-    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, parity
+    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge, "STEPS", 100)
+    monkeypatch.setattr(Lab, "judge", None)  # whose training takes the longest
     config, folder = tiny(tmp_path / "data"), tmp_path / "work"
     assert into(config, folder, files) == folder / TEACHER
     before = {p: p.read_bytes() for p in (folder / TEACHER).rglob("*") if p.is_file()}
@@ -83,15 +82,14 @@ def test_the_study_goes_on_with_an_imported_teacher(
     assert found.teacher is not None
     assert found.teacher.name == TEACHER
     assert all(run.scores for run in found.runs)
-    assert len(found.runs) == len(found.plan) == 4
-    assert "Inception Score" in text(found)
+    assert len(found.runs) == len(found.plan) == 2
+    assert "joint student" in text(found)
     assert all(path.read_bytes() == content for path, content in before.items())
     grid = np.load(folder / TEACHER / "samples.npz")["grid"]
     latents = np.asarray(sampling.grid_latents(LATENT))
     with torch.no_grad():
         wanted = twin.channels_last(twin.draw(generator(), latents))
-    levels = np.abs(grid - (wanted * 127.5 + 127.5)).max()
-    parity.check("imported teacher's picture in a study, in 256 levels", levels, bound=0.51)
+    assert np.abs(grid - (wanted * 127.5 + 127.5)).max() < 0.51  # rounded to 256 levels
 
 
 def test_the_joint_student_starts_from_the_files_critic(
@@ -179,8 +177,8 @@ def test_export_refuses_what_is_there_or_not_trained(
     with pytest.raises(UserError, match=r"out\.pth exists"):
         exchange.export_torch(config, folder, run=TEACHER, out=tmp_path / "out.pth")
     assert (tmp_path / "out.pth").read_text() == "mine"
-    with pytest.raises(UserError, match="baseline-d1-s0 is not trained"):
-        exchange.export_torch(config, folder, run="baseline-d1-s0", out=tmp_path / "b.pth")
+    with pytest.raises(UserError, match=f"{STUDENT} is not trained"):
+        exchange.export_torch(config, folder, run=STUDENT, out=tmp_path / "b.pth")
     with pytest.raises(UserError, match="no-such is not a run"):
         exchange.export_torch(config, folder, run="no-such", out=tmp_path / "b.pth")
 
@@ -223,7 +221,7 @@ def test_only_a_teacher_not_yet_begun_can_be_imported(
 ) -> None:
     config, folder = tiny(), tmp_path / "work"
     with pytest.raises(UserError, match=rf"no teacher; .* {TEACHER}"):
-        exchange.import_torch(config, folder, files[0], run="baseline-d1-s0", critic_path=files[1])
+        exchange.import_torch(config, folder, files[0], run=STUDENT, critic_path=files[1])
     into(config, folder, files)
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError, match="that run was begun"):

@@ -1,4 +1,4 @@
-"""A run's checkpoints: Orbax, the newest two kept."""
+"""A run's checkpoints: Orbax, the newest ones kept."""
 
 import logging
 from pathlib import Path
@@ -10,12 +10,14 @@ import orbax.checkpoint as ocp
 # Orbax tells each save in several lines of INFO; a study has hundreds.
 logging.getLogger("absl").setLevel(logging.WARNING)
 
+KEPT = 2  # checkpoints of a run; the runs of a group stopped while it saved then share one
+
 
 class Checkpoints:
     """The checkpoints in one folder; every save is complete or absent."""
 
     def __init__(self, folder: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def steps(self) -> list[int]:

@@ -30,8 +30,9 @@ class Record:
             self._writer.close()
 
     def begin(self, step: int) -> None:
-        """Go on from `step`: what was logged or saved after it is dropped."""
+        """Go on from `step`: what was logged or saved after it is dropped, and a failure."""
         self.checkpoints.discard_after(step)
+        (self.folder / "failed.json").unlink(missing_ok=True)
         self._writer = Writer(self.folder, step)
         self._window = []
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from tensorboardX import SummaryWriter
 
 
 class Writer:
     """Appends to FOLDER/log.jsonl and FOLDER/tensorboard/; lines past `resume_step` are dropped."""
 
     def __init__(self, folder: Path, resume_step: int):
+        from tensorboardX import SummaryWriter  # imports PyTorch where that is installed: seconds
+
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "log.jsonl"
         kept = [line for line in read_log(folder) if line["step"] <= resume_step]

@@ -1,0 +1,143 @@
+"""A study of seconds on real digits: as commands of their own, or inside the test's process."""
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from gankd_jax import judge
+from gankd_jax.data.load import load_split
+
+REPO = Path(__file__).resolve().parents[1]
+DIGITS = REPO / "configs" / "digits.py"
+STEPS = 40
+FIELDS: dict[str, object] = {
+    "study.teacher_widths": (4,),
+    "study.widths": (1, 2),
+    "study.seeds": (0, 1),
+    "study.students": ("mse", "l1"),
+    "recipes.teacher.steps": STEPS,
+    "recipes.mse.steps": STEPS,
+    "recipes.l1.steps": STEPS,
+    "recipes.l1.generator_lr": 1e30,  # fails in its first steps
+    "recipes.baseline.steps": STEPS,
+    "training.steps_per_call": 5,
+    "training.log_every": 10,
+    "training.grid_every": 20,
+    "training.checkpoint_every": 10,
+    "evaluation.samples": 200,
+    "evaluation.batch_size": 80,
+}
+
+
+def flags(**changes: object) -> list[str]:
+    """The tiny study's config on the command line; in the names of fields `__` is a dot."""
+    fields = FIELDS | {name.replace("__", "."): value for name, value in changes.items()}
+    return [f"--config={DIGITS}", *(f"--config.{k}={v}" for k, v in fields.items())]
+
+
+def config(**changes: object) -> ConfigDict:
+    """The same as an object."""
+    made = load(DIGITS)
+    made.update_from_flattened_dict(FIELDS)
+    made.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return made
+
+
+def load(path: Path, variants: str = "") -> ConfigDict:
+    """The config of a file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variants)
+
+
+def shared(factory: pytest.TempPathFactory) -> Path:
+    """A folder for the whole test session, all of its processes."""
+    base = factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
+    root.mkdir(exist_ok=True)
+    return root
+
+
+def once(root: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """`root/name`, made by the first process of the test session that asks for it."""
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = root / f"{name}.done"
+        if not done.exists():
+            make(root / name)
+            done.touch()
+    return root / name
+
+
+def data(root: Path) -> Path:
+    """Prepared digits with a classifier that was trained for seconds only, in its cache."""
+    return once(root, "data", _make_data)
+
+
+def _make_data(folder: Path) -> None:
+    sizes = {"data_dir": folder, "image_size": 16, "pad": 1}
+    train, test = (load_split("digits", split, **sizes) for split in ("train", "test"))
+    with mock.patch.object(judge, "STEPS", 100):
+        judge.judge(train, test, folder / "gankd_cache")
+
+
+def environment(root: Path) -> dict[str, str]:
+    """A machine of its own: its data and caches under `root`, and the CPU."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    return kept | {
+        "TFDS_DATA_DIR": str(data(root)),
+        "XDG_CACHE_HOME": str(root / "cache"),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def gankd(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "gankd_jax", *arguments]
+    streams = {"capture_output": True, "text": True}
+    return subprocess.run(command, cwd=REPO, env=environment(root), check=False, **streams)
+
+
+def finished(root: Path) -> Path:
+    """The work directory of a finished tiny study; what it printed lies beside it."""
+
+    def make(folder: Path) -> None:
+        done = gankd(root, "study", *flags(), f"--workdir={folder}")
+        folder.with_suffix(".stdout").write_text(done.stdout)
+        folder.with_suffix(".stderr").write_text(done.stderr)
+        assert done.returncode == 0, done.stderr
+
+    return once(root, "finished", make)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and content of every file below a folder; its empty folders too."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = (path.stat().st_mtime_ns, content)
+    return found
+
+
+def differences(a: object, b: object) -> list[str]:
+    """The arrays of two trees of dicts that are not equal to the bit."""
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        same = np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        return [] if same else ["."]
+    unequal = [key for key in a.keys() | b.keys() if (key in a) != (key in b)]
+    for key in a.keys() & b.keys():
+        unequal += [f"{key}/{below}" for below in differences(a[key], b[key])]
+    return unequal
