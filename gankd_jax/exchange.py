@@ -1,14 +1,15 @@
 """Takes a teacher from a PyTorch file into a study, and a run's generator out of it as one."""
 
-import dataclasses
 import hashlib
+import tempfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
-from gankd_jax import runs, workdir
+from gankd_jax import runs, study, workdir
 from gankd_jax.errors import UserError
 from gankd_jax.interop import torch_weights
 from gankd_jax.interop.torch_weights import Trees
@@ -17,9 +18,15 @@ from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints
-from gankd_jax.study import choose_teacher
 from gankd_jax.training.group import Member
-from gankd_jax.training.state import Network, Spec, State, init
+from gankd_jax.training.state import (
+    Network,
+    Spec,
+    State,
+    critic_optimizer,
+    generator_optimizer,
+    init,
+)
 
 # What decides each property of a network, for who has to change it.
 GENERATOR_FIELDS = {
@@ -57,19 +64,21 @@ def import_torch(
     if chosen.kind != "teacher":
         names = ", ".join(teacher.name for teacher in runs.teachers(config))
         raise UserError(f"--run={run} is no teacher; weights can be imported as {names}")
+    study.check(config)
+    target = folder / run
+    if workdir.holds(folder, config) and target.exists():
+        raise UserError(f"{target} exists, so that run was begun; name another --workdir")
     if critic_path is None:
         _check_no_student_needs_critic(config)
     member = runs.member(config, chosen, None)
     generator, critic = _read(member.spec, chosen, path, critic_path=critic_path)
     workdir.claim(folder, config)
-    target = folder / run
-    if target.exists():
-        raise UserError(f"{target} exists, so that run was begun; name another --workdir")
-    workdir.describe_run(folder, config, chosen)
-    files.write_json(target / "imported.json", _origin(path, critic_path))
-    # Last, since it marks the run as trained.
-    _save(target / "checkpoints", _state(member, generator, critic))
-    choose_teacher(Lab(config, folder))
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as work:
+        workdir.describe_run(Path(work), config, chosen)
+        files.write_json(Path(work, run, "imported.json"), _origin(path, critic_path))
+        _save(Path(work, run, "checkpoints"), _state(member, generator, critic))
+        Path(work, run).rename(target)  # the run is there whole or not at all
+    study.choose_teacher(Lab(config, folder))
     return target
 
 
@@ -83,8 +92,7 @@ def export_torch(config: ConfigDict, folder: Path, *, run: str, out: Path) -> No
         UserError: no such run, it is not trained yet, or `out` exists.
     """
     chosen = runs.find(config, run)
-    workdir.claim(folder, config)
-    if not workdir.is_trained(folder, config, chosen):
+    if not (workdir.holds(folder, config) and workdir.is_trained(folder, config, chosen)):
         raise UserError(f"{run} is not trained; run `gankd train --run={run}` first")
     _, variables = Lab(config, folder).drawer(chosen)
     torch_weights.write_generator(out, variables["params"], variables.get("batch_stats", {}))
@@ -108,21 +116,20 @@ def _read(
 
 def _state(member: Member, generator: Trees, critic: Trees | None) -> State:
     """The weights as the run's last state."""
-    fresh = init(member.spec, member.seed)
-    assert fresh.critic is not None
-    drawer = _network(fresh.generator, generator)
+    recipe = member.spec.recipe
+    drawer = _network(generator, generator_optimizer(recipe))
+    judge = _network(critic, critic_optimizer(recipe)) if critic else None
     return State(
-        step=jnp.asarray(member.spec.recipe.steps, jnp.int32),
+        step=jnp.asarray(recipe.steps, jnp.int32),
         generator=drawer,
-        critic=_network(fresh.critic, critic) if critic else fresh.critic,
-        average=drawer.params if member.spec.recipe.ema else None,
+        critic=judge or init(member.spec, member.seed).critic,
+        average=drawer.params if recipe.ema else None,
     )
 
 
-def _network(fresh: Network, trees: Trees) -> Network:
-    """A network at its start, with other weights; Adam's averages start from 0 for any."""
+def _network(trees: Trees, optimizer: optax.GradientTransformation) -> Network:
     params, stats = jax.tree.map(jnp.asarray, trees)
-    return dataclasses.replace(fresh, params=params, stats=stats)
+    return Network(params=params, stats=stats, optimizer=optimizer.init(params))
 
 
 def _check_fit(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from gankd_jax import evaluate, runs, sampling
@@ -113,9 +114,10 @@ class Lab:
     def state(self, run: Run) -> State:
         """A trained run's last state."""
         member = self.member(run)
+        like = jax.eval_shape(functools.partial(init, member.spec), member.seed)
         checkpoints = Checkpoints(self.folder / run.name / "checkpoints")
         try:
-            return checkpoints.restore(member.spec.recipe.steps, init(member.spec, member.seed))
+            return checkpoints.restore(member.spec.recipe.steps, like)
         finally:
             checkpoints.close()
 

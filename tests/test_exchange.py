@@ -16,7 +16,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.lab import Lab
 from gankd_jax.report.runs import read
 from gankd_jax.report.table import text
-from gankd_jax.runs import find
+from gankd_jax.runs import find, teachers
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 twin = pytest.importorskip("torch_twin")
@@ -229,6 +229,32 @@ def test_only_a_teacher_not_yet_begun_can_be_imported(
     with pytest.raises(UserError, match="another config"):
         into(tiny(name="other"), folder, files)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_the_other_candidates_are_still_to_train(
+    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"study.teacher_seeds": (0, 1), "data.validation": 10}
+    config, folder = tiny(**changes), tmp_path / "work"
+    into(config, folder, files)
+    lab = Lab(config, folder)
+    assert study.cohorts(lab, teachers(config)) == [[find(config, "teacher-d3-s1")]]
+    assert not (folder / "teacher.json").exists()
+
+
+def test_an_import_cut_short_leaves_no_run(
+    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config, folder = tiny(), tmp_path / "work"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(exchange, "_save", killed)
+        into(config, folder, files)
+    assert not (folder / TEACHER).exists()
+    into(config, folder, files)
+    assert workdir.is_trained(folder, config, find(config, TEACHER))
 
 
 class Harm:

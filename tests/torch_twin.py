@@ -71,13 +71,11 @@ def taps(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
     return 4 if layer.stride == (2, 2) else 1
 
 
-def to_flax(network: nn.Sequential, *, gradients: bool = False) -> tuple[dict, dict]:
-    """The network's parameters (or their gradients) and statistics as Flax's two trees."""
+def to_flax(
+    network: nn.Sequential, *, numbers: Callable[[nn.Parameter], Tensor] = lambda p: p
+) -> tuple[dict, dict]:
+    """The network's parameters (or other numbers of theirs) and statistics as Flax's two trees."""
     params, stats, layer = {}, {}, -1
-
-    def numbers(parameter: nn.Parameter) -> Tensor:
-        return parameter.grad if gradients else parameter
-
     for module in network:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             layer += 1
@@ -256,9 +254,14 @@ class Run:
         self._steps += 1
         return metrics | {"generator_loss": loss.item(), "generator_gradient": gradient}
 
+    def moments(self, which: str) -> dict:
+        """Adam's first moments of the generator or the critic, as Flax's tree."""
+        adam = {"generator": self._generator_adam, "critic": self._critic_adam}[which]
+        return to_flax(getattr(self, which), numbers=lambda p: adam.state[p]["exp_avg"])[0]
+
 
 def descend(loss: Tensor, network: nn.Sequential, adam: torch.optim.Adam, *, lr: float) -> float:
-    """One step of Adam; gradients stay in `.grad`; returns their norm."""
+    """One step of Adam; returns the norm of the gradients."""
     parameters = list(network.parameters())
     for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = slope

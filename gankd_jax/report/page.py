@@ -1,4 +1,4 @@
-"""Writes a study's report: table.md, table.csv and report.html, one file that needs no network."""
+"""Writes a study's report: tables, a picture, and report.html, one file that needs no network."""
 
 import json
 from collections import Counter
@@ -12,6 +12,7 @@ from typing import Any
 from gankd_jax.report import sheets
 from gankd_jax.report.figures import CURVES, curve_figure, score_figure
 from gankd_jax.report.headline import headline
+from gankd_jax.report.picture import picture
 from gankd_jax.report.rows import csv_text, rows, score_keys
 from gankd_jax.report.runs import Study, progress, read
 from gankd_jax.report.scores import describe
@@ -26,6 +27,8 @@ VERDICTS = ("student ahead", "baseline ahead")
 def write_report(workdir: Path) -> Path:
     """Write the report of a study, finished or not, into its work directory.
 
+    It is table.md, table.csv, grid.png (once there are samples) and report.html.
+
     Returns:
       The path of report.html.
 
@@ -36,6 +39,9 @@ def write_report(workdir: Path) -> Path:
     page = workdir / "report.html"
     write_bytes(workdir / "table.md", markdown(study).encode())
     write_bytes(workdir / "table.csv", csv_text(study).encode())
+    drawn = picture(study)
+    if drawn is not None:
+        write_bytes(workdir / "grid.png", drawn)
     write_bytes(page, html(study).encode())
     return page
 

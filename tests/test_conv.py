@@ -1,0 +1,132 @@
+"""The 4x4 stride-2 layers: every form against the definition, one another, and PyTorch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gankd_jax.models import conv
+
+# height, width, channels in and out.  `up` sums taps where 4 high or fewer than 8 channels come
+# out, and multiplies patches elsewhere.
+UP = [(4, 4, 3, 9), (5, 5, 3, 9), (5, 3, 7, 3), (8, 8, 5, 11), (16, 16, 3, 1)]
+DOWN = [(4, 4, 3, 9), (6, 4, 1, 5), (8, 8, 5, 11), (16, 16, 3, 1)]
+SHAPES = [("up", *shape) for shape in UP] + [("down", *shape) for shape in DOWN]
+LAYERS = {"up": conv.up, "down": conv.down}
+
+
+def inputs(direction, h, w, i, o):
+    """Random images, kernel, and weights of the outputs."""
+    rng = np.random.default_rng(h * w + i * o)
+    scale = {"up": (2 * h, 2 * w), "down": (h // 2, w // 2)}[direction]
+    shapes = [(2, h, w, i), (4, 4, i, o), (2, *scale, o)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def naive(direction, images, kernel):
+    """The definition, pixel by pixel, in float64 with a frame of one pixel."""
+    b, h, w, i = images.shape
+    o = kernel.shape[3]
+    if direction == "up":  # every input pixel puts the whole kernel at twice its place
+        frame = np.zeros((b, 2 * h + 2, 2 * w + 2, o))
+        for m in range(h):
+            for n in range(w):
+                stamp = np.einsum("bi,rsio->brso", images[:, m, n], kernel, dtype=float)
+                frame[:, 2 * m : 2 * m + 4, 2 * n : 2 * n + 4] += stamp
+        return frame[:, 1:-1, 1:-1]
+    frame = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    result = np.zeros((b, h // 2, w // 2, o))
+    for m in range(h // 2):
+        for n in range(w // 2):
+            patch = frame[:, 2 * m : 2 * m + 4, 2 * n : 2 * n + 4]
+            result[:, m, n] = np.einsum("brsi,rsio->bo", patch, kernel, dtype=float)
+    return result
+
+
+@functools.cache
+def derivatives(form, direction, *shape):
+    """The value; the gradients of f = sum(sin(value) weights); those of |grad f of images|^2."""
+    layer = functools.partial(LAYERS[direction], form=form)
+
+    def f(images, kernel, weights):
+        return jnp.sum(jnp.sin(layer(images, kernel)) * weights)
+
+    def slope(images, kernel, weights):
+        return jnp.sum(jnp.square(jax.grad(f)(images, kernel, weights)))
+
+    @jax.jit
+    def everything(images, kernel, weights):
+        both = (0, 1)
+        return (
+            layer(images, kernel),
+            jax.grad(f, both)(images, kernel, weights),
+            jax.grad(slope, both)(images, kernel, weights),
+        )
+
+    return everything(*map(jnp.asarray, inputs(direction, *shape)))
+
+
+def torch_derivatives(torch, direction, *shape):
+    """The same by PyTorch, in this project's order of axes."""
+    images, kernel, weights = (torch.tensor(a) for a in inputs(direction, *shape))
+    images.requires_grad_()
+    kernel.requires_grad_()
+    function, order = {
+        "up": (torch.nn.functional.conv_transpose2d, (2, 3, 0, 1)),
+        "down": (torch.nn.functional.conv2d, (3, 2, 0, 1)),
+    }[direction]
+    value = function(images.permute(0, 3, 1, 2), kernel.permute(order), stride=2, padding=1)
+    value = value.permute(0, 2, 3, 1)
+    f = (torch.sin(value) * weights).sum()
+    first = torch.autograd.grad(f, (images, kernel), create_graph=True)
+    second = torch.autograd.grad(first[0].square().sum(), (images, kernel))
+    return jax.tree.map(lambda tensor: tensor.detach().numpy(), (value, first, second))
+
+
+def relative_errors(ours, theirs) -> list[float]:
+    """Of each array of a pytree, in units of its largest value."""
+    return [
+        float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("form", conv.FORMS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_form_is_the_layer_by_its_definition(form, shape):
+    images, kernel, _ = inputs(*shape)
+    value = derivatives(form, *shape)[0]
+    np.testing.assert_allclose(value, naive(shape[0], images, kernel), rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("form", conv.FORMS[1:])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forms_agree_in_gradient_and_second_derivative(form, shape):
+    ours, reference = derivatives(form, *shape), derivatives("dilated", *shape)
+    assert max(relative_errors(ours[1:], reference[1:])) < 1e-5
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_form_equals_pytorchs_layer(parity, shape):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    theirs = torch_derivatives(torch, *shape)
+    names = ("value", "gradient", "second derivative")
+    for form in conv.FORMS:
+        ours = derivatives(form, *shape)
+        for name, mine, reference in zip(names, ours, theirs, strict=True):
+            error = max(relative_errors(mine, reference))
+            parity.check(f"4x4 stride-2 layer {shape[0]}, {form}: {name}", error, bound=1e-5)
+
+
+def test_both_ways_of_the_matmul_form_are_tried():
+    kernels = [jnp.zeros((4, 4, i, o)) for _, _, i, o in UP]
+    blanks = [jnp.zeros((1, h, w, i)) for h, w, i, _ in UP]
+    ways = [conv._few_outputs(*pair) for pair in zip(blanks, kernels, strict=True)]
+    assert ways == [True, False, True, False, True]
+
+
+def test_auto_is_a_form_of_the_backend_and_names_stand_for_themselves():
+    assert conv.resolve_form("auto") == "matmul"  # tests run on the CPU
+    assert [conv.resolve_form(form) for form in conv.FORMS] == list(conv.FORMS)
