@@ -86,14 +86,17 @@ def compare(values: Values) -> None:
 def score(values: Values, a: str, b: str) -> None:
     """Print all scores of images A against B: folder, run, .npz, mnist:test [--out=FILE.json]."""
     from gankd_jax import score as job
+    from gankd_jax.data.load import default_data_dir
 
-    result = job.score_with_inception(
-        a,
-        b,
-        weights=_path(values, "weights"),
-        data_dir=_path(values, "data-dir"),
-        out=_path(values, "out"),
+    data_dir = _path(values, "data-dir") or default_data_dir()
+    settings = job.Settings(
+        data_dir=data_dir,
+        image_size=_whole(values, "image-size"),
+        pad=_whole(values, "pad") or 0,
+        cache=data_dir / "gankd_cache",
     )
+    weights, out = _path(values, "weights"), _path(values, "out")
+    result = job.score_with_inception(a, b, weights=weights, settings=settings, out=out)
     print(job.text(result))
 
 
@@ -207,6 +210,8 @@ FLAGS = {
     "weights": "folded weights of the FID network (default: those that were fetched)",
     "from": "a copy of the published weights, or folded ones",
     "critic": "a PyTorch file of the teacher's critic",
+    "image-size": "pixels to which `score` resizes a data set's images (default: none)",
+    "pad": "pixels that `score` adds on each side of them before",
     "source-dir": "folder of original files",
     "data-dir": "folder of prepared data sets (default: TFDS's own)",
 }
@@ -242,8 +247,16 @@ def _needed(values: Values, flag: str) -> Any:
     return values[flag].value
 
 
+def _whole(values: Values, flag: str) -> int | None:
+    text = values[flag].value
+    if text and not text.isdecimal():
+        raise UserError(f"--{flag}={text} is no whole number")
+    return int(text) if text else None
+
+
 def _path(values: Values, flag: str) -> Path | None:
-    return Path(values[flag].value).expanduser() if values[flag].value else None
+    text: str | None = values[flag].value
+    return Path(text).expanduser() if text else None
 
 
 def _use_compilation_cache() -> None:

@@ -10,6 +10,7 @@ import ml_collections
 from gankd_jax import evaluate, runs, sampling
 from gankd_jax.data.load import Images, default_data_dir, load_split
 from gankd_jax.errors import UserError
+from gankd_jax.extractor import inception_extractor
 from gankd_jax.interop import inception_weights
 from gankd_jax.judge import Judge, judge
 from gankd_jax.metrics import statistics
@@ -17,7 +18,6 @@ from gankd_jax.metrics.features import Extractor, Summary, summarize
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints
-from gankd_jax.score import inception_extractor
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member
 from gankd_jax.training.state import State, init

@@ -12,15 +12,19 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from gankd_jax import evaluate, runs, workdir
+from gankd_jax.data import datasets
 from gankd_jax.data.load import load_split
 from gankd_jax.errors import UserError
+from gankd_jax.extractor import inception_extractor
 from gankd_jax.interop import inception_weights
+from gankd_jax.lab import Lab
 from gankd_jax.metrics import features, statistics
 from gankd_jax.metrics.features import Extractor, Summary
-from gankd_jax.models.inception import LOGITS, WIDTHS
 from gankd_jax.runtime import files
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -32,12 +36,13 @@ class Settings:
 
     Attributes:
         data_dir: folder of prepared data sets.
-        image_size, pad: what `load_split` makes of a data set's images.
+        image_size, pad: what `load_split` makes of a data set's images; None: the size they have,
+            or 64 where they differ.
         cache: folder of the statistics of data sets.
     """
 
     data_dir: Path
-    image_size: int
+    image_size: int | None
     pad: int
     cache: Path
 
@@ -45,8 +50,9 @@ class Settings:
 def score(a: str, b: str, extractor: Extractor, settings: Settings) -> dict[str, Any]:
     """All scores of A (the generated images, say) against B (the real ones).
 
-    A and B are each a folder of images, an .npz of statistics, or a split of a data set as
-    `mnist:test`. Gives `{"a": own scores, "b": own scores, "scores": of A against B, "made": how}`.
+    A and B are each a folder of images, a run's folder, an .npz of statistics, or a split of a
+    data set as `mnist:test`. Gives `{"a": own scores, "b": own scores, "scores": of A against B,
+    "made": how}`.
 
     Raises:
         UserError: A or B is none of these or too small, or the two have no layer in common.
@@ -77,35 +83,11 @@ def made(extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def inception_extractor(
-    weights: Path, *, layers: Sequence[str] | None = None, batch_size: int = 32
-) -> Extractor:
-    """The FID network with a file of folded weights: these layers, or all that the file serves.
-
-    Raises:
-        UserError: the file is missing, or lacks what the layers need.
-    """
-    wanted = tuple(layers or inception_weights.served(weights))
-    params = inception_weights.load(weights, wanted)
-    distances = tuple(x for x in wanted if x in WIDTHS)
-    logits = LOGITS[0] if LOGITS[0] in wanted else None
-    used = distances + ((logits,) if logits else ())
-    fingerprint = inception_weights.fingerprint(params)
-    return Extractor(
-        name=f"inception-{fingerprint}",
-        about=f"Inception of 2015-12-05, weights {fingerprint}, images resized to 299x299 as by"
-        " TensorFlow 1 and torch-fidelity (pytorch-fid resizes otherwise)",
-        features=features.inception_features(params, used, batch_size=batch_size),
-        distances=distances,
-        kept=distances[-1],
-        logits=logits,
-        batch_size=batch_size,
-    )
-
-
 def summarize(source: str, extractor: Extractor, settings: Settings) -> Summary:
     """What the scores need of a set of images, out of the cache where it is a data set's."""
     path = Path(source).expanduser()
+    if (path / "run.json").is_file():
+        return _of_run(path, extractor)
     if path.is_dir():
         return _of_folder(path, extractor)
     if path.suffix == ".npz":
@@ -114,8 +96,36 @@ def summarize(source: str, extractor: Extractor, settings: Settings) -> Summary:
         name, split = source.split(":", 1)
         return _of_split(name, split, extractor, settings)
     raise UserError(
-        f"{source} is no folder of images, no .npz of statistics, and no split such as mnist:test"
+        f"{source} is no folder of images, no run's folder, no .npz of statistics, and no split"
+        " such as mnist:test"
     )
+
+
+def score_with_inception(
+    a: str, b: str, *, weights: Path | None, settings: Settings, out: Path | None
+) -> dict[str, Any]:
+    """`score` by the FID network, all layers that the weights serve; written to `out` if given.
+
+    Raises:
+        UserError: as `score`; the weights are missing, or `out` exists.
+    """
+    _check_free(out)
+    extractor = inception_extractor(weights or inception_weights.default_path())
+    result = score(a, b, extractor, settings)
+    if out:
+        write(result, out)
+    return result
+
+
+def _of_run(folder: Path, extractor: Extractor) -> Summary:
+    """As many images of a trained run as its study's evaluation draws, on the same latents."""
+    config = ConfigDict(files.read_json(folder.parent / "config.json"))
+    lab, run = Lab(config, folder.parent), runs.find(config, folder.name)
+    if not workdir.is_trained(folder.parent, config, run):
+        raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
+    sizes = {"count": config.evaluation.samples, "batch_size": extractor.batch_size}
+    images = evaluate.drawn(lab.drawer(run), config.evaluation.seed, **sizes)
+    return features.summarize(images, extractor, count=sizes["count"])
 
 
 def _of_folder(folder: Path, extractor: Extractor) -> Summary:
@@ -128,11 +138,12 @@ def _of_folder(folder: Path, extractor: Extractor) -> Summary:
 
 
 def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -> Summary:
+    size = settings.image_size or datasets.get(name).image_shape[0] or 64
     images = load_split(
         name,
         split,
         data_dir=settings.data_dir,
-        image_size=settings.image_size,
+        image_size=size,
         pad=settings.pad,
     )
     key = f"{images.key}-{extractor.name}"
@@ -183,6 +194,10 @@ def write(result: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: the file exists.
     """
-    if path.exists():
-        raise UserError(f"{path} is already there; name another file")
+    _check_free(path)
     files.write_json(path, result)
+
+
+def _check_free(path: Path | None) -> None:
+    if path and path.exists():
+        raise UserError(f"{path} is already there; name another file")

@@ -231,9 +231,7 @@ def test_only_a_teacher_not_yet_begun_can_be_imported(
     assert sorted(folder.rglob("*")) == before
 
 
-def test_the_other_candidates_are_still_to_train(
-    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_other_candidates_are_still_to_train(tmp_path: Path, files: tuple[Path, Path]) -> None:
     changes = {"study.teacher_seeds": (0, 1), "data.validation": 10}
     config, folder = tiny(**changes), tmp_path / "work"
     into(config, folder, files)
@@ -249,9 +247,10 @@ def test_an_import_cut_short_leaves_no_run(
         raise KeyboardInterrupt
 
     config, folder = tiny(), tmp_path / "work"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(exchange, "_save", killed)
-        into(config, folder, files)
+        with pytest.raises(KeyboardInterrupt):
+            into(config, folder, files)
     assert not (folder / TEACHER).exists()
     into(config, folder, files)
     assert workdir.is_trained(folder, config, find(config, TEACHER))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from torch_references import random_inception_state, reference
 
+from gankd_jax import extractor as fid_network
 from gankd_jax import score
 from gankd_jax.errors import UserError
 from gankd_jax.interop import inception_weights
@@ -161,11 +162,11 @@ def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path)
         for part, shape in parts.items()
     }
     np.savez(tmp_path / "folded.npz", **arrays)
-    found = score.inception_extractor(tmp_path / "folded.npz", batch_size=2)
+    found = fid_network.inception_extractor(tmp_path / "folded.npz", batch_size=2)
     assert (found.distances, found.kept, found.logits) == (("64", "192"), "192", None)
     values = found.features(rng.integers(0, 256, (3, 8, 8, 3)).astype(np.uint8))
     assert {k: v.shape for k, v in values.items()} == {"64": (3, 64), "192": (3, 192)}
-    only = score.inception_extractor(tmp_path / "folded.npz", batch_size=2, layers=["64"])
+    only = fid_network.inception_extractor(tmp_path / "folded.npz", batch_size=2, layers=["64"])
     assert only.distances == ("64",)
     assert only.name != found.name
 
@@ -185,7 +186,7 @@ def test_two_folders_score_as_in_torch_fidelity(
     np.savez(tmp_path / "folded.npz", **stem)
     a, b = folder(tmp_path / "a", 0, n=30), folder(tmp_path / "b", 3, n=30, size=12)
 
-    extractor = score.inception_extractor(tmp_path / "folded.npz", batch_size=10)
+    extractor = fid_network.inception_extractor(tmp_path / "folded.npz", batch_size=10)
     ours = score.score(str(a), str(b), extractor, settings)["scores"]
     theirs = fidelity.calculate_metrics(
         input1=str(a),
