@@ -15,6 +15,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.training.recipe import Recipe
 
 IMAGE_SIZES = (16, 32, 64, 128)
+SEEDS = range(2**31)  # what an int32 holds
 OPTIONS = {
     "loss": ("bce", "bce_saturating", "hinge", "wgan", "wgan_gp"),
     "distance": ("mse", "l1"),
@@ -184,6 +185,9 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     _need("model.latent", config.model.latent, config.model.latent >= 1, "1 or more")
     _need("evaluation.samples", evaluation.samples, evaluation.samples >= 10, "10 or more images")
     _need("evaluation.batch_size", evaluation.batch_size, evaluation.batch_size >= 1, "1 or more")
+    # The next seed is the one on which teachers are compared.
+    whole = evaluation.seed in SEEDS[:-1]
+    _need("evaluation.seed", evaluation.seed, whole, f"0 to {SEEDS[-2]}")
     call = training.steps_per_call
     _need("training.steps_per_call", call, call >= 1, "1 or more")
     for field in ("log_every", "grid_every", "checkpoint_every"):
@@ -194,10 +198,12 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
 
 def _validate_study(config: ml_collections.ConfigDict) -> None:
     study = config.study
-    for field in ("teacher_widths", "widths", "teacher_seeds", "seeds"):
-        least = 1 if "widths" in field else 0
-        good = all(isinstance(v, int) and v >= least for v in study[field])
-        _need(f"study.{field}", study[field], good, f"whole numbers, {least} or more")
+    for field in ("teacher_widths", "widths"):
+        good = all(isinstance(width, int) and width >= 1 for width in study[field])
+        _need(f"study.{field}", study[field], good, "whole numbers, 1 or more")
+    for field in ("teacher_seeds", "seeds"):
+        good = all(isinstance(seed, int) and seed in SEEDS for seed in study[field])
+        _need(f"study.{field}", study[field], good, f"whole numbers, 0 to {SEEDS[-1]}")
     for field in ("teacher_widths", "teacher_seeds"):
         _need(f"study.{field}", study[field], len(study[field]) > 0, "at least one")
     for field in ("students", "baselines"):
@@ -213,7 +219,8 @@ def _validate_recipe(
     for name in ("loss", "distance", "reduction", "critic", "critic_norm", "schedule"):
         _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
     _need(f"{field}.alpha", fields.alpha, 0 <= fields.alpha <= 1, "0 to 1")
-    _need(f"{field}.ema", fields.ema, 0 <= fields.ema < 1, "0 to below 1")
+    for name in ("b1", "b2", "ema"):
+        _need(f"{field}.{name}", fields[name], 0 <= fields[name] < 1, "0 to below 1")
     for name in ("steps", "batch_size", "critic_steps"):
         _need(f"{field}.{name}", fields[name], fields[name] >= 1, "1 or more")
     for name in ("generator_lr", "critic_lr", "clip", "gradient_penalty"):
@@ -230,11 +237,12 @@ def _validate_recipe(
 def _validate_critic(
     field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
 ) -> None:
-    critic = config.recipes.teacher if fields.critic == "teacher" else fields
-    if fields.alpha > 0 and fields.loss == "wgan_gp" and critic.critic_norm == "batch":
+    owner = "teacher" if fields.critic == "teacher" else field.removeprefix("recipes.")
+    norm = config.recipes[owner].critic_norm
+    if fields.alpha > 0 and fields.loss == "wgan_gp" and norm == "batch":
         raise UserError(
-            f"config.{field}.loss is wgan_gp, whose penalty is per image, but its critic_norm is"
-            " batch; set it to layer or none"
+            f"config.{field}.loss is wgan_gp, whose penalty is per image, and"
+            f" config.recipes.{owner}.critic_norm is batch; set that to layer or none"
         )
     taught = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
     if not taught and (fields.alpha < 1 or fields.critic == "teacher"):

@@ -118,11 +118,14 @@ def _state(member: Member, generator: Trees, critic: Trees | None) -> State:
     """The weights as the run's last state."""
     recipe = member.spec.recipe
     drawer = _network(generator, generator_optimizer(recipe))
-    judge = _network(critic, critic_optimizer(recipe)) if critic else None
+    if critic:
+        judge = _network(critic, critic_optimizer(recipe))
+    else:
+        judge = jax.jit(lambda: init(member.spec, member.seed).critic)()
     return State(
         step=jnp.asarray(recipe.steps, jnp.int32),
         generator=drawer,
-        critic=judge or init(member.spec, member.seed).critic,
+        critic=judge,
         average=drawer.params if recipe.ema else None,
     )
 

@@ -27,7 +27,7 @@ def inputs(direction, h, w, i, o):
 
 def naive(direction, images, kernel):
     """The definition, pixel by pixel, in float64 with a frame of one pixel."""
-    b, h, w, i = images.shape
+    b, h, w, _ = images.shape
     o = kernel.shape[3]
     if direction == "up":  # every input pixel puts the whole kernel at twice its place
         frame = np.zeros((b, 2 * h + 2, 2 * w + 2, o))

@@ -214,6 +214,16 @@ def test_no_file_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "g.pth").read_text() == "mine"
 
 
+def test_places_that_cannot_be_read_or_written_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written: "):
+        write_generator(tmp_path / "file" / "g.pth", *trained(16, 1, "batch"))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_generator(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        read_generator(tmp_path / "none.pth")
+
+
 def changed(key: str, value: torch.Tensor | None, **more: torch.Tensor) -> State:
     """A generator's state_dict with one entry replaced, or taken out."""
     state = generator().state_dict() | {key: value} | more

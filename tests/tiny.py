@@ -21,7 +21,7 @@ DIGITS = REPO / "configs" / "digits.py"
 STEPS = 40
 FIELDS: dict[str, object] = {
     "study.teacher_widths": (4,),
-    "study.widths": (1, 2),
+    "study.widths": (1,),
     "study.seeds": (0, 1),
     "study.students": ("mse", "l1"),
     "recipes.teacher.steps": STEPS,

@@ -121,11 +121,14 @@ def write_generator(path: Path, params: Tree, stats: Tree) -> None:
     images as `[b, channels, side, side]` in -1..1.
 
     Raises:
-        UserError: the file exists.
+        UserError: the file exists, or cannot be written.
     """
     if path.exists():
         raise UserError(f"{path} exists; name another file or remove it")
-    write_torch(path, _torch_state(params, stats))
+    try:
+        write_torch(path, _torch_state(params, stats))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _torch_state(params: Tree, stats: Tree) -> State:
@@ -154,9 +157,13 @@ def _image_size(layers: int) -> int:
 
 def _only(path: Path, what: str, convert: Convert) -> Trees:
     """The one network in a file that `convert` takes."""
+    try:
+        states = _state_dicts(read_torch(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     found: dict[str, Trees] = {}
     reasons: list[str] = []
-    for name, state in _state_dicts(read_torch(path)).items():
+    for name, state in states.items():
         fits, unfit = _fitting(state, name, convert)
         found |= fits
         reasons += unfit

@@ -10,10 +10,13 @@ from gankd_jax.errors import UserError
 from gankd_jax.report.rows import Row, in_paper, rows
 from gankd_jax.report.runs import Study, read
 from gankd_jax.report.scores import describe
-from gankd_jax.report.table import Cell, Table, _text_table, _wrap
-from gankd_jax.report.wording import model_name, number, spread
+from gankd_jax.report.table import Cell, Table, text_table, wrap
+from gankd_jax.report.wording import difference, model_name, number, spread
 
 COLUMNS = ("data", "score", "width", "student", "baseline")
+HEADER = ("d", "model", "seeds", "ours", "theirs", "difference", "ratio")
+AHEAD = ("ahead here", "there", "in both")
+WORDS = {True: "yes", False: "no", None: "-"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,19 @@ class Published:
     width: int
     student: float
     baseline: float | None  # None: not reported
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One score of one of our models, and what is published of its width."""
+
+    row: Row
+    published: Published
+
+    @property
+    def theirs(self) -> float | None:
+        """The published score of that kind of model."""
+        return self.published.student if self.row.kind == "student" else self.published.baseline
 
 
 def compare(folder: Path, reference: Path | None) -> str:
@@ -39,26 +55,19 @@ def compare(folder: Path, reference: Path | None) -> str:
     ours / theirs, and for students whether they beat the baseline, here and there.
 
     Raises:
-        UserError: the folder holds no study, the file cannot be read, or nothing is in both.
+        UserError: the folder holds no study, the file cannot be read, or no score is in both.
     """
     study = read(folder)
     source = str(reference) if reference else "the paper"
-    theirs = [p for p in _published(reference) if p.data == study.data]
-    if not theirs:
-        raise UserError(
-            f"{source} has no scores on {study.data}; name a table that has by --reference=FILE.csv"
-        )
-    found = [(row, p) for row in rows(study) if (p := _beside(study, row, theirs))]
-    if not any(row.summary.values for row, _ in found):
-        raise UserError(f"{folder} has no scores to set beside {source}: {_wanted(study, theirs)}")
-    keys = dict.fromkeys(row.score for row, _ in found)
-    shown = [_table([pair for pair in found if pair[0].score == key]) for key in keys]
-    lines = [*map(_text_table, shown), *map(_wrap, _notes(study, source, list(keys)))]
-    return "\n\n".join(lines)
-
-
-def _published(path: Path | None) -> list[Published]:
-    return _read_csv(path) if path else _of_paper()
+    published = _read_csv(reference) if reference else _of_paper()
+    theirs = [p for p in published if p.data == study.data]
+    pairs = [Pair(row, p) for row in rows(study) for p in theirs if _belongs(study, row, p)]
+    if not any(pair.row.summary.values for pair in pairs):
+        raise UserError(f"{folder} has no score to set beside {source}, {_holds(study, theirs)}")
+    keys = list(dict.fromkeys(pair.row.score for pair in pairs))
+    tables = [_table([pair for pair in pairs if pair.row.score == key]) for key in keys]
+    notes = [*_notes(study, source, keys), *_only_here_or_there(study, theirs)]
+    return "\n\n".join([*map(text_table, tables), "\n".join(map(wrap, notes))])
 
 
 def _of_paper() -> list[Published]:
@@ -74,86 +83,127 @@ def _read_csv(path: Path) -> list[Published]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
-    lines = csv.DictReader(text.splitlines())
-    missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+    reader = csv.DictReader(text.splitlines())
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        wanted = ",".join(COLUMNS)
-        raise UserError(f"{path} has no column {missing[0]}; its first line must be {wanted}")
-    found = [_read_line(path, lines.line_num, line) for line in lines]
-    places = [(p.data, p.score, p.width) for p in found]
-    for place in places:
-        if places.count(place) > 1:
-            raise UserError(f"{path} has two lines for {' '.join(map(str, place))}")
-    return found
+        columns = ",".join(COLUMNS)
+        raise UserError(f"{path} has no column {missing[0]}; its first line must be {columns}")
+    found: dict[tuple[str, str, int], Published] = {}
+    for line in reader:
+        one = _read_line(f"{path}, line {reader.line_num}", line)
+        if found.setdefault((one.data, one.score, one.width), one) is not one:
+            raise UserError(f"{path} has two lines for {one.data}, {one.score}, width {one.width}")
+    return list(found.values())
 
 
-def _read_line(path: Path, number: int, line: dict[str, str]) -> Published:
+def _read_line(place: str, line: dict[str, str | None]) -> Published:
+    data, score, width, student, baseline = ((line[name] or "").strip() for name in COLUMNS)
     try:
         return Published(
-            data=line["data"].strip(),
-            score=line["score"].strip(),
-            width=int(line["width"]),
-            student=float(line["student"]),
-            baseline=float(line["baseline"]) if line["baseline"].strip() else None,
+            data, score, int(width), float(student), float(baseline) if baseline else None
         )
-    except (ValueError, AttributeError) as error:  # a short line leaves None
-        what = "width must be a whole number, student a number, baseline a number or empty"
-        raise UserError(f"{path}, line {number}: {what}") from error
+    except ValueError as error:
+        raise UserError(
+            f"{place}: width must be a whole number, student a number, baseline one or empty"
+        ) from error
 
 
-def _beside(study: Study, row: Row, theirs: list[Published]) -> Published | None:
-    """What is published of the model and score of a row."""
-    if row.kind not in ("student", "baseline"):
-        return None
-    return next((p for p in theirs if p.width == row.width and _same(study, p, row.score)), None)
-
-
-def _same(study: Study, published: Published, key: str) -> bool:
+def _belongs(study: Study, row: Row, published: Published) -> bool:
+    """Whether what is published is of the width and score of a student's or baseline's row."""
+    if row.kind not in ("student", "baseline") or row.width != published.width:
+        return False
     if published.score == paper.SCORE.get(study.data):
-        return in_paper(study, key)
-    return published.score == key
+        return in_paper(study, row.score)
+    return published.score == row.score
 
 
-def _wanted(study: Study, theirs: list[Published]) -> str:
-    """What there would have to be."""
-    scores = dict.fromkeys(p.score for p in theirs)
-    widths = dict.fromkeys(str(p.width) for p in theirs)
-    return f"it speaks of {', '.join(scores)} at the widths {', '.join(widths)}"
+def _holds(study: Study, theirs: list[Published]) -> str:
+    if not theirs:
+        return f"which has none on {study.data}; name a table that has by --reference=FILE.csv"
+    scores, widths = ({getattr(p, field): "" for p in theirs} for field in ("score", "width"))
+    return f"which has {', '.join(scores)} at the widths {', '.join(map(str, widths))}"
 
 
-def _table(pairs: list[tuple[Row, Published]]) -> Table:
-    about = describe(pairs[0][0].score)
-    header = ("d", "model", "seeds", "ours", "theirs", "difference", "ratio")
-    header += ("verdict here", "student beats baseline") if about.better else ()
-    lines = tuple(_line(row, published) for row, published in pairs)
-    return Table(about.title, "", header, lines, narrow=len(header))
+def _table(pairs: list[Pair]) -> Table:
+    header = HEADER + AHEAD
+    title = describe(pairs[0].row.score).title
+    return Table(title, "", header, tuple(map(_line, pairs)), narrow=len(header))
 
 
-def _line(row: Row, published: Published) -> tuple[Cell, ...]:
+def _line(pair: Pair) -> tuple[Cell, ...]:
+    row, theirs = pair.row, pair.theirs
     ours, count = row.summary.mean, len(row.summary.values)
-    theirs = published.student if row.kind == "student" else published.baseline
-    cells = (
+    texts = [
         f"{row.width}",
         model_name(row.kind, row.recipe),
         f"{count}" if count == row.planned else f"{count} of {row.planned}",
         spread(ours, row.summary.sd),
-        "-" if theirs is None else number(theirs),
-        "-" if theirs is None or math.isnan(ours) else f"{ours - theirs:+.2f}",
-        "-" if not theirs or math.isnan(ours) else f"{ours / theirs:.2f}",
-        row.comparison.verdict if row.comparison else "",
-        _beats(row, published) if row.kind == "student" else "",
-    )
-    return tuple(map(Cell, cells if describe(row.score).better else cells[:7]))
+        *(["-"] * 3 if theirs is None else _against(ours, theirs)),
+        *(_ahead(pair) if row.kind == "student" else [""] * len(AHEAD)),
+    ]
+    return tuple(map(Cell, texts))
 
 
-def _beats(row: Row, published: Published) -> str:
-    """Where the student's mean is the better one; where either has no baseline, that is said."""
-    sign = 1 if describe(row.score).better == "higher" else -1
-    ours = row.comparison and sign * row.comparison.difference > 0
-    theirs = published.baseline and sign * (published.student - published.baseline) > 0
-    names = {None: "-", True: "yes", False: "no"}
-    if ours is None or theirs is None:
-        return f"{names[ours]} / {names[theirs]}"
-    return {(True, True): "in both", (True, False): "here only", (False, True): "there only"}.get(
-        (ours, theirs), "in neither"
+def _against(ours: float, theirs: float) -> list[str]:
+    ratio = ours / theirs if theirs else math.nan
+    return [number(theirs), difference(ours - theirs, None, theirs), number(ratio)]
+
+
+def _ahead(pair: Pair) -> list[str]:
+    """Whether the student beats the baseline here, there, and in both; '-' where it is unknown."""
+    ours, theirs = pair.row.comparison, pair.published
+    here = _wins(pair.row.score, ours.difference) if ours else None
+    there = None
+    if theirs.baseline is not None:
+        there = _wins(pair.row.score, theirs.student - theirs.baseline)
+    both = None if here is None or there is None else here and there
+    doubt = "?" if ours and ours.verdict in ("one seed", "within spread") else ""
+    return [WORDS[here] + doubt, WORDS[there], WORDS[both] + (doubt if both else "")]
+
+
+def _wins(key: str, ahead: float) -> bool | None:
+    """Whether a difference from the baseline is for the better; None where neither side is."""
+    better = describe(key).better
+    if not better or math.isnan(ahead):
+        return None
+    return ahead > 0 if better == "higher" else ahead < 0
+
+
+def _notes(study: Study, source: str, keys: list[str]) -> list[str]:
+    size = study.config["data"]["image_size"]
+    width = f", teacher of width {study.teacher.key.width}" if study.teacher else ""
+    judges = "; ".join(f"{describe(key).label} by {_judge(key)}" for key in keys)
+    return [
+        f"ours: {study.data} at {size}x{size}{width}. In the place of theirs: {judges}.",
+        _their_note(study, source),
+        "So compare the course over the widths and who is ahead, not the values. difference: ours -"
+        " theirs; ratio: ours / theirs. Each of our students stands beside their one.",
+        "ahead (here, there): the student's mean is better than the (best) baseline's of its width."
+        " ?: by less than the spread over the seeds shows, or from one seed.",
+    ]
+
+
+def _their_note(study: Study, source: str) -> str:
+    if source != "the paper":
+        return f"theirs: {source}, which does not say what network judged."
+    return (
+        f"theirs: the paper's {paper.SCORE[study.data]}, {study.data} at 64x64, teacher of width"
+        f" {paper.TEACHER_WIDTH[study.data]}, judged by ANOTHER network, which it does not name."
     )
+
+
+def _judge(key: str) -> str:
+    own = key == "inception_score" or key.endswith("_classifier")
+    return "the study's own classifier" if own else "the Inception network of FID"
+
+
+def _only_here_or_there(study: Study, theirs: list[Published]) -> list[str]:
+    """Name the widths that are in one of the two alone."""
+    here = {key.width for key in study.plan if key.kind != "teacher"}
+    there = {published.width for published in theirs}
+    sides = (("here", here - there), ("there", there - here))
+    return [
+        f"widths only {side}: {', '.join(map(str, sorted(widths)))}."
+        for side, widths in sides
+        if widths
+    ]

@@ -38,7 +38,7 @@ SCORES = {
         f"{_FRECHET}, last hidden layer of the study's own classifier; not comparable with FID",
     ),
     "kid": Score(
-        "KID", "lower", "kernel distance of Inception features (unbiased, may be below 0)"
+        "KID", "lower", "kernel distance of the features (cubic, unbiased, may be below 0)"
     ),
     "precision": Score("Precision", "higher", "share of generated images that look real"),
     "recall": Score("Recall", "higher", "share of real images that the generator can make"),
@@ -67,13 +67,17 @@ def describe(key: str) -> Score:
     if layer:
         label = f"Fréchet distance, {layer[1]}-wide layer"
         return Score(label, "lower", f"{_FRECHET}, {layer[1]}-wide layer of the Inception network")
+    name, _, network = key.partition("_")
+    if name in SCORES and network:  # such as precision_classifier
+        known, where = SCORES[name], f"{network} features"
+        return Score(f"{known.label}, {where}", known.better, f"{known.about}, by {where}")
     return Score(key, "", "")
 
 
 def ordered(keys: set[str]) -> list[str]:
-    """Sort score keys as the report shows them; those ending in _sd are no scores of their own."""
+    """Sort score keys as the report shows them; deviations (`_sd`) are no scores of their own."""
     known = [key for key in SCORES if key in keys]
-    return known + sorted(key for key in keys - set(known) if not key.endswith("_sd"))
+    return known + sorted(k for k in keys - set(known) if not re.search(r"_sd(_|$)", k))
 
 
 @dataclass(frozen=True)

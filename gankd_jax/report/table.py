@@ -8,7 +8,7 @@ from gankd_jax import paper
 from gankd_jax.report.headline import headline
 from gankd_jax.report.rows import Row, groups, in_paper, of_width, ratios, rows, score_keys
 from gankd_jax.report.runs import Run, Study, progress
-from gankd_jax.report.scores import describe
+from gankd_jax.report.scores import SCORES, describe
 from gankd_jax.report.wording import difference, model_name, number, percent, ratio, size, spread
 
 TEXT_WIDTH = 100
@@ -33,9 +33,9 @@ class Table:
     narrow: int
 
 
-def tables(study: Study) -> list[Table]:
-    """Return the sizes, one table for each score, and the teachers if several were tried."""
-    scores = [_score_table(study, key) for key in score_keys(study)]
+def tables(study: Study, keys: list[str] | None = None) -> list[Table]:
+    """Return the sizes, a table for each score (or of `keys`), and the teachers if several."""
+    scores = [_score_table(study, key) for key in keys or score_keys(study)]
     return [_size_table(study), *scores, *_teachers_table(study)]
 
 
@@ -198,21 +198,28 @@ def _number_cell(values: dict[str, float], key: str) -> Cell:
 
 
 def text(study: Study) -> str:
-    """Return the report for a terminal, at most 100 columns wide."""
-    parts = ["\n".join(_wrap(line) for line in headline(study))]
-    parts += [_text_table(table) for table in tables(study)]
+    """Return the report for a terminal, at most 100 columns wide, with the main scores."""
+    keys = score_keys(study)
+    shown = [key for key in keys if key in SCORES] or keys
+    parts = ["\n".join(wrap(line) for line in headline(study))]
+    parts += [text_table(table) for table in tables(study, shown)]
+    if len(shown) < len(keys):
+        others = ", ".join(key for key in keys if key not in shown)
+        parts.append(wrap(f"Further scores, in table.md: {others}"))
     missing = progress(study)
     if missing:
-        parts.append("\n".join(["Runs without scores", *(_wrap(line, "  ") for line in missing)]))
-    parts += ["\n".join(_wrap(line) for line in notes(study))]
+        parts.append("\n".join(["Runs without scores", *(wrap(line, "  ") for line in missing)]))
+    parts += ["\n".join(wrap(line) for line in notes(study))]
     return "\n\n".join(parts) + "\n"
 
 
-def _wrap(line: str, indent: str = "") -> str:
+def wrap(line: str, indent: str = "") -> str:
+    """Break a line to the terminal's width."""
     return textwrap.fill(line, TEXT_WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
-def _text_table(table: Table) -> str:
+def text_table(table: Table) -> str:
+    """Return a table for a terminal."""
     lines = [table.header, *(tuple(cell.text for cell in row) for row in table.rows)]
     cells = [[_cut(cell) for cell in line[: table.narrow]] for line in lines]
     sizes = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,7 +21,7 @@ class Record:
         self._writer: Writer | None = None
         self._window: list[dict[str, float]] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Record":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,6 +69,6 @@ class Record:
     def fail(self, step: int, values: dict[str, float]) -> None:
         """Say that the run was stopped by a value that is not finite."""
         wrong = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-        good = max(self.checkpoints.steps(), default=0)
-        reason = f"{wrong} not finite by step {step}; the last good checkpoint is of step {good}"
+        good = max(self.checkpoints.steps(), default="none")
+        reason = f"{wrong} not finite by step {step}; last checkpoint before: {good}"
         files.write_json(self.folder / "failed.json", {"step": step, "reason": reason})

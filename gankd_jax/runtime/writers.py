@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+
+from gankd_jax.runtime import files
 
 
 class Writer:
@@ -14,13 +17,11 @@ class Writer:
     def __init__(self, folder: Path, resume_step: int):
         from tensorboardX import SummaryWriter  # imports PyTorch where that is installed: seconds
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "log.jsonl"
+        path = folder / "log.jsonl"
         kept = [line for line in read_log(folder) if line["step"] <= resume_step]
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
-        self._file = self._path.open("w")
-        self._file.writelines(json.dumps(line) + "\n" for line in kept)
-        self._file.flush()
+        files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -41,7 +42,7 @@ class Writer:
         self._board.close()
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log; a last line cut short by a kill is passed over."""
     path = folder / "log.jsonl"
     if not path.exists():

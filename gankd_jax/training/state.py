@@ -32,7 +32,7 @@ class State:
 
     step: Leaf  # Int[Array, ""]
     generator: Network
-    critic: Network | None  # None where nothing is adversarial
+    critic: Leaf  # Network, or None where nothing is adversarial
     average: Tree | None  # exponential average of the generator's weights; None where not kept
 
 
@@ -77,7 +77,7 @@ def critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adam(learning_rate(recipe.critic_lr, scaled), recipe.b1, recipe.b2)
 
 
-def init(spec: Spec, seed: int, teacher_critic: Network | None = None) -> State:
+def init(spec: Spec, seed: int | Leaf, teacher_critic: Network | None = None) -> State:
     """The state at step 0, a function of the spec and the seed alone.
 
     `teacher_critic` gives its weights to a critic that goes on from the teacher's; the optimizer
@@ -92,14 +92,14 @@ def init(spec: Spec, seed: int, teacher_critic: Network | None = None) -> State:
     )
 
 
-def _init_generator(spec: Spec, seed: int) -> Network:
+def _init_generator(spec: Spec, seed: int | Leaf) -> Network:
     key = jax.random.fold_in(jax.random.key(seed), INIT_GENERATOR)
     blank = jnp.zeros((2, spec.generator.latent))
     tree = spec.generator.init(key, blank, train=False)
     return _network(tree["params"], tree.get("batch_stats", {}), generator_optimizer(spec.recipe))
 
 
-def _init_critic(spec: Spec, seed: int, teacher_critic: Network | None) -> Network | None:
+def _init_critic(spec: Spec, seed: int | Leaf, teacher_critic: Network | None) -> Network | None:
     if spec.critic is None:
         return None
     optimizer = critic_optimizer(spec.recipe)

@@ -1,0 +1,131 @@
+"""Scores of real images and of generators, whose images are known."""
+
+import importlib.metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from gankd_jax import evaluate, sampling
+from gankd_jax.data.load import Images, load_split
+from gankd_jax.judge import Judge, judge
+from gankd_jax.metrics import features
+from gankd_jax.metrics.frechet import frechet_distance
+from gankd_jax.metrics.inception_score import inception_score
+from gankd_jax.metrics.sharpness import variance_of_laplacian
+from gankd_jax.models.dcgan import Generator
+
+LATENT = 9
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> tuple[Images, Images, Judge]:
+    """Training and test digits, and their judge."""
+    data_dir = tiny.data(tiny.shared(tmp_path_factory))
+    sizes = {"data_dir": data_dir, "image_size": 16, "pad": 1}
+    train, test = (load_split("digits", split, **sizes) for split in ("train", "test"))
+    return train, test, judge(train, test, data_dir / "gankd_cache")
+
+
+@pytest.fixture(scope="module")
+def drawer() -> evaluate.Drawer:
+    generator = Generator(width=2, image_size=16, channels=1, latent=LATENT)
+    blank = jnp.zeros((2, LATENT))
+    return generator, generator.init(jax.random.key(0), blank, train=False)
+
+
+def constant(value: float) -> evaluate.Drawer:
+    """A generator whose images are of one colour."""
+    generator = Generator(width=1, image_size=16, channels=1, latent=LATENT, norm="none")
+    tree = generator.init(jax.random.key(0), jnp.zeros((2, LATENT)), train=False)
+    tree = jax.tree.map(jnp.zeros_like, tree)
+    tree["params"]["layer2"]["bias"] = jnp.full(1, np.arctanh(value), jnp.float32)
+    return generator, tree
+
+
+def drawn(drawer: evaluate.Drawer, seed: int, count: int, size: int) -> np.ndarray:
+    return np.concatenate(list(evaluate.drawn(drawer, seed, count=count, batch_size=size)))
+
+
+def test_the_scores_of_real_images_are_the_metrics_of_all_at_once(digits):
+    train, test, judged = digits
+    extractor = judged.extractor(50)
+    reference = features.summarize(
+        evaluate.in_batches(train.pixels, 300), extractor, count=len(train.pixels)
+    )
+    batches = lambda: evaluate.in_batches(test.pixels, 50)  # noqa: E731
+    found = evaluate.scores(batches, [(extractor, reference)], count=359)
+    logits, own = (np.asarray(x, np.float64) for x in judged(np.asarray(test.pixels)))
+    theirs = np.asarray(judged(np.asarray(train.pixels))[1], np.float64)
+    mean, deviation = inception_score(logits)
+    distance = frechet_distance(own.mean(0), np.cov(own.T), theirs.mean(0), np.cov(theirs.T))
+    expected = {
+        "sharpness": variance_of_laplacian(np.asarray(test.pixels)).mean(),
+        "inception_score": mean,
+        "inception_score_sd": deviation,
+        "fd_classifier": distance,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert found.keys() > expected.keys()
+
+
+def test_without_a_network_there_is_the_sharpness(digits):
+    pixels = digits[1].pixels
+    found = evaluate.scores(lambda: evaluate.in_batches(pixels, 100), [], count=len(pixels))
+    assert found == {"sharpness": pytest.approx(variance_of_laplacian(np.asarray(pixels)).mean())}
+
+
+def test_batches_hold_every_image_once():
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1), np.uint8)
+    parts = list(evaluate.in_batches(images, 4))
+    assert [len(part) for part in parts] == [4, 4, 2]
+    assert np.array_equal(np.concatenate(parts), images)
+
+
+def test_as_many_images_are_drawn_as_are_asked_for(drawer):
+    eight = drawn(drawer, 3, 8, 4)
+    assert eight.shape == (8, 16, 16, 1)
+    assert np.array_equal(drawn(drawer, 3, 7, 4), eight[:7])
+    assert len(np.unique(eight, axis=0)) == 8
+
+
+def test_seed_and_batch_size_make_the_images(drawer):
+    assert np.array_equal(drawn(drawer, 3, 8, 4), drawn(drawer, 3, 8, 4))
+    assert not np.array_equal(drawn(drawer, 3, 8, 4), drawn(drawer, 4, 8, 4))
+
+
+@pytest.mark.parametrize("count", [4, 7])
+def test_the_pixel_error_is_the_mean_square(count):
+    sizes = {"count": count, "batch_size": 4}
+    found = evaluate.pixel_error(constant(0.5), constant(-0.25), 0, **sizes)
+    assert found == pytest.approx(0.75**2, rel=1e-5)
+    assert evaluate.pixel_error(constant(0.5), constant(0.5), 0, **sizes) == 0
+
+
+def test_the_pixel_error_is_taken_on_the_latents_that_are_drawn(drawer):
+    images = drawn(drawer, 3, 7, 4).astype(np.float64) / 127.5 - 1
+    found = evaluate.pixel_error(drawer, constant(0.5), 3, count=7, batch_size=4)
+    assert found == pytest.approx(((images - 0.5) ** 2).mean(), abs=2 / 255)
+    other = evaluate.pixel_error(drawer, constant(0.5), 4, count=7, batch_size=4)
+    assert other != found
+
+
+def test_the_pictures_of_a_report_are_of_the_shared_latents(drawer):
+    found = evaluate.samples(drawer)
+    assert found["grid"].shape == (64, 16, 16, 1)
+    assert found["interpolation"].shape == (4, 8, 16, 16, 1)
+    generator, variables = drawer
+    paths = sampling.path_latents(LATENT).reshape(4, 8, LATENT)
+    ends = sampling.to_uint8(sampling.draw(generator, variables, paths[:, 0]))
+    difference = np.abs(found["interpolation"][:, 0].astype(int) - ends)
+    assert difference.max() <= 1  # rounding may differ with the batch
+
+
+def test_versions_are_those_that_are_installed():
+    found = evaluate.versions()
+    assert found["jax"] == jax.__version__
+    assert found["numpy"] == np.__version__
+    assert found["gankd-jax"] == importlib.metadata.version("gankd-jax")
+    assert found["backend"] == jax.default_backend()

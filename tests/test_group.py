@@ -1,0 +1,144 @@
+"""A group of runs in one program against each of its runs alone, and the paper's limiting cases."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gankd_jax.data.batches import chunk_indices
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training.group import Member, make_chunk, seeds_of
+from gankd_jax.training.recipe import Recipe
+from gankd_jax.training.state import Spec, State, init, variables
+
+LATENT, BATCH, SIZE, COUNT = 4, 4, 16, 11
+RATES = {"generator_lr": 1e-3, "critic_lr": 1e-3, "batch_size": BATCH}
+MSE = Recipe(alpha=0.0, reduction="sum", **RATES)
+JOINT = Recipe(alpha=0.3, reduction="sum", critic="teacher", **RATES)
+BASELINE = Recipe(**RATES)
+
+
+def member(recipe: Recipe, *, width: int = 1, seed: int = 0) -> Member:
+    """A run; a critic that goes on from the teacher's has its width, 2."""
+    critic_width = 2 if recipe.critic == "teacher" else width
+    critic = Critic(critic_width, SIZE, 1, form="matmul") if recipe.alpha else None
+    return Member(Spec(Generator(width, SIZE, 1, LATENT, form="matmul"), critic, recipe), seed)
+
+
+def double(tree):
+    """float64 where 64 bits are on: batch norm's own numbers start with 32."""
+    kind = jnp.zeros(()).dtype
+    return jax.tree.map(lambda a: a.astype(kind) if a.dtype.kind == "f" else a, tree)
+
+
+TEACHER = member(BASELINE, width=2, seed=9)
+
+
+@functools.cache
+def teacher(dtype: type) -> State:
+    """An untrained one with kernels large enough to draw something."""
+    state = double(init(TEACHER.spec, TEACHER.seed))
+    assert state.step.dtype == jnp.int32
+    return jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim == 4 else leaf, state)
+
+
+def train(members: dict[str, Member], steps: int, *, on_device: bool = True):
+    """States and mean metrics of a group after that many steps in one call."""
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 1), np.uint8)
+    sizes = {"critic_steps": 1, "count": COUNT, "batch_size": BATCH}
+    places = [chunk_indices(0, steps, seed=seed, **sizes) for seed in seeds_of(members)]
+    batches = np.stack(places, axis=1)
+    taught = teacher(jnp.zeros(()).dtype.type)
+    states = {
+        name: double(init(m.spec, m.seed, taught.critic if goes_on(m) else None))
+        for name, m in members.items()
+    }
+    return make_chunk(members, TEACHER.spec.generator)(
+        states,
+        variables(taught.generator.params, taught.generator.stats),
+        jnp.asarray(pixels) if on_device else None,
+        jnp.asarray(batches if on_device else pixels[batches]),
+    )
+
+
+def goes_on(run: Member) -> bool:
+    return run.spec.recipe.critic == "teacher" and run.spec.critic is not None
+
+
+@functools.cache
+def alone(recipe: Recipe, *, width: int = 1, seed: int = 0) -> tuple[State, dict[str, jax.Array]]:
+    """A run's state and mean metrics after 20 steps in a group of its own."""
+    states, metrics = train({"run": member(recipe, width=width, seed=seed)}, 20)
+    return states["run"], metrics["run"]
+
+
+def params(state: State):
+    return state.generator.params, state.critic.params if state.critic else {}
+
+
+def largest(one, other) -> float:
+    """The largest difference between two trees."""
+    differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), one, other)
+    return max(jax.tree.leaves(differences))
+
+
+def assert_equal_to_the_bit(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_group_trains_as_each_of_its_runs_alone_in_float32():
+    kinds = {
+        "mse 0": {"recipe": MSE, "width": 1, "seed": 0},
+        "mse 5": {"recipe": MSE, "width": 1, "seed": 5},
+        "gan": {"recipe": BASELINE, "width": 1, "seed": 5},
+    }
+    _, together = train({name: member(**kind) for name, kind in kinds.items()}, 20)
+    for name, kind in kinds.items():
+        _, expected = alone(**kind)
+        assert together[name].keys() == expected.keys()
+        for metric, value in expected.items():
+            assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
+
+
+def test_a_group_trains_as_each_of_its_runs_alone_in_float64():
+    members = {
+        "mse": member(MSE, width=2),
+        "joint 0": member(JOINT),
+        "joint 5": member(JOINT, seed=5),
+    }
+    with jax.enable_x64(True):
+        taught = jax.tree.map(np.array, teacher(np.float64))
+        together, _ = train(members, 100)
+        for name in ("mse", "joint 5"):
+            states, _ = train({name: members[name]}, 100)
+            assert states[name].generator.params["layer0"]["kernel"].dtype == jnp.float64
+            assert largest(params(together[name]), params(states[name])) < 1e-8
+        # The joint students' critics began as the teacher's, whose own arrays are as they were.
+        assert 0.01 < largest(together["joint 5"].critic.params, taught.critic.params) < 0.2
+        assert_equal_to_the_bit(teacher(np.float64), taught)
+
+
+def test_alpha_0_is_the_mse_run_to_the_bit():
+    ours = alone(dataclasses.replace(JOINT, alpha=0.0, loss="hinge"), width=1, seed=0)
+    assert_equal_to_the_bit(ours, alone(MSE, width=1, seed=0))
+
+
+def test_alpha_1_is_the_baseline_to_the_bit():
+    ours = alone(dataclasses.replace(JOINT, alpha=1.0, critic="fresh"), width=1, seed=5)
+    assert_equal_to_the_bit(ours, alone(BASELINE, width=1, seed=5))
+
+
+def test_images_from_the_host_train_as_those_on_the_device():
+    states, metrics = train({"run": member(BASELINE, seed=5)}, 20, on_device=False)
+    state, expected = alone(BASELINE, width=1, seed=5)
+    assert largest(params(states["run"]), params(state)) < 1e-5
+    assert metrics["run"]["critic_loss"] == pytest.approx(float(expected["critic_loss"]), rel=1e-5)
+
+
+def test_seeds_share_neither_latents_nor_first_weights():
+    one, other = (alone(MSE, width=1, seed=seed) for seed in (0, 5))
+    assert abs(float(one[1]["distance"] - other[1]["distance"])) > 1e-4
+    assert largest(one[0].generator.params, other[0].generator.params) > 1e-3

@@ -1,0 +1,296 @@
+"""The files that a run keeps, and what a person sees of it."""
+
+import io
+import json
+import struct
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from gankd_jax.runtime import files, progress, writers
+from gankd_jax.runtime.checkpoint import KEPT, Checkpoints
+from gankd_jax.runtime.progress import Progress
+from gankd_jax.runtime.record import Record
+from gankd_jax.runtime.writers import Writer, read_log
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    made = Checkpoints(tmp_path / "checkpoints")
+    yield made
+    made.close()
+
+
+def state(step: int) -> dict:
+    key = jax.random.fold_in(jax.random.key(0), step)
+    return {
+        "step": jnp.array(step, jnp.int32),
+        "weights": {"kernel": jax.random.normal(key, (4, 4, 3)), "bias": jnp.zeros(3)},
+        "none": None,
+        "empty": {},
+    }
+
+
+def test_a_checkpoint_gives_back_values_types_and_structure(checkpoints):
+    checkpoints.save(10, state(10))
+    for like in (state(0), jax.eval_shape(lambda: state(0))):
+        found = checkpoints.restore(10, like)
+        assert jax.tree.structure(found) == jax.tree.structure(state(10))
+        assert tiny.differences(found, state(10)) == []
+        assert found["step"].dtype == jnp.int32
+
+
+def test_the_newest_checkpoints_are_kept(checkpoints):
+    assert checkpoints.steps() == []
+    for step in (10, 20, 30, 40):
+        checkpoints.save(step, state(step))
+    assert checkpoints.steps() == [30, 40]
+    assert len(checkpoints.steps()) == KEPT
+    assert tiny.differences(checkpoints.restore(30, state(0)), state(30)) == []
+
+
+def test_checkpoints_after_a_step_are_discarded_and_can_be_written_again(checkpoints):
+    checkpoints.save(10, state(10))
+    checkpoints.save(20, state(20))
+    checkpoints.discard_after(10)
+    assert checkpoints.steps() == [10]
+    checkpoints.save(20, state(21))
+    assert int(checkpoints.restore(20, state(0))["step"]) == 21
+
+
+def test_a_save_that_was_cut_short_is_absent(tmp_path):
+    unfinished = tmp_path / "20.orbax-checkpoint-tmp" / "default"
+    unfinished.mkdir(parents=True)
+    (unfinished / "part").write_bytes(b"half")
+    made = Checkpoints(tmp_path)
+    assert made.steps() == []
+    made.save(20, state(20))
+    assert tiny.differences(made.restore(20, state(0)), state(20)) == []
+    made.close()
+
+
+def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "file"
+    files.write_bytes(path, b"first")
+    assert path.read_bytes() == b"first"
+    monkeypatch.setattr(files.Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        files.write_bytes(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path]  # nothing half-written is left
+
+
+def test_a_file_has_the_rights_of_any_other(tmp_path):
+    files.write_bytes(tmp_path / "a", b"")
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_json_comes_back(tmp_path):
+    value = {"a": [1, 2.5, None, True], "b": {"c": "ä"}}
+    files.write_json(tmp_path / "v.json", value)
+    assert files.read_json(tmp_path / "v.json") == value
+    assert (tmp_path / "v.json").read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_holds_the_pixels(tmp_path, channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    files.write_png(tmp_path / "p.png", pixels)
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.mode == {1: "L", 3: "RGB"}[channels]
+        assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
+
+
+def test_arrays_come_back_and_objects_are_not_unpickled(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.array(0.5)}
+    files.write_arrays(tmp_path / "a.npz", **arrays)
+    found = files.read_arrays(tmp_path / "a.npz")
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert found[name].dtype == value.dtype
+        assert np.array_equal(found[name], value)
+    buffer = io.BytesIO()
+    np.savez(buffer, bad=np.array([{}], dtype=object))
+    (tmp_path / "bad.npz").write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="allow_pickle"):
+        files.read_arrays(tmp_path / "bad.npz")
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_log_is_a_line_for_each_step(tmp_path):
+    writer = Writer(tmp_path, 0)
+    writer.write_scalars(10, {"seconds": 1.5, "loss": 0.25})
+    assert lines(tmp_path) == [{"step": 10, "seconds": 1.5, "loss": 0.25}]  # at once
+    writer.write_scalars(20, {"seconds": 3.0, "loss": 0.125})
+    writer.close()
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+    assert read_log(tmp_path) == lines(tmp_path)
+
+
+def test_a_resumed_log_drops_later_lines_and_one_cut_short(tmp_path):
+    whole = [json.dumps({"step": step, "seconds": step / 10.0}) for step in (10, 20, 30)]
+    (tmp_path / "log.jsonl").write_text("\n".join([*whole, '{"step": 40, "sec']))
+    writer = Writer(tmp_path, 20)
+    assert writer.seconds == 2.0
+    writer.write_scalars(30, {"seconds": 2.5})
+    writer.close()
+    found = [(line["step"], line["seconds"]) for line in lines(tmp_path)]
+    assert found == [(10, 1.0), (20, 2.0), (30, 2.5)]
+
+
+def test_a_log_begun_anew_is_empty(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 10, "seconds": 1.0}\n')
+    writer = Writer(tmp_path, 0)
+    writer.close()
+    assert writer.seconds == 0
+    assert read_log(tmp_path) == []
+    assert read_log(tmp_path / "none") == []
+
+
+def events(folder) -> list[Event]:
+    """The events of a TensorBoard file: length, check, bytes, check, again and again."""
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            found.append(Event.FromString(content[12 : 12 + length]))
+            content = content[12 + length + 4 :]
+    return found
+
+
+def test_tensorboard_has_the_curves_and_the_pictures(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+    writer = Writer(tmp_path, 0)
+    writer.write_scalars(10, {"seconds": 1.0, "loss": 0.25})
+    writer.write_scalars(20, {"seconds": 2.0, "loss": 0.5})
+    writer.write_images(20, {"fixed_latents": picture})
+    writer.close()
+    values = [(e.step, v) for e in events(tmp_path) for v in e.summary.value]
+    curve = [(step, v.simple_value) for step, v in values if v.tag == "loss"]
+    assert curve == [(10, 0.25), (20, 0.5)]
+    ((step, shown),) = [(step, v.image) for step, v in values if v.HasField("image")]
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as image:
+        assert (step, np.asarray(image).tolist()) == (20, picture.tolist())
+
+
+def test_tensorboard_is_told_from_where_a_run_goes_on(tmp_path):
+    writer = Writer(tmp_path, 20)
+    writer.write_scalars(30, {"seconds": 1.0})
+    writer.close()
+    restarts = [e.step for e in events(tmp_path) if e.HasField("session_log")]
+    assert restarts == [21]  # what an earlier file holds from there on is not shown
+
+
+def test_tensorboard_shows_one_channel_too(tmp_path):
+    writer = Writer(tmp_path, 0)
+    writer.write_images(10, {"grey": np.full((4, 4, 1), 7, np.uint8)})
+    writer.close()
+    (image,) = [v.image for e in events(tmp_path) for v in e.summary.value]
+    assert np.unique(np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))) == [7]
+
+
+def test_a_record_logs_the_means_since_its_last_line(tmp_path):
+    with Record(tmp_path) as record:
+        record.begin(0)
+        for loss in (1.0, 2.0):
+            record.add({"loss": loss})
+        assert record.log(10, seconds=2.0, images=640) == {"loss": 1.5}
+        record.add({"loss": 5.0})
+        record.log(20, seconds=4.0, images=640)
+    assert lines(tmp_path) == [
+        {"step": 10, "seconds": 2.0, "images_per_second": 320.0, "loss": 1.5},
+        {"step": 20, "seconds": 6.0, "images_per_second": 160.0, "loss": 5.0},
+    ]
+
+
+def test_a_record_goes_on_from_a_checkpoint(tmp_path):
+    with Record(tmp_path) as record:
+        record.begin(0)
+        for step in (10, 20):
+            record.add({"loss": 1.0})
+            record.log(step, seconds=1.0, images=1)
+            record.save(step, state(step))
+        record.fail(25, {"loss": float("nan")})
+    with Record(tmp_path) as record:
+        record.begin(10)
+        assert record.checkpoints.steps() == [10]
+        assert not (tmp_path / "failed.json").exists()
+        record.add({"loss": 1.0})
+        record.log(20, seconds=0.5, images=1)
+    assert [(line["step"], line["seconds"]) for line in lines(tmp_path)] == [(10, 1.0), (20, 1.5)]
+
+
+def test_a_record_must_begin(tmp_path):
+    with Record(tmp_path) as record, pytest.raises(RuntimeError, match="not begun"):
+        record.writer.write_scalars(1, {"loss": 1.0})
+
+
+def test_a_failure_names_what_was_not_finite_and_the_last_checkpoint(tmp_path):
+    with Record(tmp_path) as record:
+        record.begin(0)
+        record.fail(5, {"a": 1.0, "b": float("nan"), "c": float("inf")})
+        failed = files.read_json(tmp_path / "failed.json")
+        assert failed["step"] == 5
+        assert failed["reason"] == "b, c not finite by step 5; last checkpoint before: none"
+        record.save(10, state(10))
+        record.fail(15, {"a": float("-inf")})
+    assert files.read_json(tmp_path / "failed.json")["reason"].endswith("before: 10")
+
+
+def test_a_record_s_picture_is_a_file(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 1), np.uint8)
+    with Record(tmp_path) as record:
+        record.begin(0)
+        record.picture(20, picture)
+    with Image.open(tmp_path / "grids" / "0000020.png") as image:
+        assert np.asarray(image).tolist() == picture[..., 0].tolist()
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+def test_a_log_file_gets_a_line_now_and_then_and_at_the_end(capsys, monkeypatch):
+    clock = Clock(monkeypatch)
+    shown = Progress("2 students", first=100, total=1000)
+    for step in range(110, 1001, 10):
+        clock.now += 1.0
+        shown.update(step, {"loss": 0.5, "pixel_error": 1.0})
+    shown.close()
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == ("2 students: step 310/1000, 10 steps/s, 69 s left, loss 0.5 pixel_error 1")
+    assert [line.split()[3] for line in told] == [
+        *(f"{step}/1000," for step in (310, 520, 730, 940, 1000))
+    ]
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    shown = Progress("teacher-d4-s0", first=100, total=200)
+    shown.update(150, {"loss": 0.25})
+    time.sleep(0.11)  # tqdm draws at most ten times a second
+    shown.update(200, {"loss": 0.125})
+    shown.close()
+    drawn = capsys.readouterr().err
+    assert "teacher-d4-s0: 100%" in drawn
+    assert "200/200" in drawn
+    assert "loss 0.125" in drawn
+
+
+def test_no_line_comes_from_a_module_that_is_only_imported():
+    assert not hasattr(writers, "SummaryWriter")  # it would import PyTorch at each start

@@ -1,0 +1,202 @@
+"""One training step: schedules, averages, clipping, what is trained and what is not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training.recipe import Recipe
+from gankd_jax.training.state import (
+    Spec,
+    State,
+    critic_optimizer,
+    init,
+    learning_rate,
+)
+from gankd_jax.training.steps import draw, to_unit, train_step
+
+LATENT, BATCH, SIZE = 4, 4, 16
+SIZES = {"critic_steps": 1, "batch": BATCH, "latent": LATENT}
+jitted = jax.jit(train_step, static_argnums=0)
+
+
+def spec(recipe: Recipe) -> Spec:
+    return Spec(
+        generator=Generator(1, SIZE, 1, latent=LATENT, form="matmul"),
+        critic=Critic(1, SIZE, 1, form="matmul") if recipe.alpha else None,
+        recipe=recipe,
+    )
+
+
+def images(seed: int, *shape: int) -> jax.Array:
+    return jax.random.uniform(jax.random.key(seed), (*shape, SIZE, SIZE, 1), minval=-1, maxval=1)
+
+
+@functools.cache
+def trained(a_spec: Spec, steps: int) -> list[State]:
+    """The states of a run of that many steps, the first one among them, on random images."""
+    recipe, states = a_spec.recipe, [init(a_spec, 0)]
+    for step in range(steps):
+        draws = draw(0, jnp.array(step), **SIZES | {"critic_steps": recipe.critic_steps})
+        real = images(step, recipe.critic_steps, BATCH) if a_spec.critic else None
+        target = images(step + 100, BATCH) if recipe.alpha < 1 else None
+        states.append(jitted(a_spec, states[-1], draws, real=real, target=target)[0])
+    return states
+
+
+def reach(tree) -> float:
+    """The largest size of a number in a tree."""
+    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+def differ(one, other) -> bool:
+    """Whether any number of two trees differs."""
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), one, other)))
+
+
+# Learning rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "last_but_one", "end"),
+    [
+        ("constant", 2.0, 2.0, 2.0),
+        ("linear", 1.0, 2.0 / 8, 0.0),
+        ("cosine", 1.0, 1 + np.cos(np.pi * 7 / 8), 0.0),
+    ],
+)
+def test_schedules_rise_and_fall(schedule, middle, last_but_one, end):
+    rate = learning_rate(2.0, Recipe(schedule=schedule, steps=12, warmup=4))
+    rates = [float(rate(step)) for step in range(13)]
+    np.testing.assert_allclose(rates[:5], [0.0, 0.5, 1.0, 1.5, 2.0], rtol=1e-6)
+    assert rates[8] == pytest.approx(middle, rel=1e-6)
+    assert rates[11] == pytest.approx(last_but_one, rel=1e-5)
+    assert rates[12] == pytest.approx(end, abs=1e-7)
+
+
+def test_the_critics_schedule_runs_over_critic_steps():
+    recipe = Recipe(schedule="linear", steps=5, warmup=1, critic_steps=3, critic_lr=1.0)
+    adam = critic_optimizer(recipe)
+    weight = jnp.zeros(())
+    state, updates = adam.init(weight), []
+    for _ in range(15):  # of a constant gradient, of which Adam makes the learning rate
+        update, state = adam.update(jnp.ones(()), state, weight)
+        updates.append(-float(update))
+    expected = [k / 3 for k in range(3)] + [1 - k / 12 for k in range(12)]
+    np.testing.assert_allclose(updates, expected, rtol=1e-5)
+
+
+# Random numbers
+
+
+def test_draws_are_a_function_of_seed_and_step():
+    first = draw(3, jnp.array(7), **SIZES)
+    again = jax.jit(lambda seed, step: draw(seed, step, **SIZES))(jnp.array(3), jnp.array(7))
+    np.testing.assert_array_equal(first.latents, again.latents)
+    np.testing.assert_array_equal(first.mix, again.mix)
+    for other in (draw(3, jnp.array(8), **SIZES), draw(4, jnp.array(7), **SIZES)):
+        assert not np.any(other.latents == first.latents)
+        assert not np.any(other.mix == first.mix)
+
+
+def test_the_generators_latents_do_not_depend_on_the_number_of_critic_steps():
+    one, five = (draw(0, jnp.array(1), **SIZES | {"critic_steps": k}) for k in (1, 5))
+    np.testing.assert_array_equal(one.latents[-1], five.latents[-1])
+    assert len(np.unique(five.latents)) == five.latents.size
+
+
+def test_draws_have_their_distributions():
+    draws = draw(0, jnp.array(0), critic_steps=3, batch=2000, latent=LATENT)
+    assert float(draws.latents.mean()) == pytest.approx(0, abs=0.03)
+    assert float(draws.latents.std()) == pytest.approx(1, abs=0.03)
+    assert 0 <= draws.mix.min() < 0.01
+    assert 0.99 < draws.mix.max() < 1
+
+
+def test_pixels_become_numbers_from_minus_one_to_one():
+    pixels = jnp.array([0, 51, 255], jnp.uint8)[:, None, None, None]
+    np.testing.assert_allclose(to_unit(pixels).ravel(), [-1, -0.6, 1], atol=1e-6)
+
+
+# Steps
+
+DISTILLED = spec(Recipe(alpha=0.0, reduction="sum", ema=0.15, generator_lr=0.01))
+ADVERSARIAL = spec(Recipe(loss="hinge", critic_steps=3))
+
+
+def test_the_first_step_of_a_distilled_generator_by_hand():
+    # Adam's first step is the learning rate against the gradient's sign, where that is not tiny.
+    before, after = (state.generator.params for state in trained(DISTILLED, 3)[:2])
+    latents = draw(0, jnp.array(0), **SIZES).latents[-1]
+    target = images(100, BATCH)
+
+    def distance(params):
+        variables = {"params": params, "batch_stats": trained(DISTILLED, 3)[0].generator.stats}
+        drawn, _ = DISTILLED.generator.apply(
+            variables, latents, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum((drawn - target) ** 2) / BATCH
+
+    slope = jax.jit(jax.grad(distance))(before)["layer2"]["kernel"]
+    expected = before["layer2"]["kernel"] - 0.01 * jnp.sign(slope)
+    np.testing.assert_allclose(after["layer2"]["kernel"], expected, atol=1e-6)
+
+
+def test_the_average_warms_up():
+    states = trained(DISTILLED, 3)
+    first, *weights = [np.asarray(s.generator.params["layer0"]["kernel"], float) for s in states]
+    # Decays: 1 / 10, then 2 / 11 and 3 / 12, which are above 0.15.
+    one = 0.1 * first + 0.9 * weights[0]
+    two = 0.15 * one + 0.85 * weights[1]
+    three = 0.15 * two + 0.85 * weights[2]
+    for state, expected in zip(states[1:], (one, two, three), strict=True):
+        np.testing.assert_allclose(state.average["layer0"]["kernel"], expected, atol=1e-7)
+    assert np.abs(weights[2] - first).max() > 0.01
+
+
+def test_a_frozen_critic_does_not_change_and_still_teaches():
+    states = trained(spec(Recipe(train_critic=False)), 2)
+    assert not differ(states[0].critic, states[2].critic)
+    assert differ(states[0].generator.params, states[2].generator.params)
+
+
+def test_a_trained_critic_changes_with_its_statistics():
+    states = trained(ADVERSARIAL, 2)
+    assert differ(states[0].critic.params, states[2].critic.params)
+    assert differ(states[0].critic.stats, states[2].critic.stats)
+
+
+def test_wgan_keeps_the_critics_weights_within_the_bound():
+    states = trained(spec(Recipe(loss="wgan", clip=0.01, critic_lr=0.02)), 3)
+    assert reach(states[0].critic.params) > 0.01
+    for state in states[1:]:
+        assert reach(state.critic.params) == pytest.approx(0.01)
+        assert reach(state.generator.params) > 0.01
+
+
+def test_each_critic_step_trains_the_critic_and_the_generator_moves_once():
+    states = trained(ADVERSARIAL, 2)
+    assert [int(s.step) for s in states] == [0, 1, 2]
+    assert [int(s.generator.optimizer[0].count) for s in states] == [0, 1, 2]
+    assert [int(s.critic.optimizer[0].count) for s in states] == [0, 3, 6]
+
+
+def test_a_critic_that_goes_on_from_the_teachers_starts_with_its_weights_and_a_fresh_optimizer():
+    teacher = trained(ADVERSARIAL, 2)[-1].critic
+    a_spec = spec(Recipe(alpha=0.5, critic="teacher"))
+    state = init(a_spec, 5, teacher)
+    assert not differ(state.critic.params, teacher.params)
+    assert not differ(state.critic.stats, teacher.stats)
+    assert int(state.critic.optimizer[0].count) == 0
+    assert differ(init(a_spec, 5).critic.params, teacher.params)
+
+
+def test_generator_and_critic_start_from_numbers_of_their_seed():
+    one, same, other = (init(spec(Recipe()), seed) for seed in (1, 1, 2))
+    assert not differ(one, same)
+    for network in ("generator", "critic"):
+        kernels = [getattr(s, network).params["layer1"]["kernel"] for s in (one, other)]
+        assert not np.any(kernels[0] == kernels[1])
