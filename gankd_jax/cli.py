@@ -157,6 +157,9 @@ def main() -> None:
     except UserError as error:
         print(f"gankd: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("gankd: stopped; the same command goes on from where it was", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

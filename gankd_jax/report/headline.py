@@ -2,7 +2,7 @@
 
 from gankd_jax.report.rows import Row, ratios, rows
 from gankd_jax.report.runs import Study
-from gankd_jax.report.scores import describe
+from gankd_jax.report.scores import describe, is_main
 from gankd_jax.report.wording import number, percent, ratio
 
 
@@ -48,10 +48,10 @@ def _kept(found: list[Row]) -> str:
 
 
 def _tallies(found: list[Row]) -> list[str]:
-    """Count for each score that has a better side who is ahead, and where."""
+    """Count for each main score that has a better side who is ahead, and where."""
     compared: dict[str, list[Row]] = {}
     for row in found:
-        if row.comparison and describe(row.score).better:
+        if row.comparison and is_main(row.score) and describe(row.score).better:
             compared.setdefault(row.score, []).append(row)
     return [
         f"{describe(key).label}, student against baseline: {_tally(those)}."

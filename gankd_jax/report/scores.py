@@ -74,6 +74,11 @@ def describe(key: str) -> Score:
     return Score(key, "", "")
 
 
+def is_main(key: str) -> bool:
+    """Whether a score is one of the few that a summary speaks of."""
+    return key in SCORES or key.startswith("fd_")
+
+
 def ordered(keys: set[str]) -> list[str]:
     """Sort score keys as the report shows them; deviations (`_sd`) are no scores of their own."""
     known = [key for key in SCORES if key in keys]

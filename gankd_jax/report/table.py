@@ -8,7 +8,7 @@ from gankd_jax import paper
 from gankd_jax.report.headline import headline
 from gankd_jax.report.rows import Row, groups, in_paper, of_width, ratios, rows, score_keys
 from gankd_jax.report.runs import Run, Study, progress
-from gankd_jax.report.scores import SCORES, describe
+from gankd_jax.report.scores import describe, is_main
 from gankd_jax.report.wording import difference, model_name, number, percent, ratio, size, spread
 
 TEXT_WIDTH = 100
@@ -200,7 +200,7 @@ def _number_cell(values: dict[str, float], key: str) -> Cell:
 def text(study: Study) -> str:
     """Return the report for a terminal, at most 100 columns wide, with the main scores."""
     keys = score_keys(study)
-    shown = [key for key in keys if key in SCORES] or keys
+    shown = [key for key in keys if is_main(key)] or keys
     parts = ["\n".join(wrap(line) for line in headline(study))]
     parts += [text_table(table) for table in tables(study, shown)]
     if len(shown) < len(keys):
