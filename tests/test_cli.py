@@ -17,6 +17,8 @@ Command = Callable[..., tuple[int, str, str]]
 TINY = tiny.flags()
 MNIST = f"--config={tiny.REPO / 'configs' / 'mnist.py'}"
 DIGITS = f"--config={tiny.DIGITS}"
+# ml_collections reads a config file by a deprecated call.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gankd", *words])
+        capsys.readouterr()
         status = 0
         try:
             cli.main()

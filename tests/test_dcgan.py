@@ -18,15 +18,20 @@ def apply(network, variables, inputs, train):
     return network.apply(variables, inputs, train=train, mutable=["batch_stats"])
 
 
-def made(network, *shape, scale=1.0):
-    """Initial variables, kernels scaled, and inputs of that shape."""
-    keys = jax.random.split(jax.random.key(0))
-    inputs = jax.random.normal(keys[0], shape)
-    variables = network.init(keys[1], inputs, train=False)
-    params = jax.tree.map(
-        lambda leaf: leaf * scale if leaf.ndim == 4 else leaf, variables["params"]
-    )
-    return variables | {"params": params}, inputs
+def made(network, *shape):
+    """Random variables of a network, its kernels large, and inputs of that shape."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=shape).astype(np.float32)
+    init = functools.partial(network.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(inputs))
+
+    def fill(path, leaf):
+        mean, spread = {"scale": (1, 0.1), "var": (1, 0), "kernel": (0, 0.3)}.get(
+            path[-1].key, (0, 0.1)
+        )
+        return jnp.asarray(rng.normal(mean, spread, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes), jnp.asarray(inputs)
 
 
 def test_hidden_widths_are_the_papers():
@@ -39,7 +44,7 @@ def test_hidden_widths_are_the_papers():
 @pytest.mark.parametrize(("size", "channels"), [(16, 3), (32, 1), (64, 3), (128, 1)])
 def test_images_have_their_size_and_range(size, channels):
     generator = Generator(1, size, channels, latent=7)
-    variables, latents = made(generator, 5, 7, scale=100.0)
+    variables, latents = made(generator, 5, 7)
     images, _ = apply(generator, variables, latents, True)
     assert images.shape == (5, size, size, channels)
     assert -1 <= images.min() < -0.9
@@ -61,22 +66,22 @@ def test_the_critic_mirrors_the_generator(size):
 
 
 def test_kernels_start_from_a_normal_distribution_and_biases_from_zero():
-    params = Generator(16, 64, 3).init(jax.random.key(0), jnp.zeros((1, 100)), train=False)[
-        "params"
-    ]
-    for k in range(5):
-        kernel = np.asarray(params[f"layer{k}"]["kernel"])
+    variables = Generator(16, 16, 3).init(jax.random.key(0), jnp.zeros((1, 100)), train=False)
+    kernels = [variables["params"][f"layer{k}"]["kernel"] for k in range(3)]
+    for kernel in map(np.asarray, kernels):
         assert kernel.std() == pytest.approx(0.02, rel=0.1)
         assert abs(kernel.mean()) < 4 * 0.02 / kernel.size**0.5
-        assert not np.any(params[f"layer{k}"]["bias"])
+        assert abs(np.mean(kernel**4) / kernel.var() ** 2 - 3) < 0.5  # as of a normal distribution
+    assert not any(np.any(variables["params"][f"layer{k}"]["bias"]) for k in range(3))
+    assert not np.any(kernels[0].ravel()[:768] == kernels[2].ravel())
 
 
 def test_every_form_draws_the_same_image_and_gives_the_same_score():
     images, scores = {}, {}
     for form in conv.FORMS:
         generator, critic = Generator(3, 32, 3, form=form), Critic(3, 32, 3, form=form)
-        images[form] = apply(generator, *made(generator, 4, 100, scale=5.0), True)[0]
-        scores[form] = apply(critic, *made(critic, 4, 32, 32, 3, scale=5.0), True)[0]
+        images[form] = apply(generator, *made(generator, 4, 100), True)[0]
+        scores[form] = apply(critic, *made(critic, 4, 32, 32, 3), True)[0]
     for form in conv.FORMS[1:]:
         np.testing.assert_allclose(images[form], images["dilated"], atol=1e-5)
         np.testing.assert_allclose(scores[form], scores["dilated"], rtol=1e-4, atol=1e-5)
@@ -93,7 +98,7 @@ def test_every_form_draws_the_same_image_and_gives_the_same_score():
 )
 def test_only_batch_norm_in_training_sees_the_batch_mates(norm, train, depends):
     critic = Critic(2, 16, 1, norm=norm)
-    variables, images = made(critic, 4, 16, 16, 1, scale=10.0)
+    variables, images = made(critic, 4, 16, 16, 1)
     scores, _ = apply(critic, variables, images, train)
     others, _ = apply(critic, variables, images.at[1:].mul(-2.0), train)
     assert (abs(scores[0] - others[0]) > 1e-3) == depends
@@ -102,7 +107,7 @@ def test_only_batch_norm_in_training_sees_the_batch_mates(norm, train, depends):
 
 def test_a_generator_in_use_draws_each_latent_by_itself():
     generator = Generator(2, 16, 1, latent=5)
-    variables, latents = made(generator, 4, 5, scale=10.0)
+    variables, latents = made(generator, 4, 5)
     images, _ = apply(generator, variables, latents, False)
     alone, _ = apply(generator, variables, latents[2:3], False)
     np.testing.assert_allclose(alone[0], images[2], atol=1e-6)
@@ -111,7 +116,9 @@ def test_a_generator_in_use_draws_each_latent_by_itself():
 
 def test_layer_norm_is_over_an_image():
     critic = Critic(4, 16, 1, norm="layer")
-    variables, images = made(critic, 2, 16, 16, 1, scale=10.0)
+    variables, images = made(critic, 2, 16, 16, 1)
+    blank = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    variables["params"]["norm1"]["layer"] = blank
     _, kept = critic.apply(variables, images, train=True, capture_intermediates=True)
     normed = kept["intermediates"]["norm1"]["__call__"][0]
     np.testing.assert_allclose(normed.mean(axis=(1, 2, 3)), 0, atol=1e-5)
@@ -121,10 +128,12 @@ def test_layer_norm_is_over_an_image():
 
 def test_running_averages_move_a_tenth_towards_the_batch():
     generator = Generator(1, 16, 1, latent=5)
-    variables, latents = made(generator, 6, 5, scale=10.0)
+    variables, latents = made(generator, 6, 5)
     _, updated = apply(generator, variables, latents, True)
-    kernel = np.asarray(variables["params"]["layer0"]["kernel"], float)  # its bias is zero
-    before = np.einsum("bz,rszo->brso", np.asarray(latents, float), kernel)
-    stats = updated["batch_stats"]["norm0"]["batch"]
-    np.testing.assert_allclose(stats["mean"], 0.1 * before.mean(axis=(0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * before.var(axis=(0, 1, 2)), rtol=1e-4)
+    layer = variables["params"]["layer0"]
+    kernel, bias = (np.asarray(layer[name], float) for name in ("kernel", "bias"))
+    before = np.einsum("bz,rszo->brso", np.asarray(latents, float), kernel) + bias
+    old, new = (tree["batch_stats"]["norm0"]["batch"] for tree in (variables, updated))
+    for name, batch in (("mean", before.mean(axis=(0, 1, 2))), ("var", before.var(axis=(0, 1, 2)))):
+        expected = 0.9 * np.asarray(old[name]) + 0.1 * batch
+        np.testing.assert_allclose(new[name], expected, rtol=1e-4)
