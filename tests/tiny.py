@@ -100,6 +100,7 @@ def environment(root: Path) -> dict[str, str]:
         "TFDS_DATA_DIR": str(data(root)),
         "XDG_CACHE_HOME": str(root / "cache"),
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # to compile takes the most time
         "OPENBLAS_NUM_THREADS": "1",  # its threads wait for each other where tests run side by side
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
