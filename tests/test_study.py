@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -383,7 +384,7 @@ def test_candidates_are_compared_with_the_images_held_out(
     lab = Lab(config, finished)
 
     def untrained(network, images):
-        return network.init(jax.random.key(0), to_unit(images.pixels[:1]))["params"]
+        return network.init(jax.random.key(0), to_unit(jnp.asarray(images.pixels[:1])))["params"]
 
     monkeypatch.setattr(judge, "_train", untrained)
     teacher = runs.find(config, "teacher-d4-s0")

@@ -246,29 +246,36 @@ def test_50_steps_in_float64(parity, name):
         parity.check(f"{label}: losses", max(errors), bound=1e-6)
         assert first.generator.params["layer0"]["kernel"].dtype == jnp.float64
         for which in ("critic", "generator") if pair.spec.critic else ("generator",):
-            before, after = getattr(first, which).params, getattr(pair.state, which).params
-            want, _ = twin.to_flax(getattr(pair.twin, which))
-            assert largest(before, after) > 0.01  # it has moved
-            parity.check(f"{label}: {which}'s weights", largest(after, want), bound=1e-6)
-        parity.check(f"{label}: images", image_error(pair), bound=1e-6)
+            before, after = getattr(first, which), getattr(pair.state, which)
+            params, stats = twin.to_flax(getattr(pair.twin, which))
+            assert largest(before.params, after.params) > 0.01  # it has moved
+            error = largest(after.params, params)
+            parity.check(f"{label}: {which}'s weights", error, bound=1e-6)
+            if stats:
+                error = largest(averages(which, before.stats, after.stats), stats)
+                parity.check(f"{label}: {which}'s running averages", error, bound=1e-6)
+        parity.check(f"{label}: images", image_error(pair, first), bound=1e-6)
 
 
-def image_error(pair: Pair) -> float:
-    """Of images drawn in eval mode, with the running averages of training.
+def averages(which: str, first, last):
+    """Running averages of 50 steps as PyTorch has them: batch variances times n / (n - 1)."""
+    updates = {"generator": 50, "critic": 2 * 50}[which]  # the critic's: real images, then fakes
+    found = {}
+    for name, norm in last.items():
+        layer = int(name.removeprefix("norm"))
+        side = {"generator": 4 * 2**layer, "critic": SIZE // 2 ** (layer + 1)}[which]
+        count = BATCH * side**2
+        kept = 0.9**updates * first[name]["batch"]["var"]
+        var = kept + (norm["batch"]["var"] - kept) * count / (count - 1)
+        found[name] = {"batch": {"mean": norm["batch"]["mean"], "var": var}}
+    return found
 
-    The running variance is PyTorch's but for its factor n / (n - 1).
-    """
-    params, stats = pair.state.generator.params, pair.state.generator.stats
-    decayed = 0.9**50  # what is left of the first value
-    start = Pair(pair.case, dtype=np.float64).state.generator.stats
-    for k, norm in enumerate(sorted(stats)):
-        count = BATCH * (4 * 2**k) ** 2
-        mean, var = stats[norm]["batch"]["mean"], stats[norm]["batch"]["var"]
-        kept = decayed * start[norm]["batch"]["var"]
-        var = kept + (var - kept) * count / (count - 1)
-        stats = stats | {norm: {"batch": {"mean": mean, "var": var}}}
+
+def image_error(pair: Pair, first: State) -> float:
+    """The largest difference of images drawn with the running averages of training."""
+    last = pair.state.generator
+    tree = variables(last.params, averages("generator", first.generator.stats, last.stats))
     latents = np.random.default_rng(4).normal(size=(16, LATENT))
-    tree = variables(params, stats)
     ours = pair.spec.generator.apply(tree, jnp.asarray(latents), train=False)
     with torch.no_grad():
         theirs = twin.channels_last(twin.draw(pair.twin.generator.eval(), latents))
