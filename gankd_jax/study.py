@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from gankd_jax import evaluate, runs, sampling, workdir
 from gankd_jax.data import datasets
 from gankd_jax.errors import UserError
+from gankd_jax.interop import inception_weights
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runs import Run
@@ -287,7 +288,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Refuse what the config's own checks cannot see.
 
     Raises:
-      UserError: unknown data set, or several teachers and nothing to choose by.
+      UserError: unknown data set, several teachers and nothing to choose by, or no weights of the
+        FID network where its layers are asked for.
     """
     labelled = datasets.get(config.data.name).classes is not None
     if len(runs.teachers(config)) > 1 and not (labelled and config.data.validation):
@@ -295,6 +297,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             "config.study names several teachers, and they are compared by a classifier on"
             " validation images: the data set needs labels and data.validation above 0"
         )
+    if config.evaluation.layers:
+        inception_weights.load(inception_weights.default_path(), config.evaluation.layers)
 
 
 def _tell(text: str) -> None:

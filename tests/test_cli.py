@@ -36,6 +36,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     """Run `gankd WORDS` in this process: its exit status, output and errors."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # undone in the end, as all of these
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
     monkeypatch.chdir(tiny.REPO)
     handlers, level = logging.root.handlers[:], logging.root.level
 
@@ -221,6 +222,10 @@ MISTAKES = {
     "held out": (
         ["study", DIGITS, "--config.data.validation=1438", "{new}"],
         "validation=1438 leaves none of digits's 1438 train images",
+    ),
+    "no FID weights": (
+        ["study", DIGITS, "--config.evaluation.layers=('192',)", "{new}"],
+        "no Inception weights; `gankd weights fetch` downloads them",
     ),
     "teachers not to be compared": (
         ["study", DIGITS, "--config.study.teacher_widths=(4,8)", "{new}"],
