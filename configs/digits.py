@@ -29,5 +29,5 @@ def get_config(variants: str = "") -> ConfigDict:
 
     config.training.checkpoint_every = 500
     config.training.grid_every = 1_000
-    config.evaluation.samples = 5_000
+    config.evaluation.samples = 2_500
     return finish(config, variants, {})
