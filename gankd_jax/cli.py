@@ -129,6 +129,37 @@ def export_torch(values: Values) -> None:
     print(out)
 
 
+def export(values: Values) -> None:
+    """Write a run's generator as a file: --run=NAME --format=onnx|stablehlo|torch --out=FILE."""
+    from gankd_jax.export import command
+
+    print(
+        command.export(
+            _config(values),
+            _workdir(values),
+            run=_needed(values, "run"),
+            kind=_needed(values, "format"),
+            precision=values["precision"].value or "float32",
+            out=Path(_needed(values, "out")).expanduser(),
+        )
+    )
+
+
+def bench(values: Values) -> None:
+    """Time training and drawing: [--against=torch] [--only=CASE,...] [--out=DIR] or --memory."""
+    if values["memory"].value:
+        from gankd_jax.bench.memory import memory
+
+        print(memory(_config(values)))
+        return
+    from gankd_jax.bench import command
+
+    folder = _path(values, "out") or Path("bench")
+    only = [name for name in (values["only"].value or "").split(",") if name]
+    rounds = _whole(values, "rounds") or 5
+    print(command.bench(folder, against=values["against"].value, only=only, rounds=rounds))
+
+
 # Each command, and what it takes beside flags.
 COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "describe": (describe, ()),
@@ -139,6 +170,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "report": (report, ()),
     "sample": (sample, ()),
     "compare": (compare, ()),
+    "export": (export, ()),
+    "bench": (bench, ()),
     "score": (score, ("A", "B")),
     "weights fetch": (weights_fetch, ()),
     "weights import-torch": (import_torch, ("FILE.pth",)),
@@ -192,6 +225,8 @@ def _parse(argv: list[str]) -> tuple[Values, list[str]]:
     )
     for flag, text in FLAGS.items():
         flags.DEFINE_string(flag, None, text, flag_values=values)
+    for flag, text in SWITCHES.items():
+        flags.DEFINE_bool(flag, False, text, flag_values=values)
     _check_config_file(argv)
     try:
         words = values(argv)[1:]
@@ -215,9 +250,16 @@ FLAGS = {
     "critic": "a PyTorch file of the teacher's critic",
     "image-size": "pixels to which `score` resizes a data set's images (default: none)",
     "pad": "pixels that `score` adds on each side of them before",
+    "format": "of an exported file: onnx, stablehlo, torch",
+    "precision": "of an exported file's weights: float32 (default), float16, int8",
+    "against": "what `bench` compares with: torch",
+    "only": "the cases that `bench` times, with commas between (default: all)",
+    "rounds": "turns that `bench` takes at each case (default: 5)",
     "source-dir": "folder of original files",
     "data-dir": "folder of prepared data sets (default: TFDS's own)",
 }
+
+SWITCHES = {"memory": "`bench` prints the memory of a config's groups, and runs nothing"}
 
 
 def _check_config_file(argv: list[str]) -> None:
@@ -272,5 +314,5 @@ def _help() -> str:
     lines = ["gankd COMMAND --config=FILE[:variant] --config.field=value --workdir=DIR", ""]
     for name, (run, takes) in COMMANDS.items():
         lines.append(f"  {' '.join((name, *takes)):29} {(run.__doc__ or '').splitlines()[0]}")
-    lines += ["", *(f"  --{flag:27} {text}" for flag, text in FLAGS.items())]
+    lines += ["", *(f"  --{flag:27} {text}" for flag, text in (FLAGS | SWITCHES).items())]
     return "\n".join(lines)

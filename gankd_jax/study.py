@@ -202,6 +202,11 @@ def _validation_distance(lab: Lab, run: Run) -> float:
     return _scores(lab, lab.drawer(run), seed, references=real[:1])["fd_classifier"]
 
 
+def scores_of(lab: Lab, drawer: evaluate.Drawer) -> dict[str, float]:
+    """The study's scores of a generator, on the latents that every run is scored on."""
+    return _scores(lab, drawer, lab.config.evaluation.seed, references=lab.references)
+
+
 def _scores(
     lab: Lab, drawer: evaluate.Drawer, seed: int, *, references: list[tuple[Extractor, Summary]]
 ) -> dict[str, float]:
@@ -241,7 +246,7 @@ def _evaluate_real(lab: Lab) -> None:
 
 def _evaluate_run(lab: Lab, run: Run) -> None:
     seed, drawer = lab.config.evaluation.seed, lab.drawer(run)
-    values = _scores(lab, drawer, seed, references=lab.references)
+    values = scores_of(lab, drawer)
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
         values["pixel_error"] = evaluate.pixel_error(drawer, teacher, seed, **_sizes(lab))

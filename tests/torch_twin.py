@@ -1,10 +1,10 @@
 """The PyTorch side of every parity check: the networks, losses and steps in plain PyTorch.
 
-It shares no code with gankd_jax; of a `Recipe` it reads the settings alone.
+The networks are those that the benchmark times, PyTorch's own too.  No code is shared with the jax
+side; of a `Recipe` the settings alone are read.
 """
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -13,34 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gankd_jax.bench import torch_side
+
+generator, critic = torch_side.generator, torch_side.critic
 torch.set_num_threads(1)  # tiny layers: more threads wait for one another
-
-
-def generator(
-    width: int, image_size: int, channels: int, *, latent: int = 100, norm: str = "batch"
-) -> nn.Sequential:
-    """DCGAN: latents `[b, z, 1, 1]` to images `[b, c, s, s]`."""
-    layers = int(math.log2(image_size)) - 2
-    hidden = [width * 2**k for k in range(layers)][::-1]
-    modules: list[nn.Module] = [nn.ConvTranspose2d(latent, hidden[0], 4, 1, 0)]
-    for before, after in zip(hidden, [*hidden[1:], channels], strict=True):
-        modules += [*norms(norm, before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1)]
-    return nn.Sequential(*modules, nn.Tanh())
-
-
-def critic(width: int, image_size: int, channels: int, *, norm: str = "batch") -> nn.Sequential:
-    """DCGAN's discriminator without its sigmoid: images `[b, c, s, s]` to scores `[b]`."""
-    layers = int(math.log2(image_size)) - 2
-    hidden = [width * 2**k for k in range(layers)]
-    modules: list[nn.Module] = [nn.Conv2d(channels, hidden[0], 4, 2, 1), nn.LeakyReLU(0.2)]
-    for before, after in itertools.pairwise(hidden):
-        modules += [nn.Conv2d(before, after, 4, 2, 1), *norms(norm, after), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*modules, nn.Conv2d(hidden[-1], 1, 4, 1, 0), nn.Flatten(0))
-
-
-def norms(kind: str, channels: int) -> list[nn.Module]:
-    made = {"batch": nn.BatchNorm2d, "layer": lambda c: nn.GroupNorm(1, c), "none": None}[kind]
-    return [made(channels)] if made else []
 
 
 def randomise(network: nn.Sequential, seed: int) -> nn.Sequential:
@@ -155,14 +131,6 @@ ADVERSARIAL: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def gradient_penalty(network: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """The usual PyTorch form, differentiable with respect to the critic's weights."""
-    mix = mix[:, None, None, None]
-    between = (mix * real + (1 - mix) * fake).requires_grad_()
-    (slope,) = torch.autograd.grad(network(between).sum(), between, create_graph=True)
-    return ((slope.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
-
-
 def distance(student: Tensor, teacher: Tensor, *, kind: str, reduction: str) -> Tensor:
     """PyTorch's own loss; 'sum' is the sum over an image and the mean over the batch."""
     loss = {"mse": functional.mse_loss, "l1": functional.l1_loss}[kind]
@@ -221,7 +189,7 @@ class Run:
         metrics, loss = {"critic_loss": value.item()}, value
         if self.recipe.loss == "wgan_gp":
             with frozen_statistics(self.critic):
-                penalty = gradient_penalty(self.critic, real, fake, mix)
+                penalty = torch_side.gradient_penalty(self.critic, real, fake, mix)
             metrics["gradient_penalty"] = penalty.item()
             loss = value + self.recipe.gradient_penalty * penalty
         lr = self.recipe.critic_lr * rate(

@@ -12,11 +12,20 @@ import numpy as np
 
 from gankd_jax.runtime import files
 
-_STORAGES = {np.dtype("<f4"): "FloatStorage", np.dtype("<i8"): "LongStorage"}
+_STORAGES = {
+    np.dtype("<f4"): "FloatStorage",
+    np.dtype("<f2"): "HalfStorage",
+    np.dtype("<i8"): "LongStorage",
+}
 
 
 def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named float32 and int64 arrays as `torch.save` writes a dict of tensors.
+    """Write named arrays as a PyTorch file: `torch_bytes`."""
+    files.write_bytes(path, torch_bytes(arrays))
+
+
+def torch_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Named float32, float16 and int64 arrays as `torch.save` writes a dict of tensors.
 
     The format is that of torch 1.6 and later: an uncompressed zip of one pickle and of each
     tensor's bytes. Equal arrays make equal files. `torch.load(path, weights_only=True)` reads it.
@@ -27,7 +36,7 @@ def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
-    files.write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _bytes(values: np.ndarray) -> bytes:

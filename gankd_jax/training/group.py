@@ -5,7 +5,7 @@ Runs that differ in their seed alone go through `vmap`; the others sit side by s
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class Member:
 Members = Mapping[str, Member]
 States = dict[str, State]
 CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
-Chunk = Callable[..., tuple[States, dict[str, Metrics]]]
+Chunk = jax.stages.Wrapped  # what jit gives
 
 
 def make_chunk(members: Members, teacher: Generator | None) -> Chunk:

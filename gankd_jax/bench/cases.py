@@ -1,0 +1,187 @@
+"""What is timed: each case as our compiled step, its operations, and PyTorch's counterpart."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gankd_jax import sampling
+from gankd_jax.bench import operations
+from gankd_jax.data.batches import chunk_indices
+from gankd_jax.models import conv
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training.group import Member, Members, make_chunk
+from gankd_jax.training.recipe import Recipe
+from gankd_jax.training.state import Spec, init
+
+SIZE, CHANNELS, BATCH = 64, 3, 64
+TEACHER, WIDTHS = 64, (2, 4, 8, 16, 32)
+STEPS = 4  # training steps in one compiled call
+CRITIC_STEPS = 5
+IMAGES = 4_096  # of random pixels, where real batches are needed
+MATRIX = 2_048
+Work = Callable[[], Any]  # what it returns is waited for
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    title: str
+    build: Callable[[], Work]
+    operations: int  # of one step, the plain way: 2 for each multiply-add of the layers
+    steps: int = 1  # in one call of the work
+    theirs: dict[str, Any] | None = None  # the counterpart, as torch_side takes it
+    beside: str = ""  # the case whose seconds this one's are divided by, in place of PyTorch's
+
+
+def cases() -> dict[str, Case]:
+    """Every case by its name."""
+    return {
+        "students": _students("five students, one step of all", WIDTHS, seeds=1),
+        "students-seeds": _students("the same, three seeds of each", WIDTHS, seeds=3),
+        "student": _students("one student, d=8", (8,), seeds=1),
+        "teacher": _teacher("WGAN-GP teacher, d=32", 32),
+        "draw-2": _draw("generator alone, d=2", 2),
+        "draw-64": _draw("generator alone, d=64", 64),
+        "constant": Case(
+            "baseline d=32, a constant batch",
+            lambda: _baseline(streamed=False),
+            operations.adversarial_step(_generator(32), _critic(32), 1, penalty=False) * BATCH,
+            steps=STEPS,
+        ),
+        "streamed": Case(
+            "baseline d=32, batches from the host",
+            lambda: _baseline(streamed=True),
+            operations.adversarial_step(_generator(32), _critic(32), 1, penalty=False) * BATCH,
+            steps=STEPS,
+            beside="constant",
+        ),
+    }
+
+
+def matrix_product() -> Work:
+    """The square product that the machine's rate is told by."""
+    matrix = jax.random.normal(jax.random.key(0), (MATRIX, MATRIX))
+    product = jax.jit(lambda m: m @ m)
+    return lambda: product(matrix)
+
+
+def _generator(width: int) -> Generator:
+    return Generator(width, SIZE, CHANNELS, form=conv.resolve_form("auto"))
+
+
+def _critic(width: int, norm: str = "batch") -> Critic:
+    return Critic(width, SIZE, CHANNELS, norm=norm, form=conv.resolve_form("auto"))
+
+
+def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
+    made = [operations.student_step(_generator(width)) for width in widths]
+    drawn = operations.forward(_generator(TEACHER))
+    theirs = {"teacher": TEACHER, "widths": widths, "seeds": seeds}
+    return Case(
+        title,
+        lambda: _train_students(widths, seeds),
+        BATCH * seeds * (drawn + sum(made)),
+        steps=STEPS,
+        theirs={"kind": "students", "of": [SIZE, CHANNELS], "with": theirs},
+    )
+
+
+def _train_students(widths: tuple[int, ...], seeds: int) -> Work:
+    recipe = Recipe(alpha=0.0, batch_size=BATCH)
+    members = {
+        f"d{width}-s{seed}": Member(Spec(_generator(width), None, recipe), seed)
+        for width in widths
+        for seed in range(seeds)
+    }
+    teacher = _generator(TEACHER)
+    return _train(members, teacher, lambda: np.zeros((STEPS, seeds, 1, 1), np.int32))
+
+
+def _teacher(title: str, width: int) -> Case:
+    counted = operations.adversarial_step(
+        _generator(width), _critic(width, "none"), CRITIC_STEPS, penalty=True
+    )
+    return Case(
+        title,
+        lambda: _train_teacher(width),
+        BATCH * counted,
+        steps=STEPS,
+        theirs={
+            "kind": "teacher",
+            "of": [SIZE, CHANNELS],
+            "with": {"width": width, "critic_steps": CRITIC_STEPS},
+        },
+    )
+
+
+def _train_teacher(width: int) -> Work:
+    recipe = Recipe(loss="wgan_gp", critic_steps=CRITIC_STEPS, batch_size=BATCH)
+    member = Member(Spec(_generator(width), _critic(width, "none"), recipe), 0)
+    batches = np.random.default_rng(0).integers(0, IMAGES, (STEPS, 1, CRITIC_STEPS, BATCH))
+    return _train({"teacher": member}, None, lambda: batches.astype(np.int32), _images())
+
+
+def _baseline(*, streamed: bool) -> Work:
+    """Batches go to the device as images: read out of the data set, or always the same."""
+    member = Member(Spec(_generator(32), _critic(32), Recipe(batch_size=BATCH)), 0)
+    images, calls = _images(), iter(range(10**9))
+    constant = images[np.arange(STEPS * BATCH).reshape(STEPS, 1, 1, BATCH)]
+
+    def read() -> np.ndarray:
+        places = chunk_indices(
+            next(calls) * STEPS, STEPS, critic_steps=1, count=IMAGES, batch_size=BATCH, seed=0
+        )
+        return images[places[:, None]]
+
+    return _train({"baseline": member}, None, read if streamed else lambda: constant)
+
+
+def _train(
+    members: Members,
+    teacher: Generator | None,
+    batches: Callable[[], np.ndarray],
+    images: np.ndarray | None = None,
+) -> Work:
+    """A call of the study's own compiled step; the states move on from call to call."""
+    if images is None and not any(member.spec.critic for member in members.values()):
+        images = np.zeros((1, SIZE, SIZE, CHANNELS), np.uint8)
+    pixels = None if images is None else jnp.asarray(images)
+    chunk = make_chunk(members, teacher)
+    states = {name: init(member.spec, member.seed) for name, member in members.items()}
+    variables = _variables(teacher) if teacher else None
+
+    def work() -> Any:
+        nonlocal states
+        states, metrics = chunk(states, variables, pixels, jnp.asarray(batches()))
+        return metrics
+
+    return work
+
+
+def _images() -> np.ndarray:
+    shape = (IMAGES, SIZE, SIZE, CHANNELS)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _variables(generator: Generator) -> Any:
+    return generator.init(jax.random.key(0), jnp.zeros((2, generator.latent)), train=False)
+
+
+def _draw(title: str, width: int) -> Case:
+    generator = _generator(width)
+
+    def build() -> Work:
+        variables, latents = _variables(generator), sampling.latents(0, BATCH, generator.latent)
+        return lambda: sampling.draw(generator, variables, latents)
+
+    return Case(
+        title,
+        build,
+        BATCH * operations.forward(generator),
+        theirs={"kind": "draw", "of": [SIZE, CHANNELS], "with": {"width": width}},
+    )

@@ -1,0 +1,52 @@
+"""How many floating-point operations a training step needs the plain way, for one image.
+
+Two for each multiply-add of the 4x4 layers and the projection; norms, activations and Adam are left
+out.  A layer's two gradients cost what the layer costs; the first layer's input needs none.
+"""
+
+import itertools
+
+from gankd_jax.models.cost import cost
+from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
+
+
+def forward(generator: Generator) -> int:
+    """Of drawing an image."""
+    return 2 * cost(generator).multiply_adds
+
+
+def student_step(generator: Generator) -> int:
+    """Of a generator's step on a distance, the teacher's image left out."""
+    return forward(generator) + _backward(generator)
+
+
+def adversarial_step(
+    generator: Generator, critic: Critic, critic_steps: int, *, penalty: bool
+) -> int:
+    """Of critic steps, each with a fake, and a step of the generator.
+
+    The penalty takes the score, its gradient in the image, and twice that for the gradient's own.
+    """
+    score = _score(critic)
+    train_critic = forward(generator) + 2 * (3 * score - _first(critic))
+    train_critic += 4 * score if penalty else 0
+    train_generator = student_step(generator) + 2 * score
+    return critic_steps * train_critic + train_generator
+
+
+def _backward(generator: Generator) -> int:
+    project = 2 * 16 * generator.latent * hidden_widths(generator.width, generator.image_size)[0]
+    return 2 * forward(generator) - project
+
+
+def _first(critic: Critic) -> int:
+    return 2 * 16 * critic.channels * critic.width * (critic.image_size // 2) ** 2
+
+
+def _score(critic: Critic) -> int:
+    hidden = (critic.channels, *reversed(hidden_widths(critic.width, critic.image_size)))
+    downs = (
+        16 * i * o * (critic.image_size // 2 ** (k + 1)) ** 2
+        for k, (i, o) in enumerate(itertools.pairwise(hidden))
+    )
+    return 2 * (sum(downs) + 16 * hidden[-1])

@@ -1,0 +1,1 @@
+"""A trained generator as a file of its own: ONNX, StableHLO, PyTorch."""

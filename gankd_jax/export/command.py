@@ -1,0 +1,125 @@
+"""What `gankd export` does: fold, store, run the file, compare, and only then write it."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from gankd_jax import runs, sampling, study, workdir
+from gankd_jax.errors import UserError
+from gankd_jax.evaluate import Drawer
+from gankd_jax.export import onnx_file, stablehlo_file, torch_file
+from gankd_jax.export.folded import PRECISIONS, Layer, as_flax, fold, store
+from gankd_jax.lab import Lab
+from gankd_jax.models.dcgan import Generator
+from gankd_jax.runs import Run
+from gankd_jax.runtime import files
+
+SEED, COUNT = 4_000_000, 64  # of the latents that a file is tried on
+BOUND = 1e-5  # of a difference between images in -1..1
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a file is written and run, and what must be installed for it."""
+
+    write: Callable[[Generator, list[Layer]], bytes]
+    run: Callable[[bytes, np.ndarray], np.ndarray]
+    needs: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = PRECISIONS
+
+
+FORMATS = {
+    "onnx": Format(
+        lambda _, layers: onnx_file.write(layers), onnx_file.run, ("onnx", "onnxruntime")
+    ),
+    "stablehlo": Format(stablehlo_file.write, stablehlo_file.run),
+    "torch": Format(
+        lambda _, layers: torch_file.write(layers),
+        torch_file.run,
+        ("torch",),
+        precisions=("float32", "float16"),
+    ),
+}
+
+
+def export(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    *,
+    run: str,
+    kind: str,
+    precision: str,
+    out: Path,
+) -> str:
+    """Write a trained run's generator as a file of that kind; what was measured of it, as text.
+
+    Raises:
+      UserError: no such run, format or precision, the run is not trained, `out` exists, a package
+        is missing, or the file does not draw what the model draws (it is not written then).
+    """
+    chosen = _check(config, folder, run=run, kind=kind, precision=precision, out=out)
+    lab, way = Lab(config, folder), FORMATS[kind]
+    generator, variables = lab.drawer(chosen)
+    layers = [store(layer, precision) for layer in fold(generator, variables)]
+    stored = as_flax(generator, layers)
+    file = way.write(generator, layers)
+    latents = sampling.latents(SEED, COUNT, generator.latent)
+    drawn = way.run(file, np.asarray(latents))
+    error = _largest(drawn, sampling.draw(*stored, latents))
+    if not error <= BOUND:
+        raise UserError(f"{out} is not written: it draws other images than {run}, by {error:.1e}")
+    files.write_bytes(out, file)
+    difference = _largest(drawn, sampling.draw(generator, variables, latents))
+    lines = [
+        f"{out}: {len(file):,} bytes; largest difference to {run} on {COUNT} fresh latents"
+        f" {difference:.1e} (images in -1..1)"
+    ]
+    if precision != "float32":
+        lines += _changes(lab, chosen, stored)
+    return "\n".join(lines)
+
+
+def _check(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    *,
+    run: str,
+    kind: str,
+    precision: str,
+    out: Path,
+) -> Run:
+    if kind not in FORMATS:
+        raise UserError(f"--format={kind} is not known; it can be {', '.join(FORMATS)}")
+    if precision not in FORMATS[kind].precisions:
+        allowed = ", ".join(FORMATS[kind].precisions)
+        raise UserError(f"--precision={precision} is not known for {kind}; it can be {allowed}")
+    chosen = runs.find(config, run)
+    if not (workdir.holds(folder, config) and workdir.is_trained(folder, config, chosen)):
+        raise UserError(f"{run} is not trained; run `gankd train --run={run}` first")
+    if out.exists():
+        raise UserError(f"--out={out} exists; name another file or remove it")
+    for package in FORMATS[kind].needs:
+        if importlib.util.find_spec(package) is None:
+            extra = "torch" if package == "torch" else "export"
+            raise UserError(f"--format={kind} needs {package}: pip install 'gankd-jax[{extra}]'")
+    return chosen
+
+
+def _largest(a: np.ndarray, b: object) -> float:
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max())
+
+
+def _changes(lab: Lab, run: Run, stored: Drawer) -> list[str]:
+    """Each of the report's scores with the weights as they were, and as they are stored."""
+    before = study.scores_of(lab, lab.drawer(run))
+    after = study.scores_of(lab, stored)
+    width = max(map(len, before))
+    lines = (
+        f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"
+        for name, value in before.items()
+    )
+    return [f"scores of {lab.config.evaluation.samples:,} images", *lines]

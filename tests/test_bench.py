@@ -1,0 +1,155 @@
+"""The benchmark: its counts against XLA's, its numbers against one another, its command."""
+
+import importlib.util
+import json
+import statistics
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from gankd_jax.bench import command, operations, report
+from gankd_jax.bench.cases import CRITIC_STEPS, MATRIX, cases
+from gankd_jax.bench.memory import memory
+from gankd_jax.errors import UserError
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training import steps
+from gankd_jax.training.recipe import Recipe
+from gankd_jax.training.state import Spec, init
+
+SHAPE = {"width": 16, "image_size": 32, "channels": 3, "form": "dilated"}
+BATCH = 8
+
+
+def counted_by_xla(recipe, critic, *, target):
+    """Operations for one image of a step, as XLA counts them in the program before optimising.
+
+    Its convolutions skip what falls on padding, where we count every tap.
+    """
+    spec = Spec(Generator(**SHAPE), critic, recipe)
+    images = jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
+    real = jax.ShapeDtypeStruct((1, *images.shape), jnp.float32) if critic else None
+    of = {"critic_steps": 1, "batch": BATCH, "latent": 100}
+    draws = jax.eval_shape(lambda: steps.draw(0, jnp.zeros((), int), **of))
+    state = jax.eval_shape(lambda: init(spec, 0))
+
+    def step(state, draws, real, target):
+        return steps.train_step(spec, state, draws, real=real, target=target)
+
+    lowered = jax.jit(step).lower(state, draws, real, images if target else None)
+    return lowered.cost_analysis()["flops"] / BATCH
+
+
+def test_a_students_operations_are_those_that_xla_counts():
+    ours = operations.student_step(Generator(**SHAPE))
+    theirs = counted_by_xla(Recipe(alpha=0.0, batch_size=BATCH), None, target=True)
+    assert theirs == pytest.approx(ours, rel=0.15)
+
+
+@pytest.mark.parametrize("loss", ["bce", "wgan_gp"])
+def test_an_adversarial_steps_operations_are_those_that_xla_counts(loss):
+    critic = Critic(**SHAPE, norm="none")
+    penalty = loss == "wgan_gp"
+    ours = operations.adversarial_step(Generator(**SHAPE), critic, 1, penalty=penalty)
+    recipe = Recipe(loss=loss, batch_size=BATCH)
+    assert counted_by_xla(recipe, critic, target=False) == pytest.approx(ours, rel=0.15)
+
+
+def test_more_critic_steps_add_what_one_costs():
+    of = (Generator(**SHAPE), Critic(**SHAPE, norm="none"))
+    one, two, five = (operations.adversarial_step(*of, k, penalty=True) for k in (1, 2, 5))
+    assert five - one == 4 * (two - one)
+
+
+def test_three_seeds_are_three_times_the_operations():
+    found = cases()
+    assert found["students-seeds"].operations == 3 * found["students"].operations
+    assert found["teacher"].theirs["with"]["critic_steps"] == CRITIC_STEPS
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    against = "torch" if importlib.util.find_spec("torch") else None
+    folder = tmp_path_factory.mktemp("bench") / "made"
+    table = command.bench(folder, against=against, only=["draw-2"], rounds=2)
+    return folder, table, json.loads((folder / "bench.json").read_text())
+
+
+def test_the_benchmark_writes_what_it_measured(measured):
+    folder, table, found = measured
+    assert (folder / "bench.md").read_text() == table + "\n"
+    case = found["cases"]["draw-2"]
+    sides = {"ours", "matrix"}
+    sides |= {"theirs", "their matrix"} if found["machine"]["torch"] else set()
+    assert case["seconds"].keys() == sides
+    assert all(len(values) == 2 and min(values) > 0 for values in case["seconds"].values())
+    assert found["machine"]["jax"] == jax.__version__
+
+
+def test_the_tables_shares_follow_from_the_seconds(measured):
+    _, table, found = measured
+    case = found["cases"]["draw-2"]
+    seconds = case["seconds"]
+    shares = [
+        case["operations"] / ours / (2 * MATRIX**3 / product)
+        for ours, product in zip(seconds["ours"], seconds["matrix"], strict=True)
+    ]
+    row = next(line for line in table.splitlines() if "d=2" in line)
+    assert f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})" in row
+
+
+def test_a_ratio_is_of_the_rounds_side_by_side():
+    found = cases()
+    seconds = {"ours": [1.0, 2.0, 4.0], "theirs": [4.0, 4.0, 4.0], "matrix": [1.0] * 3}
+    table = report.table(found, {"student": seconds})
+    assert "| 2.00 (1.00 to 4.00) |" in table
+
+
+def test_the_streamed_batch_is_measured_beside_the_constant_one():
+    found = cases()
+    made = {
+        "constant": {"ours": [1.0, 1.0], "matrix": [1.0, 1.0]},
+        "streamed": {"ours": [1.0, 1.25], "matrix": [1.0, 1.0]},
+    }
+    assert "0.90 (0.80 to 1.00) (of constant)" in report.table(found, made)
+
+
+def test_an_earlier_benchmark_is_not_overwritten(measured):
+    with pytest.raises(UserError, match=r"bench.json exists; name another folder"):
+        command.bench(measured[0], against=None, only=["draw-2"], rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"only": ["nothing"]}, "no case 'nothing'"), ({"against": "caffe"}, "it can be torch")],
+)
+def test_a_wrong_word_is_said_before_anything_runs(tmp_path, settings, message):
+    settings = {"against": None, "only": [], "rounds": 1} | settings
+    with pytest.raises(UserError, match=message):
+        command.bench(tmp_path / "new", **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_memory_is_told_for_every_group_without_running_it():
+    config = tiny.config()
+    rows = [line.split() for line in memory(config).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["teachers", "students", "baselines"]
+    assert [row[1] for row in rows] == ["1", "4", "2"]
+    for row in rows:
+        arguments, images, temporary, together = map(float, row[2:])
+        assert images <= arguments
+        assert together == pytest.approx(arguments + temporary, abs=1.5)  # rounded to MB
+
+
+def test_a_teachers_memory_is_its_weights_and_both_moments():
+    config = tiny.config(study__teacher_widths=(64,), study__widths=(), study__students=())
+    row = memory(config).splitlines()[2].split()
+    # d=64 at 16 pixels: 4d and 2d... counted by hand: kernels, biases, batch norm's two.
+    hidden = (128, 64)
+    generator = 16 * (100 * 128 + 128 * 64 + 64 * 1) + 128 + 64 + 1 + 2 * sum(hidden)
+    critic = 16 * (1 * 64 + 64 * 128 + 128 * 1) + 64 + 128 + 1
+    images = 1438 * 16 * 16 / 1e6
+    average = generator  # the exponential average of its weights
+    numbers = 3 * (generator + critic) + average
+    assert float(row[2]) == pytest.approx(4 * numbers / 1e6 + images, abs=1)

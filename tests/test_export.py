@@ -1,0 +1,187 @@
+"""Exported files: they draw the model's images in the runtimes they are made for."""
+
+import importlib.util
+import io
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from gankd_jax import sampling
+from gankd_jax.errors import UserError
+from gankd_jax.export import command, onnx_file, stablehlo_file, torch_file
+from gankd_jax.export.folded import as_flax, fold, store
+from gankd_jax.models.dcgan import Generator
+
+GENERATOR = Generator(3, 32, 3, latent=7)
+OFFERED = [(k, p) for k, kind in command.FORMATS.items() for p in kind.precisions]
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    """A generator whose every number is random, batch norm's statistics too."""
+    blank = jnp.zeros((2, GENERATOR.latent))
+    shapes = jax.eval_shape(lambda: GENERATOR.init(jax.random.key(0), blank, train=False))
+    rng = np.random.default_rng(0)
+    return GENERATOR, jax.tree.map(
+        lambda leaf: random_leaf(rng, leaf.shape),
+        shapes,
+    )
+
+
+def random_leaf(rng, shape):
+    """Kernels of both signs; positive scales and variances."""
+    if len(shape) == 4:
+        return jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)
+    return jnp.asarray(rng.uniform(0.3, 0.8, shape), jnp.float32)
+
+
+def latents(count):
+    return np.asarray(sampling.latents(5, count, GENERATOR.latent))
+
+
+def need(*packages):
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+def test_folded_layers_draw_what_batch_norm_draws(drawer):
+    plain = as_flax(GENERATOR, fold(*drawer))
+    assert "batch_stats" not in plain[1]
+    theirs = sampling.draw(*drawer, latents(9))
+    assert np.std(theirs) > 0.1
+    np.testing.assert_allclose(sampling.draw(*plain, latents(9)), theirs, atol=2e-5)
+
+
+def test_int8_is_within_half_a_step_of_the_weight(drawer):
+    for layer in fold(*drawer):
+        stored = store(layer, "int8")
+        assert stored.kernel.dtype == np.int8
+        off = np.abs(stored.weights - layer.kernel)
+        assert (off <= np.abs(layer.kernel).max(axis=(0, 1, 2)) / 127 / 2 * 1.0001).all()
+
+
+def test_int8_of_a_channel_of_zeros_is_zeros(drawer):
+    layer = fold(*drawer)[0]
+    layer.kernel[..., 0] = 0
+    assert (store(layer, "int8").weights[..., 0] == 0).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnxruntime_draws_the_stored_weights_images(drawer, precision, count):
+    need("onnx", "onnxruntime")
+    layers = [store(layer, precision) for layer in fold(*drawer)]
+    images = onnx_file.run(onnx_file.write(layers), latents(count))
+    expected = sampling.draw(*as_flax(GENERATOR, layers), latents(count))
+    np.testing.assert_allclose(images, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_stablehlo_draws_any_number_of_images_and_holds_small_weights(drawer, precision):
+    layers = [store(layer, precision) for layer in fold(*drawer)]
+    program = stablehlo_file.write(GENERATOR, layers)
+    for count in (1, 5):
+        expected = sampling.draw(*as_flax(GENERATOR, layers), latents(count))
+        images = stablehlo_file.run(program, latents(count))
+        np.testing.assert_allclose(images, expected, atol=2e-5)
+    assert jax.export.deserialize(program).platforms == stablehlo_file.PLATFORMS
+    assert b".py" not in program  # nothing of the machine that made it
+
+
+def test_smaller_numbers_make_smaller_files(drawer):
+    def size(write, precision):
+        return len(write([store(layer, precision) for layer in fold(*drawer)]))
+
+    kernels = sum(layer.kernel.size for layer in fold(*drawer))
+    writers = [lambda layers: stablehlo_file.write(GENERATOR, layers)]
+    if importlib.util.find_spec("onnx"):
+        writers.append(onnx_file.write)
+    for write in writers:
+        whole, half, quarter = (size(write, p) for p in ("float32", "float16", "int8"))
+        assert whole - half == pytest.approx(2 * kernels, rel=0.05)
+        assert half - quarter == pytest.approx(kernels, rel=0.15)  # scales and nodes come in
+
+
+def test_the_torch_file_loads_strictly(drawer):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    nn, layers = torch.nn, fold(*drawer)
+    modules = []
+    for k, layer in enumerate(layers):
+        i, o = layer.kernel.shape[2:]
+        modules.append(nn.ConvTranspose2d(i, o, 4, *((1, 0) if k == 0 else (2, 1))))
+        modules.append(nn.Tanh() if k == len(layers) - 1 else nn.ReLU())
+    network = nn.Sequential(*modules)
+    file = torch_file.write(layers)
+    network.load_state_dict(torch.load(io.BytesIO(file), weights_only=True), strict=True)
+    with torch.no_grad():
+        images = network(torch.tensor(latents(4))[:, :, None, None]).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(images, sampling.draw(*drawer, latents(4)), atol=2e-5)
+    np.testing.assert_array_equal(torch_file.run(file, latents(4)), images)
+
+
+@pytest.fixture
+def study(tmp_path_factory, monkeypatch):
+    root = tiny.shared(tmp_path_factory)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    return tiny.config(), tiny.finished(root)
+
+
+def settings(out, **changes):
+    chosen = {"run": "student-mse-d1-s0", "kind": "stablehlo", "precision": "float32", "out": out}
+    return chosen | changes
+
+
+@pytest.mark.parametrize(("kind", "precision"), OFFERED)
+def test_the_command_writes_a_file_and_says_how_near_it_is(study, tmp_path, kind, precision):
+    need(*command.FORMATS[kind].needs)
+    out = tmp_path / "made.bin"
+    said = command.export(*study, **settings(out, kind=kind, precision=precision)).splitlines()
+    assert said[0].startswith(f"{out}: {out.stat().st_size:,} bytes; largest difference")
+    difference = float(said[0].split("latents ")[1].split()[0])
+    bounds = {"float32": 1e-5, "float16": 1e-2, "int8": 0.5}
+    assert 0 < difference < bounds[precision]
+    images = command.FORMATS[kind].run(out.read_bytes(), latents_of(study[0].model.latent))
+    assert images.shape == (3, 16, 16, 1)
+    names = [line.split()[0] for line in said[2:]]
+    assert ("fd_classifier" in names) == (precision != "float32")
+
+
+def latents_of(size):
+    return np.asarray(sampling.latents(6, 3, size))
+
+
+def test_a_file_that_draws_other_images_is_not_left_behind(study, tmp_path, monkeypatch):
+    config, folder = study
+    wrong = command.Format(stablehlo_file.write, lambda *a: stablehlo_file.run(*a) + 1e-4)
+    monkeypatch.setitem(command.FORMATS, "stablehlo", wrong)
+    with pytest.raises(UserError, match="it draws other images"):
+        command.export(config, folder, **settings(tmp_path / "made.bin"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "tflite"}, "--format=tflite is not known"),
+        ({"precision": "int4"}, "--precision=int4 is not known for stablehlo"),
+        ({"kind": "torch", "precision": "int8"}, "it can be float32, float16"),
+        ({"run": "student-mse-d9-s0"}, "is not a run of this study"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(study, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        command.export(*study, **settings(tmp_path / "made.bin", **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_kept(study, tmp_path):
+    path = tmp_path / "made.bin"
+    path.write_text("mine")
+    with pytest.raises(UserError, match="exists; name another file"):
+        command.export(*study, **settings(path))
+    assert path.read_text() == "mine"
