@@ -3,6 +3,7 @@
 import logging as python_logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from gankd_jax.errors import UserError
+from gankd_jax.runtime import stop
 
 Values = flags.FlagValues
 
@@ -37,6 +39,7 @@ def study(values: Values) -> None:
     """Train, score and report everything that a config asks for and that is not done yet."""
     from gankd_jax import study as job
 
+    stop.listen()
     job.study(_config(values), _workdir(values))
     report(values)
 
@@ -45,6 +48,7 @@ def train(values: Values) -> None:
     """Train one run of a study: --run=NAME."""
     from gankd_jax import study as job
 
+    stop.listen()
     job.train_one(_config(values), _workdir(values), _needed(values, "run"))
 
 
@@ -52,6 +56,7 @@ def evaluate(values: Values) -> None:
     """Score every run that is trained and not scored yet."""
     from gankd_jax import study as job
 
+    stop.listen()
     job.evaluate_study(_config(values), _workdir(values))
 
 
@@ -190,9 +195,9 @@ def main() -> None:
     except UserError as error:
         print(f"gankd: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, stop.Stopped) as error:
         print("gankd: stopped; the same command goes on from where it was", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

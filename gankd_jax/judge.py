@@ -21,7 +21,7 @@ from gankd_jax.data.load import Images
 from gankd_jax.metrics.features import Extractor
 from gankd_jax.models import conv
 from gankd_jax.models.classifier import Classifier
-from gankd_jax.runtime import files
+from gankd_jax.runtime import files, stop
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.training.state import Tree
 from gankd_jax.training.steps import to_unit
@@ -96,6 +96,7 @@ def _train(network: Classifier, train: Images) -> Tree:
     state = _optimizer().init(params)
     progress = Progress("classifier", first=0, total=STEPS)
     for step in range(0, STEPS, STEPS_PER_CALL):
+        stop.check()  # it takes a minute, and begins anew
         places = np.stack(
             [
                 batch_indices(step + k, count=len(train.pixels), batch_size=BATCH, seed=SEED)

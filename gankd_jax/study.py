@@ -16,7 +16,7 @@ from gankd_jax.interop import inception_weights
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runs import Run
-from gankd_jax.runtime import files
+from gankd_jax.runtime import files, stop
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member
 from gankd_jax.training.state import State
@@ -224,6 +224,7 @@ def evaluate_runs(lab: Lab, wanted: Sequence[Run]) -> None:
     """Score those of the runs that are trained and not scored."""
     _evaluate_real(lab)
     for run in wanted:
+        stop.check()
         trained = workdir.is_trained(lab.folder, lab.config, run)
         if trained and not workdir.is_scored(lab.folder, run):
             _tell(f"scoring {run.name}")

@@ -189,45 +189,68 @@ def test_a_second_call_finds_everything_done(root, finished):
 # Stopped and resumed
 
 
-def kill(root: Path, folder: Path, sign: Path) -> None:
-    """Begin the study and kill it as soon as it has made `sign`."""
+def interrupt(root: Path, folder: Path, sign: Path, number: int) -> int:
+    """Begin the study and send it a signal as soon as it has made `sign`; its exit status."""
     command = [sys.executable, "-m", "gankd_jax", "study", *tiny.flags(), f"--workdir={folder}"]
     began = time.monotonic()
-    with (root / "killed.stderr").open("w") as stream:
+    with (root / "stopped.stderr").open("w") as stream:
         process = subprocess.Popen(
             command, cwd=tiny.REPO, env=tiny.environment(root), stderr=stream
         )
         while not sign.exists():
-            assert process.poll() is None, (root / "killed.stderr").read_text()
+            assert process.poll() is None, (root / "stopped.stderr").read_text()
             assert time.monotonic() - began < 400
             time.sleep(0.005)
-        process.kill()
-    assert process.wait() == -signal.SIGKILL
+        process.send_signal(number)
+    return process.wait()
 
 
-def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(root, finished, tmp_path):
-    folder = tmp_path / "study"
-    kill(root, folder, folder / "student-mse-d1-s1" / "checkpoints" / "10")
+def finish(root: Path, folder: Path, finished: Path) -> None:
+    """Start the study again: what it then holds is what one that never stopped holds."""
     config = tiny.config()
-    left = [run.name for run in runs.plan(config) if not workdir.is_trained(folder, config, run)]
-    assert {"student-mse-d1-s0", "student-mse-d1-s1"} <= set(left)  # else it stopped too late
-    assert "teacher-d4-s0" not in left
-    teacher = tiny.snapshot(folder / "teacher-d4-s0" / "checkpoints")
     done = tiny.gankd(root, "study", *tiny.flags(), f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
-    assert tiny.snapshot(folder / "teacher-d4-s0" / "checkpoints") == teacher
     for name in TRAINED:
         theirs = weights(config, finished, name)
         assert len(theirs) > 10
         assert tiny.differences(weights(config, folder, name), theirs) == []
         for file in ("scores.json", "run.json"):
             assert (folder / name / file).read_bytes() == (finished / name / file).read_bytes()
-        assert [losses(line) for line in read_log(folder / name)] == [
-            losses(line) for line in read_log(finished / name)
-        ]
     for name in FAILED:
         failed = "failed.json"
         assert (folder / name / failed).read_bytes() == (finished / name / failed).read_bytes()
+
+
+def test_killed_and_resumed_it_ends_as_if_it_had_never_stopped(root, finished, tmp_path):
+    folder = tmp_path / "study"
+    sign = folder / "student-mse-d1-s1" / "checkpoints" / "10"
+    assert interrupt(root, folder, sign, signal.SIGKILL) == -signal.SIGKILL
+    config = tiny.config()
+    left = [run.name for run in runs.plan(config) if not workdir.is_trained(folder, config, run)]
+    assert {"student-mse-d1-s0", "student-mse-d1-s1"} <= set(left)  # else it stopped too late
+    assert "teacher-d4-s0" not in left
+    teacher = tiny.snapshot(folder / "teacher-d4-s0" / "checkpoints")
+    finish(root, folder, finished)
+    assert tiny.snapshot(folder / "teacher-d4-s0" / "checkpoints") == teacher
+    for name in TRAINED:
+        assert [losses(line) for line in read_log(folder / name)] == [
+            losses(line) for line in read_log(finished / name)
+        ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_where_it_is_and_goes_on_from_there(
+    root, finished, tmp_path, number
+):
+    folder = tmp_path / "study"
+    name = "teacher-d4-s0"
+    sign = folder / name / "checkpoints" / "10"
+    assert interrupt(root, folder, sign, number) == 128 + number
+    assert (root / "stopped.stderr").read_text().endswith("goes on from where it was\n")
+    saved = workdir.saved_steps(folder, runs.find(tiny.config(), name))
+    assert 10 < saved[-1] < 40  # a checkpoint of its own, before the last step
+    assert saved[-1] == read_log(folder / name)[-1]["step"]
+    finish(root, folder, finished)
 
 
 def losses(line: dict) -> dict:

@@ -14,6 +14,7 @@ from jaxtyping import Int32, UInt8
 
 from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.runtime import stop
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import Record
 from gankd_jax.training.group import Chunk, Member, make_chunk, seeds_of
@@ -65,6 +66,9 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
 
     Each run keeps its files in `workdir/NAME/`.  A run whose losses or gradients are not finite is
     dropped and says so in its `failed.json`; the others go on.
+
+    Raises:
+      Stopped: a signal asked for it; every run has a checkpoint of the step that was reached.
     """
     with contextlib.ExitStack() as stack:
         records = {n: stack.enter_context(Record(workdir / n)) for n in group.members}
@@ -81,8 +85,9 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
             progress.update(trainer.step, values)
             if _due(trainer.step, intervals.grid_every, group.steps):
                 trainer.draw(picture)
-            if _due(trainer.step, intervals.checkpoint_every, group.steps):
+            if _due(trainer.step, intervals.checkpoint_every, group.steps) or stop.requested():
                 trainer.save()
+            stop.check()
 
 
 def _newest_common_step(records: dict[str, Record]) -> int:
@@ -120,10 +125,10 @@ class _Trainer:
         return make_chunk(self.members, teacher.generator if teacher else None)
 
     def span(self) -> dict[str, float]:
-        """Train up to the next line of the log, and write it; the means over the runs."""
+        """Train up to the next line of the log, or a signal, and write it; means over the runs."""
         every, began, first = self._intervals.log_every, time.monotonic(), self.step
-        stop = min(self._group.steps, first - first % every + every)
-        while self.step < stop and self.members:
+        last = min(self._group.steps, first - first % every + every)
+        while self.step < last and self.members and not (stop.requested() and self.step > first):
             self._call()
         seconds = time.monotonic() - began
         means = [
