@@ -17,7 +17,7 @@ from gankd_jax.metrics import statistics
 from gankd_jax.metrics.features import Extractor, Summary, summarize
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
-from gankd_jax.runtime.checkpoint import Checkpoints
+from gankd_jax.runtime.checkpoint import Checkpoints, is_sound
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member
 from gankd_jax.training.state import State, init
@@ -112,8 +112,15 @@ class Lab:
         return runs.member(self.config, run, self.teacher if run.kind == "student" else None)
 
     def state(self, run: Run) -> State:
-        """A trained run's last state."""
+        """A trained run's last state.
+
+        Raises:
+          UserError: its checkpoint is damaged.
+        """
         member = self.member(run)
+        last = self.folder / run.name / "checkpoints" / str(member.spec.recipe.steps)
+        if not is_sound(last):
+            raise UserError(f"{last} is damaged; `gankd train --run={run.name}` sets it aside")
         like = jax.eval_shape(functools.partial(init, member.spec), member.seed)
         checkpoints = Checkpoints(self.folder / run.name / "checkpoints")
         try:

@@ -57,6 +57,7 @@ def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
     """Score every run that is trained and not scored yet."""
     _need_study(config, folder)
     lab = Lab(config, folder)
+    _set_damaged_aside(folder, runs.plan(config))
     choose_teacher(lab)
     evaluate_runs(lab, runs.plan(config))
 
@@ -73,7 +74,14 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
     for run in wanted:
         _check_batch(lab, run)
     workdir.claim(folder, config)
+    _set_damaged_aside(folder, wanted)
     return lab
+
+
+def _set_damaged_aside(folder: Path, wanted: Sequence[Run]) -> None:
+    for run in wanted:
+        for path in workdir.set_damaged_aside(folder, run):
+            _tell(f"a checkpoint was damaged and is not used: {path}")
 
 
 def _check_batch(lab: Lab, run: Run) -> None:

@@ -13,7 +13,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.models.cost import cost
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
-from gankd_jax.runtime.checkpoint import KEPT
+from gankd_jax.runtime.checkpoint import KEPT, is_sound
 
 # Where a study lies and how fast it runs are no part of what it is.
 FREE = ("data.dir", "data.placement")
@@ -70,6 +70,23 @@ def saved_steps(workdir: Path, run: Run) -> list[int]:
     """The steps of which a run has a checkpoint, ascending."""
     folder = workdir / run.name / "checkpoints"
     return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
+
+
+def set_damaged_aside(workdir: Path, run: Run) -> list[Path]:
+    """Rename a run's damaged checkpoints, so that the ones before them are used; the new names.
+
+    Raises:
+      UserError: no other is left; nothing is renamed then.
+    """
+    folder = workdir / run.name / "checkpoints"
+    steps = saved_steps(workdir, run)
+    damaged = [step for step in steps if not is_sound(folder / str(step))]
+    if damaged and damaged == steps:
+        raise UserError(
+            f"{folder / str(steps[-1])} is damaged and no other checkpoint is left;"
+            f" move {folder.parent} away to train {run.name} anew"
+        )
+    return [(folder / str(k)).rename(folder / f"{k}.damaged") for k in damaged]
 
 
 def kept_steps(workdir: Path, run: Run) -> list[int]:

@@ -1,5 +1,6 @@
 """The files that a run keeps, and what a person sees of it."""
 
+import errno
 import io
 import json
 import struct
@@ -13,8 +14,9 @@ import tiny
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from gankd_jax.errors import UserError
 from gankd_jax.runtime import files, progress, writers
-from gankd_jax.runtime.checkpoint import KEPT, Checkpoints
+from gankd_jax.runtime.checkpoint import KEPT, Checkpoints, is_sound
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import Record
 from gankd_jax.runtime.writers import Writer, read_log
@@ -53,6 +55,67 @@ def test_the_newest_checkpoints_are_kept(checkpoints):
     assert checkpoints.steps() == [30, 40]
     assert len(checkpoints.steps()) == KEPT
     assert tiny.differences(checkpoints.restore(30, state(0)), state(30)) == []
+
+
+def flip(path):
+    """Turn one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def largest(folder):
+    return max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.unlink(),
+        lambda path: path.with_name("more").write_bytes(b""),
+    ],
+    ids=["flipped", "truncated", "missing", "added"],
+)
+def test_a_damaged_checkpoint_is_known(checkpoints, tmp_path, damage):
+    checkpoints.save(10, state(10))
+    folder = tmp_path / "checkpoints" / "10"
+    assert is_sound(folder)
+    damage(largest(folder))
+    assert not is_sound(folder)
+
+
+def test_a_checkpoint_that_was_not_sealed_in_time_counts_as_sound(checkpoints, tmp_path):
+    checkpoints.save(10, state(10))
+    (tmp_path / "checkpoints" / "10" / "sha256").unlink()
+    assert is_sound(tmp_path / "checkpoints" / "10")
+
+
+def test_what_is_set_aside_is_no_step(checkpoints, tmp_path):
+    for step in (10, 20):
+        checkpoints.save(step, state(step))
+    (tmp_path / "checkpoints" / "20").rename(tmp_path / "checkpoints" / "20.damaged")
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.steps() == [10]
+    again.save(20, state(20))
+    assert again.steps() == [10, 20]
+    again.close()
+
+
+def test_a_full_disk_is_said_and_earlier_checkpoints_stay(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Record(tmp_path / "run") as record:
+        record.begin(0)
+        record.save(10, state(10))
+        monkeypatch.setattr(record.checkpoints._manager, "save", full)
+        with pytest.raises(UserError, match=r"step 20 .* No space left .* is kept: 10$"):
+            record.save(20, state(20))
+        assert tiny.differences(record.checkpoints.restore(10, state(0)), state(10)) == []
 
 
 def test_checkpoints_after_a_step_are_discarded_and_can_be_written_again(checkpoints):

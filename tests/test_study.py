@@ -253,6 +253,36 @@ def test_asked_to_stop_it_saves_where_it_is_and_goes_on_from_there(
     finish(root, folder, finished)
 
 
+def damage(checkpoint: Path) -> None:
+    """Cut the end off the largest file."""
+    files_ = [path for path in checkpoint.rglob("*") if path.is_file()]
+    largest = max(files_, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(root, finished, tmp_path):
+    folder, name = tmp_path / "study", "teacher-d4-s0"
+    shutil.copytree(finished, folder)
+    damage(folder / name / "checkpoints" / "40")
+    (folder / name / "scores.json").unlink()
+    with pytest.raises(UserError, match=r"40 is damaged; `gankd train --run=teacher-d4-s0`"):
+        Lab(tiny.config(), folder).state(runs.find(tiny.config(), name))
+    finish(root, folder, finished)
+    assert (folder / name / "checkpoints" / "40.damaged").is_dir()
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_touched(root, finished, tmp_path):
+    folder, name = tmp_path / "study", "teacher-d4-s0"
+    shutil.copytree(finished, folder)
+    for step in ("30", "40"):
+        damage(folder / name / "checkpoints" / step)
+    before = tiny.snapshot(folder)
+    done = tiny.gankd(root, "train", *tiny.flags(), f"--workdir={folder}", f"--run={name}")
+    assert done.returncode == 2
+    assert re.fullmatch(r"gankd: .*40 is damaged and no other .* anew\n", done.stderr)
+    assert tiny.snapshot(folder) == before
+
+
 def losses(line: dict) -> dict:
     return {key: value for key, value in line.items() if key not in CLOCKED}
 

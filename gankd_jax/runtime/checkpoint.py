@@ -1,5 +1,6 @@
-"""A run's checkpoints: Orbax, the newest ones kept."""
+"""A run's checkpoints: Orbax, the newest ones kept, each sealed with a hash of its files."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,30 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from gankd_jax.runtime import files
+
 # Orbax tells each save in several lines of INFO; a study has hundreds.
 logging.getLogger("absl").setLevel(logging.WARNING)
 
 KEPT = 2  # checkpoints of a run; the runs of a group stopped while it saved then share one
+SEAL = "sha256"
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether a checkpoint's files are what was written; True if it was not sealed in time."""
+    seal = folder / SEAL
+    return not seal.exists() or seal.read_text() == _digest(folder)
+
+
+def _digest(folder: Path) -> str:
+    """A hash of the names and contents of a folder's files."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != SEAL:
+            with path.open("rb") as file:
+                inner = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder)} {inner}\n".encode())
+    return total.hexdigest()
 
 
 class Checkpoints:
@@ -27,6 +48,8 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Write the pytree `state` as that of `step`."""
         self._manager.save(step, args=ocp.args.StandardSave(state))
+        folder = Path(self._manager.directory) / str(step)
+        files.write_bytes(folder / SEAL, _digest(folder).encode())
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of `step`, with the structure, shapes and types of `like`."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from gankd_jax.errors import UserError
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints
 from gankd_jax.runtime.writers import Writer
@@ -63,8 +64,19 @@ class Record:
         files.write_png(self.folder / "grids" / f"{step:07d}.png", image)
 
     def save(self, step: int, state: Any) -> None:
-        """Write a checkpoint."""
-        self.checkpoints.save(step, state)
+        """Write a checkpoint.
+
+        Raises:
+          UserError: it cannot be written, as on a full disk; those before it stay.
+        """
+        try:
+            self.checkpoints.save(step, state)
+        except (OSError, ValueError) as error:  # ValueError: TensorStore's
+            kept = max((k for k in self.checkpoints.steps() if k < step), default="none")
+            raise UserError(
+                f"the checkpoint of step {step} of {self.folder} cannot be written"
+                f" ({str(error).splitlines()[0]}); the one before it is kept: {kept}"
+            ) from error
 
     def fail(self, step: int, values: dict[str, float]) -> None:
         """Say that the run was stopped by a value that is not finite."""
