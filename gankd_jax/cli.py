@@ -40,7 +40,7 @@ def study(values: Values) -> None:
     from gankd_jax import study as job
 
     stop.listen()
-    job.study(_config(values), _workdir(values))
+    job.study(_config(values), _workdir(values), _share(values))
     report(values)
 
 
@@ -247,6 +247,7 @@ def _parse(argv: list[str]) -> tuple[Values, list[str]]:
 
 FLAGS = {
     "workdir": "the study's folder",
+    "shard": "the share of a study's groups that `study` takes: 1/4 to 4/4",
     "run": "a run's name, such as student-mse-d4-s0",
     "out": "the file to write",
     "reference": "a table to compare with (default: the paper's)",
@@ -302,6 +303,15 @@ def _whole(values: Values, flag: str) -> int | None:
     if text and not text.isdecimal():
         raise UserError(f"--{flag}={text} is no whole number")
     return int(text) if text else None
+
+
+def _share(values: Values) -> tuple[int, int]:
+    """--shard=k/n; all of it without."""
+    text = values["shard"].value or "1/1"
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--shard={text} is no share, such as 1/4 to 4/4")
+    return int(found[1]), int(found[2])
 
 
 def _path(values: Values, flag: str) -> Path | None:

@@ -54,6 +54,11 @@ def plan(config: ml_collections.ConfigDict) -> list[Run]:
     return teachers(config) + students(config) + baselines(config)
 
 
+def share(config: ml_collections.ConfigDict, k: int, n: int) -> list[Run]:
+    """Share k of n of the study's runs: every n-th of its groups, which stay whole."""
+    return [run for group in groups(config, plan(config))[k - 1 :: n] for run in group]
+
+
 def find(config: ml_collections.ConfigDict, name: str) -> Run:
     """The run of that name.
 

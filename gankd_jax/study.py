@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,26 +17,47 @@ from gankd_jax.interop import inception_weights
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runs import Run
-from gankd_jax.runtime import files, stop
+from gankd_jax.runtime import files, lock, stop
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member
 from gankd_jax.training.state import State
 
+KINDS = ("teacher", "student", "baseline")  # in this order
+WAIT = 10  # seconds between looks at a teacher in training elsewhere
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
 
 
-def study(config: ml_collections.ConfigDict, folder: Path) -> None:
-    """Train, score and choose whatever is not done yet."""
-    wanted = runs.plan(config)
+def study(config: ml_collections.ConfigDict, folder: Path, share: tuple[int, int] = (1, 1)) -> None:
+    """Train, score and choose whatever is not done yet, of share k of n.
+
+    Raises:
+      UserError: the share has students, and their teacher is neither trained nor in training.
+    """
+    wanted = runs.share(config, *share)
     if workdir.holds(folder, config) and all(_is_done(folder, run) for run in wanted):
         _tell(f"all {len(wanted)} runs are done")
         return
     lab = _begin(config, folder, wanted)
-    train_runs(lab, runs.teachers(config))
+    kinds = {kind: [run for run in wanted if run.kind == kind] for kind in KINDS}
+    train_runs(lab, kinds["teacher"])
     choose_teacher(lab)
-    train_runs(lab, runs.students(config))
-    train_runs(lab, runs.baselines(config))
+    if kinds["student"]:
+        _await_teacher(lab)
+    train_runs(lab, kinds["student"])
+    train_runs(lab, kinds["baseline"])
     evaluate_runs(lab, wanted)
+
+
+def _await_teacher(lab: Lab) -> None:
+    """Wait while other processes train the teacher's candidates."""
+    candidates = runs.teachers(lab.config)
+    locks = [lab.folder / loop.LOCKS / run.name for run in candidates]
+    while not (lab.folder / "teacher.json").exists() and any(map(lock.is_held, locks)):
+        _tell(f"waiting for {', '.join(run.name for run in candidates)}, in training elsewhere")
+        time.sleep(WAIT)
+        stop.check()
+    choose_teacher(lab)
+    assert lab.teacher  # refused where there is none
 
 
 def train_one(config: ml_collections.ConfigDict, folder: Path, name: str) -> None:

@@ -114,3 +114,14 @@ def test_a_critic_that_goes_on_is_the_teacher_s():
     assert (critic.width, critic.norm) == (4, "layer")
     made.recipes.joint.critic = "fresh"
     assert runs.member(made, run, teacher).spec.critic.width == 1
+
+
+def test_shares_are_whole_groups_and_together_the_plan():
+    config = tiny.config(recipes__l1__steps=50)  # students of another length: a group of their own
+    for n in (1, 2, 3, 5):
+        shares = [runs.share(config, k, n) for k in range(1, n + 1)]
+        together = [run for share in shares for run in share]
+        assert len(together) == len(set(together))
+        assert set(together) == set(runs.plan(config))
+        for group in runs.groups(config, runs.plan(config)):
+            assert sum(set(group) <= set(share) for share in shares) == 1

@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from gankd_jax.errors import UserError
-from gankd_jax.runtime import files, progress, writers
+from gankd_jax.runtime import files, lock, progress, writers
 from gankd_jax.runtime.checkpoint import KEPT, Checkpoints, is_sound
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import Record
@@ -357,3 +357,16 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
 
 def test_no_line_comes_from_a_module_that_is_only_imported():
     assert not hasattr(writers, "SummaryWriter")  # it would import PyTorch at each start
+
+
+def test_a_lock_is_held_until_its_holder_ends(tmp_path):
+    path = tmp_path / "locks" / "run"
+    assert not lock.is_held(path)
+    with lock.hold(path, "the run"):
+        assert lock.is_held(path)
+        taken = pytest.raises(UserError, match=r"the run is taken: process \d+ on \S+ is at it")
+        with taken, lock.hold(path, "the run"):
+            pass
+    assert not lock.is_held(path)
+    with lock.hold(path, "the run"):
+        pass

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,12 +20,14 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from gankd_jax import evaluate, judge, runs, study, workdir
+from gankd_jax.config import to_json
 from gankd_jax.errors import UserError
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.frechet import frechet_distance
 from gankd_jax.runs import Run
-from gankd_jax.runtime import files
+from gankd_jax.runtime import files, lock
 from gankd_jax.runtime.writers import read_log
+from gankd_jax.training import loop
 from gankd_jax.training.steps import to_unit
 
 PLAN = [
@@ -251,6 +254,33 @@ def test_asked_to_stop_it_saves_where_it_is_and_goes_on_from_there(
     assert 10 < saved[-1] < 40  # a checkpoint of its own, before the last step
     assert saved[-1] == read_log(folder / name)[-1]["step"]
     finish(root, folder, finished)
+
+
+def test_shards_in_any_order_make_the_study_of_one_machine(root, finished, tmp_path):
+    folder = tmp_path / "study"
+
+    def shard(share: str) -> subprocess.CompletedProcess[str]:
+        return tiny.gankd(root, "study", *tiny.flags(), f"--workdir={folder}", f"--shard={share}")
+
+    assert shard("3/3").returncode == 0  # the baselines need no teacher
+    refused = shard("2/3")
+    assert refused.returncode == 2
+    assert "a student needs a teacher, and none is trained" in refused.stderr
+    for share in ("1/3", "2/3", "2/3"):
+        done = shard(share)
+        assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("all 4 runs are done")
+    for name in ("table.md", "table.csv"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_run_in_training_is_not_begun_by_another_process(root, tmp_path):
+    with lock.hold(tmp_path / "study" / loop.LOCKS / "teacher-d4-s0", "it"):
+        (tmp_path / "study" / "config.json").write_text(json.dumps(to_json(tiny.config())))
+        done = tiny.gankd(root, "study", *tiny.flags(), f"--workdir={tmp_path / 'study'}")
+    assert done.returncode == 2
+    assert re.search(rf"gankd: teacher-d4-s0 is taken: process {os.getpid()} on ", done.stderr)
+    assert not (tmp_path / "study" / "teacher-d4-s0" / "checkpoints").exists()
 
 
 def damage(checkpoint: Path) -> None:

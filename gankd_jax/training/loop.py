@@ -14,12 +14,13 @@ from jaxtyping import Int32, UInt8
 
 from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Generator
-from gankd_jax.runtime import stop
+from gankd_jax.runtime import lock, stop
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import Record
 from gankd_jax.training.group import Chunk, Member, make_chunk, seeds_of
 from gankd_jax.training.state import Network, State, Tree, init
 
+LOCKS = ".locks"  # a file for each run in training
 SHOWN = ("critic_loss", "generator_loss", "pixel_error")
 
 
@@ -68,9 +69,12 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
     dropped and says so in its `failed.json`; the others go on.
 
     Raises:
+      UserError: another process trains one of the runs, or a checkpoint cannot be written.
       Stopped: a signal asked for it; every run has a checkpoint of the step that was reached.
     """
     with contextlib.ExitStack() as stack:
+        for name in group.members:
+            stack.enter_context(lock.hold(workdir / LOCKS / name, name))
         records = {n: stack.enter_context(Record(workdir / n)) for n in group.members}
         step = _newest_common_step(records)
         if step == group.steps:
