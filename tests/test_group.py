@@ -79,6 +79,19 @@ def params(state: State):
     return state.generator.params, state.critic.params if state.critic else {}
 
 
+def steady(networks):
+    """Without the biases in front of batch norm.
+
+    Their true gradient is 0, and Adam makes steps of its rounding noise, up to 1e-8 in 100 steps.
+    """
+    kept = [dict(network) for network in networks]
+    for network in kept:
+        for name in [n for n in network if n.startswith("norm")]:
+            layer = name.replace("norm", "layer")
+            network[layer] = {"kernel": network[layer]["kernel"]}
+    return kept
+
+
 def largest(one, other) -> float:
     """The largest difference between two trees."""
     differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), one, other)
@@ -115,7 +128,8 @@ def test_a_group_trains_as_each_of_its_runs_alone_in_float64():
         for name in ("mse", "joint 5"):
             states, _ = train({name: members[name]}, 100)
             assert states[name].generator.params["layer0"]["kernel"].dtype == jnp.float64
-            assert largest(params(together[name]), params(states[name])) < 1e-8
+            ours, theirs = (steady(params(s[name])) for s in (together, states))
+            assert largest(ours, theirs) < 1e-8
         # The joint students' critics began as the teacher's, whose own arrays are as they were.
         assert 0.01 < largest(together["joint 5"].critic.params, taught.critic.params) < 0.2
         assert_equal_to_the_bit(teacher(np.float64), taught)

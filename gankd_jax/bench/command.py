@@ -1,6 +1,7 @@
 """What `gankd bench` does: choose the cases, time them, write bench.json and the table."""
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def bench(folder: Path, *, against: str | None, only: Sequence[str], rounds: int
         raise UserError(f"{path} exists; name another folder with --out")
     torch = _torch_side(against)
     try:
-        measured = dict(measure(chosen, rounds, torch))
+        measured = {}
+        for name, seconds in measure(chosen, rounds, torch):
+            print(f"timed: {chosen[name].title}", file=sys.stderr, flush=True)
+            measured[name] = seconds
     finally:
         if torch:
             torch.close()
