@@ -9,11 +9,18 @@ import pytest
 
 from gankd_jax.models import conv, conv_fast
 
-# height, width, channels in and out.  As matrix products, many channels take the fast way if the
+# height, width, channels in and out.  As matrix products, heavy layers take the fast way if the
 # small image's sides are even; `up` sums taps where 4 high or fewer than 8 channels come out, and
 # multiplies patches elsewhere.
-UP = [(4, 4, 3, 9), (5, 5, 3, 9), (5, 3, 7, 3), (8, 8, 5, 11), (16, 16, 3, 1), (4, 6, 33, 32)]
-DOWN = [(4, 4, 3, 9), (6, 4, 1, 5), (8, 8, 5, 11), (16, 16, 3, 1), (8, 4, 32, 33), (6, 6, 32, 33)]
+UP = [(4, 4, 3, 9), (5, 5, 3, 9), (5, 3, 7, 3), (8, 8, 5, 11), (16, 16, 3, 1), (8, 16, 33, 32)]
+DOWN = [
+    (4, 4, 3, 9),
+    (6, 4, 1, 5),
+    (8, 8, 5, 11),
+    (16, 16, 3, 1),
+    (16, 32, 32, 33),
+    (18, 30, 32, 33),
+]
 SHAPES = [("up", *shape) for shape in UP] + [("down", *shape) for shape in DOWN]
 LAYERS = {"up": conv.up, "down": conv.down}
 
@@ -122,12 +129,12 @@ def test_every_form_equals_pytorchs_layer(parity, shape):
 
 def test_every_way_of_the_matmul_form_is_tried():
     ways = [
-        conv._many_channels((h, w), (i, o)) or conv._few_outputs(jnp.zeros((1, h, w, i)), kernel)
+        conv._is_heavy((h, w), (i, o)) or conv._few_outputs(jnp.zeros((1, h, w, i)), kernel)
         for h, w, i, o in UP
         for kernel in [jnp.zeros((4, 4, i, o))]
     ]
     assert ways == [True, False, True, False, True, True]
-    fast = [conv._many_channels((h // 2, w // 2), (i, o)) for h, w, i, o in DOWN]
+    fast = [conv._is_heavy((h // 2, w // 2), (i, o)) for h, w, i, o in DOWN]
     assert fast == [False, False, False, False, True, False]
 
 

@@ -5,7 +5,7 @@ One set of parameters serves every form: a kernel `(4, 4, in, out)` and a bias `
 - `dilated`: the backend's own strided / transposed convolution (cuDNN, the TPU compiler).
 - `phase`: a 2x2 stride-1 convolution, into four times the channels and interleaved (up), or on the
   image folded 2x2 into channels (down).
-- `matmul`: matrix products.  With many channels 36 for 64 multiplications (`conv_fast`); else one,
+- `matmul`: matrix products.  In heavy layers 36 for 64 multiplications (`conv_fast`); else one,
   over gathered patches of that 2x2 convolution or, where that wastes too much, into all 16 taps and
   then summed.  On XLA's CPU backend it is the only form that stays fast inside a loop and in the
   kernel's gradient.
@@ -46,7 +46,7 @@ def up(
         return lax.conv_general_dilated(
             images, flipped, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=LAYOUT
         )
-    if form == "matmul" and _many_channels(images.shape[1:3], kernel.shape[2:]):
+    if form == "matmul" and _is_heavy(images.shape[1:3], kernel.shape[2:]):
         return conv_fast.up(images, kernel)
     if form == "matmul" and _few_outputs(images, kernel):
         return up_by_taps(images, kernel)
@@ -66,7 +66,7 @@ def down(
             images, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT
         )
     _, h, w, _ = images.shape
-    if form == "matmul" and _many_channels((h // 2, w // 2), kernel.shape[2:]):
+    if form == "matmul" and _is_heavy((h // 2, w // 2), kernel.shape[2:]):
         return conv_fast.down(images, kernel.swapaxes(2, 3))
     if form == "matmul":
         return down_by_patches(images, kernel.swapaxes(2, 3))
@@ -86,9 +86,13 @@ def _conv2x2(
     return (patches @ kernel.reshape(4 * i, -1)).reshape(b, h - 1, w - 1, -1)
 
 
-def _many_channels(side: tuple[int, ...], channels: tuple[int, ...]) -> bool:
-    """Where fewer multiplications outweigh more sums, measured on two cores with AVX-512."""
-    return min(channels) >= 32 and side[0] % 2 == side[1] % 2 == 0
+def _is_heavy(side: tuple[int, ...], channels: tuple[int, ...]) -> bool:
+    """Where fewer multiplications outweigh more sums and a longer compilation.
+
+    Measured on two cores with AVX-512; `side` is the small image's.
+    """
+    work = side[0] * side[1] * channels[0] * channels[1]
+    return min(channels) >= 32 and work >= 2**17 and side[0] % 2 == side[1] % 2 == 0
 
 
 def _few_outputs(images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) -> bool:
