@@ -42,7 +42,7 @@ def write(generator: Generator, layers: list[Layer]) -> bytes:
 @contextlib.contextmanager
 def _no_places() -> Iterator[None]:
     """Programs that do not tell the files and lines of this machine which made them."""
-    limit = jax.config.read("jax_traceback_in_locations_limit")
+    limit = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
