@@ -1,6 +1,7 @@
 """What is timed: each case as our compiled step, its operations, and PyTorch's counterpart."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,19 +48,8 @@ def cases() -> dict[str, Case]:
         "teacher": _teacher("WGAN-GP teacher, d=32", 32),
         "draw-2": _draw("generator alone, d=2", 2),
         "draw-64": _draw("generator alone, d=64", 64),
-        "constant": Case(
-            "baseline d=32, a constant batch",
-            lambda: _baseline(streamed=False),
-            operations.adversarial_step(_generator(32), _critic(32), 1, penalty=False) * BATCH,
-            steps=STEPS,
-        ),
-        "streamed": Case(
-            "baseline d=32, batches from the host",
-            lambda: _baseline(streamed=True),
-            operations.adversarial_step(_generator(32), _critic(32), 1, penalty=False) * BATCH,
-            steps=STEPS,
-            beside="constant",
-        ),
+        "constant": _baseline("baseline d=32, a constant batch", 32, streamed=False),
+        "streamed": _baseline("baseline d=32, batches from the host", 32, streamed=True),
     }
 
 
@@ -126,10 +116,21 @@ def _train_teacher(width: int) -> Work:
     return _train({"teacher": member}, None, lambda: batches.astype(np.int32), _images())
 
 
-def _baseline(*, streamed: bool) -> Work:
+def _baseline(title: str, width: int, *, streamed: bool) -> Case:
+    counted = operations.adversarial_step(_generator(width), _critic(width), 1, penalty=False)
+    return Case(
+        title,
+        lambda: _train_baseline(width, streamed=streamed),
+        BATCH * counted,
+        steps=STEPS,
+        beside="constant" if streamed else "",
+    )
+
+
+def _train_baseline(width: int, *, streamed: bool) -> Work:
     """Batches go to the device as images: read out of the data set, or always the same."""
-    member = Member(Spec(_generator(32), _critic(32), Recipe(batch_size=BATCH)), 0)
-    images, calls = _images(), iter(range(10**9))
+    member = Member(Spec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0)
+    images, calls = _images(), itertools.count()
     constant = images[np.arange(STEPS * BATCH).reshape(STEPS, 1, 1, BATCH)]
 
     def read() -> np.ndarray:

@@ -81,9 +81,15 @@ def _conv2x2(
     if form == "phase":
         return lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT)
     b, h, w, i = images.shape
-    windows = [images[:, r : h - 1 + r, s : w - 1 + s] for r in (0, 1) for s in (0, 1)]
-    patches = jnp.concatenate(windows, axis=-1).reshape(b * (h - 1) * (w - 1), 4 * i)
+    patches = _windows2x2(images).reshape(b * (h - 1) * (w - 1), 4 * i)
     return (patches @ kernel.reshape(4 * i, -1)).reshape(b, h - 1, w - 1, -1)
+
+
+def _windows2x2(images: Float[Array, "b h w i"]) -> Float[Array, "b h-1 w-1 4*i"]:
+    """The four pixels of each 2x2 window, row by row, in channels."""
+    _, h, w, _ = images.shape
+    windows = [images[:, r : h - 1 + r, s : w - 1 + s] for r in (0, 1) for s in (0, 1)]
+    return jnp.concatenate(windows, axis=-1)
 
 
 def _is_heavy(side: tuple[int, ...], channels: tuple[int, ...]) -> bool:
@@ -131,9 +137,7 @@ up_by_taps, down_by_patches, _ = tie(_up_by_taps, _down_by_patches, _correlate_b
 def _patches(large: Large) -> Float[Array, "b h w taps"]:
     """What each small pixel's 16 taps see: four blocks of 2x2 pixels."""
     blocks = _space_to_depth(jnp.pad(large, ((0, 0), (1, 1), (1, 1), (0, 0))))
-    h, w = blocks.shape[1] - 1, blocks.shape[2] - 1
-    windows = [blocks[:, r : h + r, s : w + s] for r in (0, 1) for s in (0, 1)]
-    return jnp.concatenate(windows, axis=-1)
+    return _windows2x2(blocks)
 
 
 def _sum_taps(products: Array, *, axis: int, taps: int) -> Array:
@@ -142,13 +146,13 @@ def _sum_taps(products: Array, *, axis: int, taps: int) -> Array:
     The axis `taps` goes; one of the two phases comes in after `axis`.
     """
     tap = [lax.index_in_dim(products, k, taps, keepdims=False) for k in range(4)]
-
-    def shifted(values: Array, by: int) -> Array:
-        edges = [(0, 0, 0)] * values.ndim
-        edges[axis] = (by, -by, 0)
-        return lax.pad(values, jnp.zeros((), values.dtype), edges)
-
-    return jnp.stack([tap[1] + shifted(tap[3], 1), tap[2] + shifted(tap[0], -1)], axis=axis + 1)
+    return jnp.stack(
+        [
+            tap[1] + conv_fast.shift(tap[3], 1, axis=axis),
+            tap[2] + conv_fast.shift(tap[0], -1, axis=axis),
+        ],
+        axis=axis + 1,
+    )
 
 
 def _up_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 i 4*o"]:

@@ -99,10 +99,10 @@ def _inputs(small: Float[Array, "b h w i"]) -> Parts:
     def side(x: Array, axis: int) -> Sequence[Array]:
         even, odd = _every(x, 0, 2, axis=axis), _every(x, 1, 2, axis=axis)
         return (
-            _shift(odd, 1, axis=axis) - even,
+            shift(odd, 1, axis=axis) - even,
             even,
             odd,
-            _shift(even, -1, axis=axis) - odd,
+            shift(even, -1, axis=axis) - odd,
             odd - even,
         )
 
@@ -112,8 +112,8 @@ def _inputs(small: Float[Array, "b h w i"]) -> Parts:
 def _inputs_transposed(parts: Parts) -> Float[Array, "b h w i"]:
     def side(found: Sequence[Array], axis: int) -> Array:
         a, b, d, e, c = found
-        even = b - a - c + _shift(e, 1, axis=axis)
-        odd = d - e + c + _shift(a, -1, axis=axis)
+        even = b - a - c + shift(e, 1, axis=axis)
+        odd = d - e + c + shift(a, -1, axis=axis)
         return _interleave([even, odd], axis)
 
     return _merge(side, parts, (1, 2))
@@ -164,7 +164,7 @@ def _every(x: Array, start: int, stride: int, *, axis: int) -> Array:
     return lax.slice_in_dim(x, start, None, stride, axis)
 
 
-def _shift(x: Array, by: int, *, axis: int) -> Array:
+def shift(x: Array, by: int, *, axis: int) -> Array:
     """Moved by one place, with a zero where nothing comes from."""
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (by, -by, 0)
