@@ -75,7 +75,7 @@ def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
     return Case(
         title,
         lambda: _train_students(widths, seeds),
-        BATCH * seeds * (drawn + sum(made)),
+        BATCH * (drawn + seeds * sum(made)),
         steps=STEPS,
         theirs={"kind": "students", "of": [SIZE, CHANNELS], "with": theirs},
     )
@@ -84,12 +84,12 @@ def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
 def _train_students(widths: tuple[int, ...], seeds: int) -> Work:
     recipe = Recipe(alpha=0.0, batch_size=BATCH)
     members = {
-        f"d{width}-s{seed}": Member(Spec(_generator(width), None, recipe), seed)
+        f"d{width}-s{seed}": Member(Spec(_generator(width), None, recipe), seed, 0)
         for width in widths
         for seed in range(seeds)
     }
     teacher = _generator(TEACHER)
-    return _train(members, teacher, lambda: np.zeros((STEPS, seeds, 1, 1), np.int32))
+    return _train(members, teacher, lambda: np.zeros((STEPS, 1, 1, 1), np.int32))
 
 
 def _teacher(title: str, width: int) -> Case:
@@ -111,7 +111,7 @@ def _teacher(title: str, width: int) -> Case:
 
 def _train_teacher(width: int) -> Work:
     recipe = Recipe(loss="wgan_gp", critic_steps=CRITIC_STEPS, batch_size=BATCH)
-    member = Member(Spec(_generator(width), _critic(width, "none"), recipe), 0)
+    member = Member(Spec(_generator(width), _critic(width, "none"), recipe), 0, 0)
     batches = np.random.default_rng(0).integers(0, IMAGES, (STEPS, 1, CRITIC_STEPS, BATCH))
     return _train({"teacher": member}, None, lambda: batches.astype(np.int32), _images())
 
@@ -129,7 +129,7 @@ def _baseline(title: str, width: int, *, streamed: bool) -> Case:
 
 def _train_baseline(width: int, *, streamed: bool) -> Work:
     """Batches go to the device as images: read out of the data set, or always the same."""
-    member = Member(Spec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0)
+    member = Member(Spec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0, 0)
     images, calls = _images(), itertools.count()
     constant = images[np.arange(STEPS * BATCH).reshape(STEPS, 1, 1, BATCH)]
 

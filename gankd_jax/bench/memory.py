@@ -9,7 +9,7 @@ from gankd_jax import runs
 from gankd_jax.data import datasets
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.runs import Run
-from gankd_jax.training.group import Member, make_chunk, seeds_of
+from gankd_jax.training.group import Member, make_chunk, streams_of
 from gankd_jax.training.state import Tree, init
 
 HEADER = ("group", "runs", "arguments", "of them images", "temporary", "together")
@@ -50,7 +50,7 @@ def _data(
     size, count = config.data.image_size, datasets.get(config.data.name).counts["train"]
     pixels = (count - config.data.validation, size, size, runs.channels(config))
     steps = config.training.steps_per_call
-    places = (steps, len(seeds_of(members)), recipe.critic_steps, recipe.batch_size)
+    places = (steps, len(streams_of(members)), recipe.critic_steps, recipe.batch_size)
     return jax.ShapeDtypeStruct(pixels, np.uint8), jax.ShapeDtypeStruct(places, np.int32)
 
 
