@@ -26,8 +26,8 @@ def memory(config: ml_collections.ConfigDict) -> str:
 
 def _row(config: ml_collections.ConfigDict, group: list[Run]) -> tuple[str, ...]:
     teacher = max(runs.teachers(config), key=lambda run: run.width)
-    members = {run.name: runs.member(config, run, teacher) for run in group}
     is_taught = group[0].kind == "student"
+    members = {run.name: runs.member(config, run, teacher if is_taught else None) for run in group}
     generator = runs.generator(config, teacher.width) if is_taught else None
     images, batches = _data(config, members)
     chunk = make_chunk(members, generator)
