@@ -123,12 +123,13 @@ def _down_by_patches(large: Large, kernel: Kernel) -> Small:
 
 def _correlate_by_patches(small: Small, large: Large) -> Kernel:
     """The rows of `_down_kernel`, put back where they were."""
-    i, o = small.shape[3], large.shape[3]
-    # Contracted as they lie: a transpose would be written out.
-    seen, given = (x.reshape(-1, x.shape[3]) for x in (_patches(large), small))
-    rows = lax.dot_general(seen, given, (((0,), (0,)), ((), ())))
-    split = rows.reshape(2, 2, 2, 2, o, i)  # block row, block column, row, column
-    return split.transpose(0, 2, 1, 3, 5, 4).reshape(4, 4, i, o)
+    i, o, patches = small.shape[3], large.shape[3], _patches(large)
+    # Contracted as they lie, since a transpose would be written out, and the thin one first: twice
+    # as fast as the other way round for a few channels.
+    given, seen = (x.reshape(-1, x.shape[3]) for x in (small, patches))
+    rows = lax.dot_general(given, seen, (((0,), (0,)), ((), ())))
+    split = rows.reshape(i, 2, 2, 2, 2, o)  # block row, block column, row, column
+    return split.transpose(1, 3, 2, 4, 0, 5).reshape(4, 4, i, o)
 
 
 up_by_taps, down_by_patches, _ = tie(_up_by_taps, _down_by_patches, _correlate_by_patches)
