@@ -1,6 +1,7 @@
 """A study's folder: whose it is, and which of its runs are done."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
     """
     path = workdir / "config.json"
     if not path.exists():
-        if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
+        if workdir.exists() and not (workdir.is_dir() and _is_empty(workdir)):
             raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
         return False
     ours, theirs = _flat(to_json(config)), _flat(_read(path))
@@ -39,6 +40,11 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
             f" and {ours.get(field)} here ({len(changed)} fields differ); name another folder"
         )
     return True
+
+
+def _is_empty(workdir: Path) -> bool:
+    """Whether there is nothing, or what a kill left of a config that was about to be written."""
+    return all(path.name.startswith(".config.json.") for path in workdir.iterdir())
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -86,7 +92,13 @@ def set_damaged_aside(workdir: Path, run: Run) -> list[Path]:
             f"{folder / str(steps[-1])} is damaged and no other checkpoint is left;"
             f" move {folder.parent} away to train {run.name} anew"
         )
-    return [(folder / str(k)).rename(folder / f"{k}.damaged") for k in damaged]
+    return [(folder / str(k)).rename(_free(folder / f"{k}.damaged")) for k in damaged]
+
+
+def _free(path: Path) -> Path:
+    """A name that nothing has yet: this one, or with a number."""
+    names = (path.with_name(f"{path.name}-{k}") for k in itertools.count(2))
+    return next(p for p in itertools.chain([path], names) if not p.exists())
 
 
 def kept_steps(workdir: Path, run: Run) -> list[int]:

@@ -19,6 +19,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else the name could outlive the bytes, where the power fails
         # mkstemp's files are private; give this one what the umask allows, as open() would.
         mask = os.umask(0)
         os.umask(mask)
