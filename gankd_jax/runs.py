@@ -3,6 +3,7 @@
 import dataclasses
 
 import ml_collections
+import numpy as np
 
 from gankd_jax.data import datasets
 from gankd_jax.errors import UserError
@@ -118,6 +119,13 @@ def member(config: ml_collections.ConfigDict, run: Run, teacher: Run | None) -> 
         recipe=recipe,
     )
     return Member(spec=spec, seed=run.seed)
+
+
+def retry_seed(seed: int, retries: int) -> int:
+    """The seed with which a run goes on after it has failed so often: its own, at first."""
+    if not retries:
+        return seed
+    return int(np.random.SeedSequence([seed, retries]).generate_state(1)[0] >> 1)  # an int32
 
 
 def channels(config: ml_collections.ConfigDict) -> int:

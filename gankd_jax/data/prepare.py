@@ -182,6 +182,7 @@ def _write(
     from gankd_jax.data.builder import Builder  # imports TFDS: heavy
 
     target = data_dir / dataset.name / dataset.version
+    existed = data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dataset.name}-", dir=data_dir) as work:
@@ -194,4 +195,8 @@ def _write(
         if prepared_dir(dataset.name, data_dir) == target:  # another process was quicker
             return target
         raise UserError(f"could not write {target} ({error}): mend or empty that place") from error
+    finally:
+        if not existed:
+            with contextlib.suppress(OSError):  # it is not empty, unless nothing came of it
+                data_dir.rmdir()
     return target
