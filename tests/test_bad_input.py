@@ -226,6 +226,7 @@ def without(name: str) -> Make:
     return both(study(name, b""), lambda d: (d / "bad" / name).unlink())
 
 
+NO_CHECKPOINTS = shutil.ignore_patterns("checkpoints", "tensorboard", "grids")
 PICKLE = pickle.dumps(Harm())
 OBJECTS = io.BytesIO()
 np.save(OBJECTS, np.array([Harm()], dtype=object))
@@ -430,8 +431,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, finished:
     (tmp_path / "data").symlink_to(tiny.data(root))
     (tmp_path / "finished").symlink_to(finished)
     fid(tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", str(root / "cache"))  # it keeps a list of fonts
     return tmp_path
 
