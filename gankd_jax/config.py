@@ -200,13 +200,13 @@ def _check_block(above: str, found: Block, wanted: Block) -> None:
             _need(field, value, isinstance(value, Block), "a block of fields")
             _check_block(f"{field}.", value, like)
         else:
-            _need(field, value, _is_like(value, like), f"a {type(like).__name__}")
+            _need(field, value, _is_like(value, like), f"of type {type(like).__name__}")
 
 
 def _is_like(value: Any, like: Any) -> bool:
     """Whether a value is of the type of another: whole numbers are floats too, and no truths."""
     if isinstance(like, float):
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float)
     return type(value) is type(like) or (isinstance(like, tuple) and isinstance(value, list))
 
 
@@ -267,7 +267,7 @@ def _validate_recipe(
     for name in ("steps", "batch_size", "critic_steps"):
         _need(f"{field}.{name}", fields[name], fields[name] >= 1, "1 or more")
     for name in ("generator_lr", "critic_lr", "clip", "gradient_penalty"):
-        _need(f"{field}.{name}", fields[name], fields[name] > 0, "above 0")
+        _need(f"{field}.{name}", fields[name], 0 < fields[name] < math.inf, "above 0 and finite")
     warm = 0 <= fields.warmup < fields.steps
     _need(f"{field}.warmup", fields.warmup, warm, "0 to below steps")
     _need(f"{field}.critic_width", fields.critic_width, fields.critic_width >= 0, "0 or more")
