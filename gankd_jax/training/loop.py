@@ -151,15 +151,12 @@ class _Trainer:
         self._states, metrics = self._chunk(self._states, self._teacher, self._images, batches)
         self.step += self._intervals.steps_per_call
         values = jax.tree.map(float, jax.device_get(metrics))
-        self._drop({n: v for n, v in values.items() if not all(map(math.isfinite, v.values()))})
+        failed = [n for n, v in values.items() if not all(map(math.isfinite, v.values()))]
+        for name in failed:
+            self._records[name].fail(self.step, values[name])
+            del self.members[name], self._states[name]
         for name in self.members:
             self._records[name].add(values[name])
-
-    def _drop(self, failed: dict[str, dict[str, float]]) -> None:
-        """Take runs out of the group, each with the values that are not finite."""
-        for name, values in failed.items():
-            self._records[name].fail(self.step, values)
-            del self.members[name], self._states[name]
         if failed and self.members:
             self._chunk = self._compile()
 
@@ -187,16 +184,9 @@ class _Trainer:
             self._records[name].picture(self.step, picture(member, self._states[name]))
 
     def save(self) -> None:
-        """Write a checkpoint of every run; one whose last update broke it leaves the group."""
-        broken = [name for name in self.members if not _is_finite(self._states[name])]
-        self._drop({name: {"weights": math.nan} for name in broken})
+        """Write a checkpoint of every run."""
         for name in self.members:
             self._records[name].save(self.step, self._states[name])
-
-
-def _is_finite(state: State) -> bool:
-    leaves = map(np.asarray, jax.tree.leaves(state))
-    return all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def _in(name: str, means: list[dict[str, float]]) -> bool:
