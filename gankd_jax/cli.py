@@ -151,18 +151,25 @@ def export(values: Values) -> None:
 
 
 def bench(values: Values) -> None:
-    """Time training and drawing: [--against=torch] [--only=CASE,...] [--out=DIR] or --memory."""
+    """Time training and drawing: [--against=torch,onnxruntime] [--out=DIR], --start, --memory."""
     if values["memory"].value:
         from gankd_jax.bench.memory import memory
 
         print(memory(_config(values)))
         return
+    if values["start"].value:
+        from gankd_jax.bench.start import start
+
+        made = [f"--config={config_flags.get_config_filename(values['config'])}"]
+        made += [word for word in sys.argv if word.startswith("--config.")]
+        print(start(_config(values), made, _whole(values, "rounds") or 5))
+        return
     from gankd_jax.bench import command
 
     folder = _path(values, "out") or Path("bench")
-    only = [name for name in (values["only"].value or "").split(",") if name]
-    rounds = _whole(values, "rounds") or 5
-    print(command.bench(folder, against=values["against"].value, only=only, rounds=rounds))
+    names = {flag: (values[flag].value or "").split(",") for flag in ("only", "against")}
+    chosen = {flag: [name for name in words if name] for flag, words in names.items()}
+    print(command.bench(folder, rounds=_whole(values, "rounds") or 5, **chosen))
 
 
 # Each command, and what it takes beside flags.
@@ -268,14 +275,17 @@ FLAGS = {
     "pad": "pixels that `score` adds on each side of them before",
     "format": "of an exported file: onnx, stablehlo, torch",
     "precision": "of an exported file's weights: float32 (default), float16, int8",
-    "against": "what `bench` compares with: torch",
+    "against": "what `bench` compares with: torch, onnxruntime, or both with a comma",
     "only": "the cases that `bench` times, with commas between (default: all)",
     "rounds": "turns that `bench` takes at each case (default: 5)",
     "source-dir": "folder of original files",
     "data-dir": "folder of prepared data sets (default: TFDS's own)",
 }
 
-SWITCHES = {"memory": "`bench` prints the memory of a config's groups, and runs nothing"}
+SWITCHES = {
+    "memory": "`bench` prints the memory of a config's groups, and runs nothing",
+    "start": "`bench` times how long a config's first step takes to come, cold and warm",
+}
 
 
 def _check_config_file(argv: list[str]) -> None:

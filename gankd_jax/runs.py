@@ -107,7 +107,11 @@ def critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
 
 
 def member(config: ml_collections.ConfigDict, run: Run, teacher: Run | None) -> Member:
-    """The run as the train step takes it; a critic that goes on from the teacher's is like it."""
+    """The run as the train step takes it; a critic that goes on from the teacher's is like it.
+
+    Students of one teacher see the same latents and batches, whatever their seed: its forward pass
+    then serves them all.
+    """
     recipe = Recipe(**config.recipes[run.recipe])
     likeness, owner = recipe, run
     if recipe.critic == "teacher" and teacher is not None:
@@ -118,7 +122,7 @@ def member(config: ml_collections.ConfigDict, run: Run, teacher: Run | None) -> 
         critic=critic(config, width, likeness.critic_norm) if recipe.alpha > 0 else None,
         recipe=recipe,
     )
-    return Member(spec=spec, seed=run.seed)
+    return Member(spec=spec, seed=run.seed, stream=(teacher or run).seed)
 
 
 def retry_seed(seed: int, retries: int) -> int:

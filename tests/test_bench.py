@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from gankd_jax.bench import command, operations, report
+from gankd_jax.bench import command, measure, operations, report
 from gankd_jax.bench.cases import CRITIC_STEPS, MATRIX, cases
+from gankd_jax.bench.measure import SIDES
 from gankd_jax.bench.memory import memory
 from gankd_jax.errors import UserError
 from gankd_jax.models.dcgan import Critic, Generator
@@ -62,15 +63,17 @@ def test_more_critic_steps_add_what_one_costs():
     assert five - one == 4 * (two - one)
 
 
-def test_three_seeds_are_three_times_the_operations():
+def test_seeds_add_students_and_no_pass_of_the_teacher():
     found = cases()
-    assert found["students-seeds"].operations == 3 * found["students"].operations
-    assert found["teacher"].theirs["with"]["critic_steps"] == CRITIC_STEPS
+    teacher = found["draw-64"].operations
+    once, thrice = found["students"].operations, found["students-seeds"].operations
+    assert thrice - teacher == 3 * (once - teacher)
+    assert found["teacher"].sides["torch"]["with"]["critic_steps"] == CRITIC_STEPS
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    against = "torch" if importlib.util.find_spec("torch") else None
+    against = [name for name in SIDES if importlib.util.find_spec(name)]
     folder = tmp_path_factory.mktemp("bench") / "made"
     table = command.bench(folder, against=against, only=["draw-2"], rounds=2)
     return folder, table, json.loads((folder / "bench.json").read_text())
@@ -80,9 +83,8 @@ def test_the_benchmark_writes_what_it_measured(measured):
     folder, table, found = measured
     assert (folder / "bench.md").read_text() == table + "\n"
     case = found["cases"]["draw-2"]
-    sides = {"ours", "matrix"}
-    sides |= {"theirs", "their matrix"} if found["machine"]["torch"] else set()
-    assert case["seconds"].keys() == sides
+    sides = {name for name in SIDES if found["machine"][name]}
+    assert case["seconds"].keys() == {"ours", "matrix"} | sides
     assert all(len(values) == 2 and min(values) > 0 for values in case["seconds"].values())
     assert found["machine"]["jax"] == jax.__version__
 
@@ -101,31 +103,37 @@ def test_the_tables_shares_follow_from_the_seconds(measured):
 
 def test_a_ratio_is_of_the_rounds_side_by_side():
     found = cases()
-    seconds = {"ours": [1.0, 2.0, 4.0], "theirs": [4.0, 4.0, 4.0], "matrix": [1.0] * 3}
+    seconds = {"ours": [1.0, 2.0, 4.0], "torch": [4.0, 4.0, 4.0], "matrix": [1.0] * 3}
     table = report.table(found, {"student": seconds})
     assert "| 2.00 (1.00 to 4.00) |" in table
 
 
-def test_the_streamed_batch_is_measured_beside_the_constant_one():
-    found = cases()
-    made = {
-        "constant": {"ours": [1.0, 1.0], "matrix": [1.0, 1.0]},
-        "streamed": {"ours": [1.0, 1.25], "matrix": [1.0, 1.0]},
-    }
-    assert "0.90 (0.80 to 1.00) (of constant)" in report.table(found, made)
+def test_each_that_a_case_is_compared_with_has_its_row():
+    seconds = {"ours": [1.0, 1.25], "matrix": [1.0, 1.0], "torch": [2.0, 5.0], "a twin": [1.0, 1.0]}
+    table = report.table(cases(), {"draw-2": seconds}).splitlines()
+    assert any("torch" in row and "| 3.00 (2.00 to 4.00) |" in row for row in table)
+    assert any("a twin" in row and "| 0.90 (0.80 to 1.00) |" in row for row in table)
+
+
+def test_the_streamed_batch_is_measured_in_turn_with_the_constant_one():
+    assert cases()["streamed"].variants.keys() == {"a constant batch"}
+    work = {"ours": [], "a": []}
+    takers = {name: (lambda name=name: work[name].append(len(work["a"])) or 1.0) for name in work}
+    assert measure._turns(takers, 3) == {"ours": [1.0] * 3, "a": [1.0] * 3}
+    assert work["ours"] == [0, 1, 2]  # one of the other before each
 
 
 def test_an_earlier_benchmark_is_not_overwritten(measured):
     with pytest.raises(UserError, match=r"bench.json exists; name another folder"):
-        command.bench(measured[0], against=None, only=["draw-2"], rounds=1)
+        command.bench(measured[0], against=[], only=["draw-2"], rounds=1)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"only": ["nothing"]}, "no case 'nothing'"), ({"against": "caffe"}, "it can be torch")],
+    [({"only": ["nothing"]}, "no case 'nothing'"), ({"against": ["caffe"]}, "it can be torch")],
 )
 def test_a_wrong_word_is_said_before_anything_runs(tmp_path, settings, message):
-    settings = {"against": None, "only": [], "rounds": 1} | settings
+    settings = {"against": [], "only": [], "rounds": 1} | settings
     with pytest.raises(UserError, match=message):
         command.bench(tmp_path / "new", **settings)
     assert not (tmp_path / "new").exists()
@@ -153,3 +161,21 @@ def test_a_teachers_memory_is_its_weights_and_both_moments():
     average = generator  # the exponential average of its weights
     numbers = 3 * (generator + critic) + average
     assert float(row[2]) == pytest.approx(4 * numbers / 1e6 + images, abs=1)
+
+
+def test_a_start_is_timed_cold_and_warm(tmp_path_factory):
+    root = tiny.shared(tmp_path_factory)
+    done = tiny.gankd(root, "bench", "--start", "--rounds=1", *tiny.flags())
+    assert done.returncode == 0, done.stderr
+    title, *lines = done.stdout.splitlines()
+    assert "first compiled call" in title
+    found = {line.split()[0]: float(line.split()[1]) for line in lines}
+    assert found["cold"] > found["warm"] > 0
+
+
+def test_a_start_that_fails_says_why(tmp_path_factory):
+    root = tiny.shared(tmp_path_factory)
+    wrong = "--config.recipes.teacher.batch_size=100000"
+    done = tiny.gankd(root, "bench", "--start", "--rounds=1", *tiny.flags(), wrong)
+    assert done.returncode == 2
+    assert "start failed: gankd: config.recipes.teacher.batch_size is 100000" in done.stderr

@@ -10,7 +10,7 @@ import pytest
 
 from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Critic, Generator
-from gankd_jax.training.group import Member, make_chunk, seeds_of
+from gankd_jax.training.group import Member, make_chunk, streams_of
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Spec, State, init, variables
 
@@ -21,11 +21,12 @@ JOINT = Recipe(alpha=0.3, reduction="sum", critic="teacher", **RATES)
 BASELINE = Recipe(**RATES)
 
 
-def member(recipe: Recipe, *, width: int = 1, seed: int = 0) -> Member:
+def member(recipe: Recipe, *, width: int = 1, seed: int = 0, stream: int | None = None) -> Member:
     """A run; a critic that goes on from the teacher's has its width, 2."""
     critic_width = 2 if recipe.critic == "teacher" else width
     critic = Critic(critic_width, SIZE, 1, form="matmul") if recipe.alpha else None
-    return Member(Spec(Generator(width, SIZE, 1, LATENT, form="matmul"), critic, recipe), seed)
+    spec = Spec(Generator(width, SIZE, 1, LATENT, form="matmul"), critic, recipe)
+    return Member(spec, seed, seed if stream is None else stream)
 
 
 def double(tree):
@@ -49,7 +50,7 @@ def train(members: dict[str, Member], steps: int, *, on_device: bool = True):
     """States and mean metrics of a group after that many steps in one call."""
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 1), np.uint8)
     sizes = {"critic_steps": 1, "count": COUNT, "batch_size": BATCH}
-    places = [chunk_indices(0, steps, seed=seed, **sizes) for seed in seeds_of(members)]
+    places = [chunk_indices(0, steps, seed=stream, **sizes) for stream in streams_of(members)]
     batches = np.stack(places, axis=1)
     taught = teacher(jnp.zeros(()).dtype.type)
     states = {
@@ -150,6 +151,23 @@ def test_images_from_the_host_train_as_those_on_the_device():
     state, expected = alone(BASELINE, width=1, seed=5)
     assert largest(params(states["run"]), params(state)) < 1e-5
     assert metrics["run"]["critic_loss"] == pytest.approx(float(expected["critic_loss"]), rel=1e-5)
+
+
+def test_runs_of_one_stream_train_as_each_of_them_alone():
+    kinds = {f"{r.alpha} {seed}": (r, seed) for r in (MSE, JOINT) for seed in (0, 5)}
+    members = {name: member(r, seed=seed, stream=3) for name, (r, seed) in kinds.items()}
+    _, together = train(members, 5)
+    for name in ("0.0 5", "0.3 5"):
+        _, expected = train({name: members[name]}, 5)
+        for metric, value in expected[name].items():
+            assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
+
+
+def test_runs_of_one_stream_see_the_same_latents_whatever_their_seed():
+    _, metrics = train({s: member(MSE, seed=0, stream=n) for n, s in enumerate("ab")}, 1)
+    assert metrics["a"]["distance"] != metrics["b"]["distance"]
+    _, metrics = train({s: member(MSE, seed=0, stream=4) for s in "ab"}, 1)
+    assert metrics["a"]["distance"] == metrics["b"]["distance"]
 
 
 def test_seeds_share_neither_latents_nor_first_weights():

@@ -25,7 +25,7 @@ DIRECTIONS = {
     "training": {"models", "data", "runtime"},
     "export": {"models", "runtime", "training", "interop", "evaluate", "lab", "runs", "sampling"}
     | {"study", "workdir"},
-    "bench": {"models", "data", "runtime", "training", "runs", "sampling"},
+    "bench": {"models", "data", "runtime", "training", "export", "runs", "sampling"},
 }
 LEAVES = {"errors", "paper"}
 TORCH_SIDE = "gankd_jax.bench.torch_side"  # runs in a process of its own

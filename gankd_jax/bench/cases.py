@@ -1,4 +1,4 @@
-"""What is timed: each case as our compiled step, its operations, and PyTorch's counterpart."""
+"""What is timed: each case as our compiled step, its operations, and what it is compared with."""
 
 import dataclasses
 import itertools
@@ -27,16 +27,19 @@ MATRIX = 2_048
 Work = Callable[[], Any]  # what it returns is waited for
 
 
+Theirs = dict[str, Any]  # a case as a side in a process of its own takes it, as JSON
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One line of the table."""
+    """What is timed together."""
 
     title: str
     build: Callable[[], Work]
     operations: int  # of one step, the plain way: 2 for each multiply-add of the layers
     steps: int = 1  # in one call of the work
-    theirs: dict[str, Any] | None = None  # the counterpart, as torch_side takes it
-    beside: str = ""  # the case whose seconds this one's are divided by, in place of PyTorch's
+    sides: dict[str, Theirs] = dataclasses.field(default_factory=dict)  # by a name of SIDES
+    variants: dict[str, Callable[[], Work]] = dataclasses.field(default_factory=dict)  # of our own
 
 
 def cases() -> dict[str, Case]:
@@ -48,8 +51,7 @@ def cases() -> dict[str, Case]:
         "teacher": _teacher("WGAN-GP teacher, d=32", 32),
         "draw-2": _draw("generator alone, d=2", 2),
         "draw-64": _draw("generator alone, d=64", 64),
-        "constant": _baseline("baseline d=32, a constant batch", 32, streamed=False),
-        "streamed": _baseline("baseline d=32, batches from the host", 32, streamed=True),
+        "streamed": _streamed("baseline d=32, batches from the host", 32),
     }
 
 
@@ -75,61 +77,59 @@ def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
     return Case(
         title,
         lambda: _train_students(widths, seeds),
-        BATCH * seeds * (drawn + sum(made)),
+        BATCH * (drawn + seeds * sum(made)),
         steps=STEPS,
-        theirs={"kind": "students", "of": [SIZE, CHANNELS], "with": theirs},
+        sides={"torch": {"kind": "students", "of": [SIZE, CHANNELS], "with": theirs}},
     )
 
 
 def _train_students(widths: tuple[int, ...], seeds: int) -> Work:
     recipe = Recipe(alpha=0.0, batch_size=BATCH)
     members = {
-        f"d{width}-s{seed}": Member(Spec(_generator(width), None, recipe), seed)
+        f"d{width}-s{seed}": Member(Spec(_generator(width), None, recipe), seed, 0)
         for width in widths
         for seed in range(seeds)
     }
     teacher = _generator(TEACHER)
-    return _train(members, teacher, lambda: np.zeros((STEPS, seeds, 1, 1), np.int32))
+    return _train(members, teacher, lambda: np.zeros((STEPS, 1, 1, 1), np.int32))
 
 
 def _teacher(title: str, width: int) -> Case:
     counted = operations.adversarial_step(
         _generator(width), _critic(width, "none"), CRITIC_STEPS, penalty=True
     )
+    theirs = {"width": width, "critic_steps": CRITIC_STEPS}
     return Case(
         title,
         lambda: _train_teacher(width),
         BATCH * counted,
         steps=STEPS,
-        theirs={
-            "kind": "teacher",
-            "of": [SIZE, CHANNELS],
-            "with": {"width": width, "critic_steps": CRITIC_STEPS},
-        },
+        sides={"torch": {"kind": "teacher", "of": [SIZE, CHANNELS], "with": theirs}},
     )
 
 
 def _train_teacher(width: int) -> Work:
     recipe = Recipe(loss="wgan_gp", critic_steps=CRITIC_STEPS, batch_size=BATCH)
-    member = Member(Spec(_generator(width), _critic(width, "none"), recipe), 0)
+    member = Member(Spec(_generator(width), _critic(width, "none"), recipe), 0, 0)
     batches = np.random.default_rng(0).integers(0, IMAGES, (STEPS, 1, CRITIC_STEPS, BATCH))
     return _train({"teacher": member}, None, lambda: batches.astype(np.int32), _images())
 
 
-def _baseline(title: str, width: int, *, streamed: bool) -> Case:
+def _streamed(title: str, width: int) -> Case:
+    """A step on images that are read out of the data set, beside one on always the same."""
     counted = operations.adversarial_step(_generator(width), _critic(width), 1, penalty=False)
     return Case(
         title,
-        lambda: _train_baseline(width, streamed=streamed),
+        lambda: _train_baseline(width, streamed=True),
         BATCH * counted,
         steps=STEPS,
-        beside="constant" if streamed else "",
+        variants={"a constant batch": lambda: _train_baseline(width, streamed=False)},
     )
 
 
 def _train_baseline(width: int, *, streamed: bool) -> Work:
     """Batches go to the device as images: read out of the data set, or always the same."""
-    member = Member(Spec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0)
+    member = Member(Spec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0, 0)
     images, calls = _images(), itertools.count()
     constant = images[np.arange(STEPS * BATCH).reshape(STEPS, 1, 1, BATCH)]
 
@@ -184,5 +184,8 @@ def _draw(title: str, width: int) -> Case:
         title,
         build,
         BATCH * operations.forward(generator),
-        theirs={"kind": "draw", "of": [SIZE, CHANNELS], "with": {"width": width}},
+        sides={
+            "torch": {"kind": "draw", "of": [SIZE, CHANNELS], "with": {"width": width}},
+            "onnxruntime": {"width": width, "image_size": SIZE, "channels": CHANNELS},
+        },
     )

@@ -7,29 +7,31 @@ from pathlib import Path
 
 from gankd_jax.bench import report
 from gankd_jax.bench.cases import cases
-from gankd_jax.bench.measure import TorchSide, measure
+from gankd_jax.bench.measure import SIDES, Side, measure
 from gankd_jax.errors import UserError
 from gankd_jax.runtime import files
 
 
-def bench(folder: Path, *, against: str | None, only: Sequence[str], rounds: int) -> str:
-    """Time cases, beside PyTorch if asked for; writes into `folder` and returns the table.
+def bench(folder: Path, *, against: Sequence[str], only: Sequence[str], rounds: int) -> str:
+    """Time cases, beside the sides asked for; writes into `folder` and returns the table.
 
     Raises:
-      UserError: the folder holds a benchmark already, PyTorch is not there, or a name is unknown.
+      UserError: the folder holds a benchmark already, a side is not installed, or a name is
+        unknown.
     """
     chosen = _chosen(only)
     for path in report.taken(folder):
         raise UserError(f"{path} exists; name another folder with --out")
-    torch = _torch_side(against)
+    _check_sides(against)
+    sides = {name: Side(name) for name in against}
     try:
         measured = {}
-        for name, seconds in measure(chosen, rounds, torch):
+        for name, seconds in measure(chosen, rounds, sides):
             print(f"timed: {chosen[name].title}", file=sys.stderr, flush=True)
             measured[name] = seconds
     finally:
-        if torch:
-            torch.close()
+        for side in sides.values():
+            side.close()
     table = report.table(chosen, measured)
     files.write_json(folder / "bench.json", report.results(chosen, measured))
     files.write_bytes(folder / "bench.md", (table + "\n").encode())
@@ -44,11 +46,11 @@ def _chosen(only: Sequence[str]) -> dict:
     return {name: found[name] for name in only or found}
 
 
-def _torch_side(against: str | None) -> TorchSide | None:
-    if against is None:
-        return None
-    if against != "torch":
-        raise UserError(f"--against={against} is not known; it can be torch")
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("--against=torch needs PyTorch: pip install 'gankd-jax[torch]'")
-    return TorchSide()
+def _check_sides(names: Sequence[str]) -> None:
+    needs = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxruntime")}
+    extras = {"torch": "torch", "onnxruntime": "export"}
+    for name in names:
+        if name not in SIDES:
+            raise UserError(f"--against={name} is not known; it can be {', '.join(SIDES)}")
+        if not all(map(importlib.util.find_spec, needs[name])):
+            raise UserError(f"--against={name} needs: pip install 'gankd-jax[{extras[name]}]'")

@@ -1,30 +1,32 @@
-"""Times cases in turn with PyTorch and with the machine's own rate of matrix products."""
+"""Times cases in turn with what they are compared with, and with the machine's matrix products."""
 
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import jax
 
-from gankd_jax.bench.cases import MATRIX, Case, Work, matrix_product
+from gankd_jax.bench.cases import Case, Theirs, Work, matrix_product
 
-Seconds = dict[str, list[float]]  # ours, theirs, and of the matrix product on either side
+Seconds = dict[str, list[float]]  # of "ours", of each side and variant, of the "matrix" product
+# Each side is a process of its own, so that neither's threads are in the other's way.
+SIDES = {"torch": "gankd_jax.bench.torch_side", "onnxruntime": "gankd_jax.bench.onnx_side"}
 
 
-class TorchSide:
-    """PyTorch in a process of its own, so that neither side's threads are in the other's way."""
+class Side:
+    """A process that reads a case a line and answers each with its seconds, both as JSON."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "gankd_jax.bench.torch_side"]
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, "-m", SIDES[name]]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def seconds(self, case: Mapping[str, Any], repeats: int) -> float:
+    def seconds(self, case: Theirs, repeats: int) -> float:
         """The median over `repeats` runs of a case."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -37,23 +39,36 @@ class TorchSide:
 
 
 def measure(
-    cases: Mapping[str, Case], rounds: int, torch: TorchSide | None
+    cases: Mapping[str, Case], rounds: int, sides: Mapping[str, Side]
 ) -> Iterator[tuple[str, Seconds]]:
-    """Each case's seconds for a step, a value for each round; the sides take turns."""
+    """Each case's seconds for a step, a value for each round; all take turns in a round."""
     rate = matrix_product()
     _seconds(rate, 1)
     for name, case in cases.items():
-        work = case.build()
+        yield name, _turns({"matrix": partial(_seconds, rate, 5), **_takers(case, sides)}, rounds)
+
+
+def _takers(case: Case, sides: Mapping[str, Side]) -> Mapping[str, Callable[[], float]]:
+    """What tells the seconds of one step: ours, our variants, the other sides."""
+    built = {name: build() for name, build in {"ours": case.build, **case.variants}.items()}
+    for work in built.values():
         _seconds(work, 1)  # compiles
-        found: Seconds = {"ours": [], "matrix": [], "theirs": [], "their matrix": []}
-        for _ in range(rounds):
-            found["matrix"].append(_seconds(rate, 5))
-            found["ours"].append(_seconds(work, 3) / case.steps)
-            if torch and case.theirs:
-                product = {"kind": "matrix_product", "of": [MATRIX], "with": {}}
-                found["their matrix"].append(torch.seconds(product, 5))
-                found["theirs"].append(torch.seconds(case.theirs, 5))
-        yield name, {side: values for side, values in found.items() if values}
+    beside = {name: side for name, side in sides.items() if name in case.sides}
+    return {name: partial(_step_seconds, work, case.steps) for name, work in built.items()} | {
+        name: partial(side.seconds, case.sides[name], 5) for name, side in beside.items()
+    }
+
+
+def _step_seconds(work: Work, steps: int) -> float:
+    return _seconds(work, 3) / steps
+
+
+def _turns(takers: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
+    found: Seconds = {name: [] for name in takers}
+    for _ in range(rounds):
+        for name, take in takers.items():
+            found[name].append(take())
+    return found
 
 
 def _seconds(work: Work, repeats: int) -> float:

@@ -9,7 +9,7 @@ from gankd_jax import runs
 from gankd_jax.data import datasets
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.runs import Run
-from gankd_jax.training.group import Member, make_chunk, seeds_of
+from gankd_jax.training.group import Member, make_chunk, streams_of
 from gankd_jax.training.state import Tree, init
 
 HEADER = ("group", "runs", "arguments", "of them images", "temporary", "together")
@@ -26,8 +26,8 @@ def memory(config: ml_collections.ConfigDict) -> str:
 
 def _row(config: ml_collections.ConfigDict, group: list[Run]) -> tuple[str, ...]:
     teacher = max(runs.teachers(config), key=lambda run: run.width)
-    members = {run.name: runs.member(config, run, teacher) for run in group}
     is_taught = group[0].kind == "student"
+    members = {run.name: runs.member(config, run, teacher if is_taught else None) for run in group}
     generator = runs.generator(config, teacher.width) if is_taught else None
     images, batches = _data(config, members)
     chunk = make_chunk(members, generator)
@@ -50,7 +50,7 @@ def _data(
     size, count = config.data.image_size, datasets.get(config.data.name).counts["train"]
     pixels = (count - config.data.validation, size, size, runs.channels(config))
     steps = config.training.steps_per_call
-    places = (steps, len(seeds_of(members)), recipe.critic_steps, recipe.batch_size)
+    places = (steps, len(streams_of(members)), recipe.critic_steps, recipe.batch_size)
     return jax.ShapeDtypeStruct(pixels, np.uint8), jax.ShapeDtypeStruct(places, np.int32)
 
 

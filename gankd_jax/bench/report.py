@@ -13,7 +13,7 @@ import jax
 from gankd_jax.bench.cases import MATRIX, Case
 from gankd_jax.bench.measure import Seconds
 
-HEADER = ("", "ms a step", "PyTorch", "times faster", "operations", "share of the rate")
+HEADER = ("", "ms a step", "beside", "its ms", "times as fast", "operations", "share of the rate")
 
 
 def results(cases: Mapping[str, Case], measured: Mapping[str, Seconds]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
     device = jax.devices()[0]
     found = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     found |= {"backend": device.platform, "device": device.device_kind}
-    for package in ("jax", "torch"):
+    for package in ("jax", "torch", "onnxruntime"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -47,31 +47,35 @@ def machine() -> dict[str, Any]:
 def table(cases: Mapping[str, Case], measured: Mapping[str, Seconds]) -> str:
     """Medians with the smallest and the largest, as a Markdown table."""
     lines = [HEADER, ("---",) * len(HEADER)]
-    lines += [_row(cases[name], seconds, measured) for name, seconds in measured.items()]
+    for name, seconds in measured.items():
+        lines += _rows(cases[name], seconds)
     rate = [2 * MATRIX**3 / s / 1e9 for values in measured.values() for s in values["matrix"]]
     of = machine()
     title = (
-        f"{of['device']}, {of['cores']} cores, jax {of['jax']}, torch {of['torch']};"
-        f" {MATRIX}^3 matrix product at {_span(rate, 0)} GFLOP/s"
+        f"{of['device']}, {of['cores']} cores, jax {of['jax']}, torch {of['torch']},"
+        f" onnxruntime {of['onnxruntime']}; {MATRIX}^3 matrix product at {_span(rate, 0)} GFLOP/s"
     )
     return "\n".join([title, "", *("| " + " | ".join(line) + " |" for line in lines)])
 
 
-def _row(case: Case, seconds: Seconds, measured: Mapping[str, Seconds]) -> tuple[str, ...]:
+def _rows(case: Case, seconds: Seconds) -> list[tuple[str, ...]]:
+    """A row for each that the case is compared with; one where there is none."""
     ours = seconds["ours"]
-    theirs = seconds.get("theirs", [])
-    other = measured[case.beside]["ours"] if case.beside in measured else theirs
-    faster = [b / a for a, b in zip(ours, other, strict=True)] if other else []
-    rates = [2 * MATRIX**3 / s for s in seconds["matrix"]]
-    share = [case.operations / s / rate for s, rate in zip(ours, rates, strict=True)]
-    return (
-        case.title,
-        _span([1e3 * s for s in ours], 1),
-        _span([1e3 * s for s in theirs], 1),
-        _span(faster, 2) + (f" (of {case.beside})" if case.beside in measured else ""),
-        f"{case.operations / 1e9:.1f} G",
-        _span(share, 2),
-    )
+    share = [
+        case.operations / mine / (2 * MATRIX**3 / product)
+        for mine, product in zip(ours, seconds["matrix"], strict=True)
+    ]
+    begin = (case.title, _span([1e3 * s for s in ours], 1))
+    end = (f"{case.operations / 1e9:.1f} G", _span(share, 2))
+    others = [name for name in seconds if name not in ("ours", "matrix")]
+    return [(*begin, *_beside(name, ours, seconds[name]), *end) for name in others] or [
+        (*begin, "", "", "", *end)
+    ]
+
+
+def _beside(name: str, ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str, str]:
+    faster = [other / mine for mine, other in zip(ours, theirs, strict=True)]
+    return name, _span([1e3 * s for s in theirs], 1), _span(faster, 2)
 
 
 def _span(values: Sequence[float], digits: int) -> str:

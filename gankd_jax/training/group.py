@@ -1,6 +1,6 @@
 """A group of runs as one compiled program: many steps of every run in one call.
 
-Runs of a group share the teacher's forward pass, the latents of their seed and the real batches.
+Runs of one stream share its latents, the teacher's images of them, and the real batches.
 Runs that differ in their seed alone go through `vmap`; the others sit side by side.
 """
 
@@ -22,11 +22,13 @@ class Member:
     """One run of a group."""
 
     spec: Spec
-    seed: int
+    seed: int  # of its first weights
+    stream: int  # the seed of its latents and real batches
 
 
 Members = Mapping[str, Member]
 States = dict[str, State]
+Inputs = tuple[Draws, Array | None, Array | None]  # draws, real images, the teacher's images
 CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
 Chunk = jax.stages.Wrapped  # what jit gives
 
@@ -34,10 +36,10 @@ Chunk = jax.stages.Wrapped  # what jit gives
 def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
     """Compile `chunk(states, teacher_variables, images, batches) -> (states, metrics)`.
 
-    `batches` `[k, seeds, critic_steps, b]` index into `images` (uint8, on the device), or hold the
-    uint8 images themselves where `images` is None; the seeds are in sorted order.  A group without
-    a critic reads no pixel of them.  The call moves every run by `k` steps; metrics are means over
-    them, so that one value that is not finite shows.
+    `batches` `[k, streams, critic_steps, b]` index into `images` (uint8, on the device), or hold
+    the uint8 images themselves where `images` is None; the streams are in sorted order.  A group
+    without a critic reads no pixel of them.  The call moves every run by `k` steps; metrics are
+    means over them, so that one value that is not finite shows.
     """
 
     def chunk(
@@ -54,9 +56,9 @@ def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
     return jax.jit(chunk, donate_argnums=0)
 
 
-def seeds_of(members: Members) -> list[int]:
-    """The distinct seeds of a group, sorted: the order of its batches."""
-    return sorted({member.seed for member in members.values()})
+def streams_of(members: Members) -> list[int]:
+    """The distinct streams of a group, sorted: the order of its batches."""
+    return sorted({member.stream for member in members.values()})
 
 
 def cells(members: Members) -> dict[Spec, list[str]]:
@@ -90,43 +92,42 @@ def _step(
     stacked: list[State],
     teacher_variables: Tree | None,
     *,
-    pixels: UInt8[Array, "seeds k b s s c"],
+    pixels: UInt8[Array, "streams k b s s c"],
 ) -> tuple[list[State], list[CellMetrics]]:
     """One step of every run."""
-    seeds = seeds_of(members)
-    real = to_unit(pixels)
-    draws = _draws(members, stacked[0].step[0], seeds=seeds)
+    streams = streams_of(members)
+    draws = _draws(members, stacked[0].step[0], streams=streams)
     targets = _targets(teacher, teacher_variables, draws)
+    real = to_unit(pixels)
     states, metrics = [], []
     for state, (spec, names) in zip(stacked, cells(members).items(), strict=True):
-        rows = jnp.array([seeds.index(members[name].seed) for name in names])
-        state, values = _step_cell(
-            spec,
-            state,
-            _rows(draws, rows),
-            real=_rows(real, rows) if spec.critic else None,
-            targets=_rows(targets, rows) if spec.recipe.alpha < 1 else None,
+        needed = (
+            draws,
+            real if spec.critic else None,
+            targets if spec.recipe.alpha < 1 else None,
         )
+        rows = [streams.index(members[name].stream) for name in names]
+        state, values = _step_cell(spec, state, needed, rows=rows)
         states.append(state)
         metrics.append(values)
     return states, metrics
 
 
-def _draws(members: Members, step: Int[Array, ""], *, seeds: list[int]) -> Draws:
-    """The draws of every seed, along a first axis."""
+def _draws(members: Members, step: Int[Array, ""], *, streams: list[int]) -> Draws:
+    """The draws of every stream, along a first axis."""
     spec = next(iter(members.values())).spec
 
-    def one(seed: Int[Array, ""]) -> Draws:
+    def one(stream: Int[Array, ""]) -> Draws:
         sizes = {"critic_steps": spec.recipe.critic_steps, "batch": spec.recipe.batch_size}
-        return draw(seed, step, latent=spec.generator.latent, **sizes)
+        return draw(stream, step, latent=spec.generator.latent, **sizes)
 
-    return jax.vmap(one)(jnp.array(seeds))
+    return jax.vmap(one)(jnp.array(streams))
 
 
 def _targets(
     teacher: Generator | None, teacher_variables: Tree | None, draws: Draws
-) -> Float[Array, "seeds b s s c"] | None:
-    """The teacher's images of the latents of the generator's step, all seeds in one pass."""
+) -> Float[Array, "streams b s s c"] | None:
+    """The teacher's images of the latents of the generator's step, all streams in one pass."""
     if teacher is None:
         return None
     last = draws.latents[:, -1]
@@ -135,22 +136,15 @@ def _targets(
 
 
 def _step_cell(
-    spec: Spec,
-    state: State,
-    draws: Draws,
-    *,
-    real: Float[Array, "n k b s s c"] | None,
-    targets: Float[Array, "n b s s c"] | None,
+    spec: Spec, state: State, inputs: Inputs, *, rows: list[int]
 ) -> tuple[State, CellMetrics]:
-    """One step of the `n` runs of a cell."""
+    """One step of the runs of a cell, each on its row of the inputs."""
 
-    def one(
-        state: State, draws: Draws, real: Array | None, target: Array | None
-    ) -> tuple[State, Metrics]:
+    def one(state: State, inputs: Inputs) -> tuple[State, Metrics]:
+        draws, real, target = inputs
         return train_step(spec, state, draws, real=real, target=target)
 
-    return jax.vmap(one)(state, draws, real, targets)
-
-
-def _rows(tree: Tree, rows: Int[Array, " n"]) -> Tree:
-    return jax.tree.map(lambda leaf: leaf[rows], tree)
+    if len(set(rows)) == 1:  # not copied for each run
+        shared = jax.tree.map(lambda leaf: leaf[rows[0]], inputs)
+        return jax.vmap(one, in_axes=(0, None))(state, shared)
+    return jax.vmap(one)(state, jax.tree.map(lambda leaf: leaf[jnp.array(rows)], inputs))

@@ -17,7 +17,7 @@ from gankd_jax.models.dcgan import Generator
 from gankd_jax.runtime import lock, stop
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import Record
-from gankd_jax.training.group import Chunk, Member, make_chunk, seeds_of
+from gankd_jax.training.group import Chunk, Member, make_chunk, streams_of
 from gankd_jax.training.state import Network, State, Tree, init
 
 LOCKS = ".locks"  # a file for each run in training
@@ -171,9 +171,9 @@ class _Trainer:
                 critic_steps=recipe.critic_steps,
                 count=len(self._group.images),
                 batch_size=recipe.batch_size if reads else 1,
-                seed=seed,
+                seed=stream,
             )
-            for seed in seeds_of(self.members)
+            for stream in streams_of(self.members)
         ]
         batches = np.stack(places, axis=1).astype(np.int32)
         return batches if self._group.on_device else self._group.images[batches]

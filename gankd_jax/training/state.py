@@ -1,6 +1,7 @@
 """A run's static description and its state, a pytree."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -77,6 +78,7 @@ def critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adam(learning_rate(recipe.critic_lr, scaled), recipe.b1, recipe.b2)
 
 
+@functools.partial(jax.jit, static_argnums=0)  # else hundreds of small programs compile anew
 def init(spec: Spec, seed: int | Leaf, teacher_critic: Network | None = None) -> State:
     """The state at step 0, a function of the spec and the seed alone.
 
