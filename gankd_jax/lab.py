@@ -108,10 +108,10 @@ class Lab:
         return loop.Teacher(generator, variables, state.critic)
 
     def member(self, run: Run) -> Member:
-        """A run as the train step takes it; one that failed goes on with another seed."""
-        made = runs.member(self.config, run, self.teacher if run.kind == "student" else None)
-        seed = runs.retry_seed(run.seed, workdir.retries(self.folder, run))
-        return dataclasses.replace(made, seed=seed)
+        """A run as the train step takes it."""
+        teacher = self.teacher if run.kind == "student" else None
+        retries = workdir.retries(self.folder, run)
+        return runs.member(self.config, run, teacher, retries=retries)
 
     def state(self, run: Run) -> State:
         """A trained run's last state.

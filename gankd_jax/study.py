@@ -23,7 +23,6 @@ from gankd_jax.training import loop
 from gankd_jax.training.group import Member
 from gankd_jax.training.state import State
 
-_INTERVALS = dataclasses.fields(loop.Intervals)
 KINDS = ("teacher", "student", "baseline")  # in this order
 WAIT = 10  # seconds between looks at a teacher in training elsewhere
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
@@ -197,9 +196,14 @@ def _train_group(lab: Lab, group: list[Run]) -> None:
             on_device=_on_device(config.data.placement, lab.train.pixels),
         ),
         lab.folder,
-        loop.Intervals(**{x.name: config.training[x.name] for x in _INTERVALS}),
+        _intervals(config),
         picture=functools.partial(_picture, lab, student),
     )
+
+
+def _intervals(config: ml_collections.ConfigDict) -> loop.Intervals:
+    names = [field.name for field in dataclasses.fields(loop.Intervals)]
+    return loop.Intervals(**{name: config.training[name] for name in names})
 
 
 def _title(group: list[Run]) -> str:
