@@ -174,11 +174,12 @@ def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
 
 def _read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if image.mode[0] in "IF":  # Pillow would make all above 255 white
-                raise UserError(f"{path} has more than 8 bits a channel ({image.mode})")
-            return np.asarray(image.convert("RGB"))
+            with Image.open(path) as image:
+                if image.mode[0] in "IF":  # Pillow would make all above 255 white
+                    raise UserError(f"{path} has more than 8 bits a channel ({image.mode})")
+                return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, *_TOO_LARGE) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from error
 

@@ -459,8 +459,8 @@ def test_a_process_of_its_own_prints_that_line_alone(root, place, case):
     make, words, told = CASES[case]
     make(place)
     before = tiny.snapshot(place)
-    places = {"TFDS_DATA_DIR": str(place / "data"), "XDG_CACHE_HOME": str(place / "cache")}
-    done = tiny.gankd(root, *(word.format(d=place) for word in words), **places)
+    words = [word.format(d=place) for word in words]
+    done = tiny.gankd(root, *words, TFDS_DATA_DIR=str(place / "data"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert told in done.stderr
