@@ -207,6 +207,9 @@ def main() -> None:
         sys.exit(128 + getattr(error, "number", signal.SIGINT))
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a disk that is full or read-only, rights, a file that is gone
+        print(f"gankd: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _dispatch(argv: list[str]) -> None:
@@ -244,11 +247,18 @@ def _parse(argv: list[str]) -> tuple[Values, list[str]]:
         words = values(argv)[1:]
     except (AttributeError, KeyError) as error:  # ml_collections' own for a field that is not there
         found = re.findall(r"\w[\w.]*", str(error.args[0]).replace("\\n", " "))
+        if "get_config" in found:
+            raise UserError("the file of --config has no function get_config") from None
         advice = f"did you mean {found[-4]}?" if "mean" in found else "see gankd_jax/config.py"
         raise UserError(f"the config has no field {found[-1]}; {advice}") from None
+    except UserError:
+        raise
     except (flags.Error, TypeError, ValueError) as error:
         # A config file that raises comes with its traceback; the last line is the message.
         raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
+    except Exception as error:  # a config file is code and may raise anything
+        told = " ".join(str(error).split())
+        raise UserError(f"the config file raises {type(error).__name__}: {told}") from None
     return values, words
 
 
@@ -291,9 +301,11 @@ def _check_config_file(argv: list[str]) -> None:
 def _config(values: Values) -> ConfigDict:
     from gankd_jax.config import validate
 
-    if values["config"].value is None:
+    if not values["config"].present:
         raise UserError("this command needs --config=FILE, such as --config=configs/digits.py")
     config = values["config"].value
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config of the file of --config gives {config!r}, no ConfigDict")
     validate(config)
     return config
 

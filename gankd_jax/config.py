@@ -6,6 +6,8 @@ the number of channels of the generator's last hidden layer (the paper calls it 
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +31,9 @@ OPTIONS = {
     "layers": ("64", "192", "768", "1280", "2048"),
     "statistics": ("recomputed", "running"),
 }
+
+
+Block = Mapping | ml_collections.ConfigDict  # fields by their names
 
 
 def recipe(**changes: Any) -> ml_collections.ConfigDict:
@@ -74,6 +79,9 @@ def base() -> ml_collections.ConfigDict:
     training.log_every = 100  # steps between lines of the log
     training.grid_every = 2_000  # steps between pictures on the fixed latents; 0: none
     training.checkpoint_every = 1_000  # steps between checkpoints (the last step always has one)
+    # How often a run that stops being finite goes on from its last checkpoint, with other random
+    # numbers and by itself, after its group has ended.
+    training.retries = 0
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.samples = 10_000  # images drawn from each generator
@@ -155,6 +163,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: naming the first field that is wrong and what it may be.
     """
+    _check_fields(config)
     _one_of("data.image_size", config.data.image_size, IMAGE_SIZES)
     _one_of("data.placement", config.data.placement, OPTIONS["placement"])
     _one_of("model.generator_norm", config.model.generator_norm, OPTIONS["norm"])
@@ -166,6 +175,39 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _validate_study(config)
     for name, fields in config.recipes.items():
         _validate_recipe(f"recipes.{name}", fields, config)
+
+
+def _check_fields(config: ml_collections.ConfigDict) -> None:
+    """Every field is there and of the type it has in `base`; recipes have no further ones."""
+    wanted = {name: block for name, block in base().items() if name != "recipes"}
+    _check_block("", config, wanted)
+    _check_block("", config, {"recipes": {}})
+    for name, fields in config.recipes.items():
+        _need(f"recipes.{name}", name, bool(re.fullmatch(r"\w[\w-]*", name)), "a plain word")
+        known = dataclasses.asdict(Recipe())
+        _check_block(f"recipes.{name}.", fields, known)
+        for field in fields:
+            _one_of(f"recipes.{name}", field, tuple(known))
+
+
+def _check_block(above: str, found: Block, wanted: Block) -> None:
+    for name, like in wanted.items():
+        field = f"{above}{name}"
+        if name not in found:
+            raise UserError(f"config.{field} is missing; gankd_jax/config.py says what it can be")
+        value = found[name]
+        if isinstance(like, Block):
+            _need(field, value, isinstance(value, Block), "a block of fields")
+            _check_block(f"{field}.", value, like)
+        else:
+            _need(field, value, _is_like(value, like), f"of type {type(like).__name__}")
+
+
+def _is_like(value: Any, like: Any) -> bool:
+    """Whether a value is of the type of another: whole numbers are floats too, and no truths."""
+    if isinstance(like, float):
+        return type(value) in (int, float)
+    return type(value) is type(like) or (isinstance(like, tuple) and isinstance(value, list))
 
 
 def _one_of(field: str, value: Any, options: tuple[Any, ...]) -> None:
@@ -188,6 +230,7 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     # The next seed is the one on which teachers are compared.
     whole = evaluation.seed in SEEDS[:-1]
     _need("evaluation.seed", evaluation.seed, whole, f"0 to {SEEDS[-2]}")
+    _need("training.retries", training.retries, training.retries >= 0, "0 or more")
     call = training.steps_per_call
     _need("training.steps_per_call", call, call >= 1, "1 or more")
     for field in ("log_every", "grid_every", "checkpoint_every"):
@@ -199,10 +242,10 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
 def _validate_study(config: ml_collections.ConfigDict) -> None:
     study = config.study
     for field in ("teacher_widths", "widths"):
-        good = all(isinstance(width, int) and width >= 1 for width in study[field])
+        good = all(type(width) is int and width >= 1 for width in study[field])
         _need(f"study.{field}", study[field], good, "whole numbers, 1 or more")
     for field in ("teacher_seeds", "seeds"):
-        good = all(isinstance(seed, int) and seed in SEEDS for seed in study[field])
+        good = all(type(seed) is int and seed in SEEDS for seed in study[field])
         _need(f"study.{field}", study[field], good, f"whole numbers, 0 to {SEEDS[-1]}")
     for field in ("teacher_widths", "teacher_seeds"):
         _need(f"study.{field}", study[field], len(study[field]) > 0, "at least one")
@@ -224,7 +267,7 @@ def _validate_recipe(
     for name in ("steps", "batch_size", "critic_steps"):
         _need(f"{field}.{name}", fields[name], fields[name] >= 1, "1 or more")
     for name in ("generator_lr", "critic_lr", "clip", "gradient_penalty"):
-        _need(f"{field}.{name}", fields[name], fields[name] > 0, "above 0")
+        _need(f"{field}.{name}", fields[name], 0 < fields[name] < math.inf, "above 0 and finite")
     warm = 0 <= fields.warmup < fields.steps
     _need(f"{field}.warmup", fields.warmup, warm, "0 to below steps")
     _need(f"{field}.critic_width", fields.critic_width, fields.critic_width >= 0, "0 or more")

@@ -13,6 +13,7 @@ from gankd_jax.metrics import features
 from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.runtime import stop
 from gankd_jax.training.state import Tree
 
 Drawer = tuple[Generator, Tree]  # a generator and its variables
@@ -60,6 +61,7 @@ def _latents(
 ) -> Iterator[tuple[Float[Array, "b z"], int]]:
     """Batches of one size, so that one program serves, and how many of each are wanted."""
     for k in range(-(-count // batch_size)):
+        stop.check()
         wanted = min(batch_size, count - k * batch_size)
         key = jax.random.fold_in(jax.random.key(seed), k)
         yield jax.random.normal(key, (batch_size, generator.latent)), wanted
@@ -89,6 +91,7 @@ def samples(drawer: Drawer) -> dict[str, UInt8[np.ndarray, "..."]]:
 def in_batches(images: UInt8[np.ndarray, "n s s c"], size: int) -> Batches:
     """A set of images, batch by batch."""
     for first in range(0, len(images), size):
+        stop.check()
         yield np.asarray(images[first : first + size])
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.data.batches import batch_indices
 from gankd_jax.data.load import Images
+from gankd_jax.errors import UserError
 from gankd_jax.metrics.features import Extractor
 from gankd_jax.models import conv
 from gankd_jax.models.classifier import Classifier
@@ -176,8 +177,11 @@ def _save(path: Path, params: Tree, accuracy: float) -> None:
 
 
 def _restore(network: Classifier, path: Path) -> Judge:
-    arrays = files.read_arrays(path)
-    accuracy = float(arrays.pop("accuracy"))
+    try:
+        arrays = files.read_arrays(path)
+        accuracy = float(arrays.pop("accuracy"))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it to train it anew") from error
     params = traverse_util.unflatten_dict(arrays, sep="/")
     return Judge(network, params, accuracy, _hash(params))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from gankd_jax import evaluate, runs, sampling
+from gankd_jax import evaluate, runs, sampling, workdir
 from gankd_jax.data.load import Images, default_data_dir, load_split
 from gankd_jax.errors import UserError
 from gankd_jax.extractor import inception_extractor
@@ -16,7 +16,6 @@ from gankd_jax.judge import Judge, judge
 from gankd_jax.metrics import statistics
 from gankd_jax.metrics.features import Extractor, Summary, summarize
 from gankd_jax.runs import Run
-from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints, is_sound
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member
@@ -98,7 +97,8 @@ class Lab:
         if not path.exists():
             names = ", ".join(run.name for run in runs.teachers(self.config))
             raise UserError(f"a student needs a teacher, and none is trained: run {names} first")
-        return runs.find(self.config, files.read_json(path)["run"])
+        chosen = workdir.read_json(path, "delete it, and the teacher is chosen again").get("run")
+        return runs.find(self.config, str(chosen))
 
     @functools.cached_property
     def drawn_teacher(self) -> loop.Teacher:
@@ -109,7 +109,9 @@ class Lab:
 
     def member(self, run: Run) -> Member:
         """A run as the train step takes it."""
-        return runs.member(self.config, run, self.teacher if run.kind == "student" else None)
+        teacher = self.teacher if run.kind == "student" else None
+        retries = workdir.retries(self.folder, run)
+        return runs.member(self.config, run, teacher, retries=retries)
 
     def state(self, run: Run) -> State:
         """A trained run's last state.

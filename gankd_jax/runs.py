@@ -3,6 +3,7 @@
 import dataclasses
 
 import ml_collections
+import numpy as np
 
 from gankd_jax.data import datasets
 from gankd_jax.errors import UserError
@@ -105,11 +106,13 @@ def critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
     )
 
 
-def member(config: ml_collections.ConfigDict, run: Run, teacher: Run | None) -> Member:
+def member(
+    config: ml_collections.ConfigDict, run: Run, teacher: Run | None, *, retries: int = 0
+) -> Member:
     """The run as the train step takes it; a critic that goes on from the teacher's is like it.
 
     Students of one teacher see the same latents and batches, whatever their seed: its forward pass
-    then serves them all.
+    then serves them all.  One that has failed and goes on sees others, at each of its `retries`.
     """
     recipe = Recipe(**config.recipes[run.recipe])
     likeness, owner = recipe, run
@@ -121,7 +124,15 @@ def member(config: ml_collections.ConfigDict, run: Run, teacher: Run | None) -> 
         critic=critic(config, width, likeness.critic_norm) if recipe.alpha > 0 else None,
         recipe=recipe,
     )
-    return Member(spec=spec, seed=run.seed, stream=(teacher or run).seed)
+    seeds = {"seed": run.seed, "stream": (teacher or run).seed}
+    return Member(spec=spec, **{name: retry_seed(seed, retries) for name, seed in seeds.items()})
+
+
+def retry_seed(seed: int, retries: int) -> int:
+    """The seed in place of another after a run has failed so often: the same, at first."""
+    if not retries:
+        return seed
+    return int(np.random.SeedSequence([seed, retries]).generate_state(1)[0] >> 1)  # an int32
 
 
 def channels(config: ml_collections.ConfigDict) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from gankd_jax import evaluate, runs, workdir
@@ -28,6 +29,8 @@ from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runtime import files
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+LEAST = 2  # images of a set, for a covariance
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def score_with_inception(
 
 def _of_run(folder: Path, extractor: Extractor) -> Summary:
     """As many images of a trained run as its study's evaluation draws, on the same latents."""
-    config = ConfigDict(files.read_json(folder.parent / "config.json"))
+    config = ConfigDict(workdir.read_json(folder.parent / "config.json", "name another folder"))
     lab, run = Lab(config, folder.parent), runs.find(config, folder.name)
     if not workdir.is_trained(folder.parent, config, run):
         raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
@@ -132,6 +135,8 @@ def _of_folder(folder: Path, extractor: Extractor) -> Summary:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UserError(f"{folder} has no images ({' '.join(sorted(SUFFIXES))})")
+    if len(paths) < LEAST:
+        raise UserError(f"{folder} has {len(paths)} image; a comparison needs {LEAST} or more")
     images = iter(tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None))
     found = batches(images, extractor.batch_size)
     return features.summarize(found, extractor, count=len(paths))
@@ -159,13 +164,24 @@ def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -
 
 
 def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """The images of files, in colour, whatever their sizes."""
-    for path in paths:
-        try:
+    """The images of files, in colour, whatever their sizes.
+
+    Raises:
+        UserError: a file is no image, is damaged or too large, or has more than 8 bits a channel.
+    """
+    return map(_read_image, paths)
+
+
+def _read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                yield np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise UserError(f"{path} cannot be read as an image: {error}") from error
+                if image.mode[0] in "IF":  # Pillow would make all above 255 white
+                    raise UserError(f"{path} has more than 8 bits a channel ({image.mode})")
+                return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, *_TOO_LARGE) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
 
 
 def batches(

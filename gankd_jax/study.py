@@ -1,5 +1,6 @@
 """A config's whole job: teacher, students, baselines, scores, report; each part by itself too."""
 
+import dataclasses
 import functools
 import sys
 import time
@@ -34,7 +35,7 @@ def study(config: ml_collections.ConfigDict, folder: Path, share: tuple[int, int
       UserError: the share has students, and their teacher is neither trained nor in training.
     """
     wanted = runs.share(config, *share)
-    if workdir.holds(folder, config) and all(_is_done(folder, run) for run in wanted):
+    if workdir.holds(folder, config) and all(_is_done(folder, config, run) for run in wanted):
         _tell(f"all {len(wanted)} runs are done")
         return
     lab = _begin(config, folder, wanted)
@@ -63,7 +64,7 @@ def _await_teacher(lab: Lab) -> None:
 def train_one(config: ml_collections.ConfigDict, folder: Path, name: str) -> None:
     """Train one run of a study; a teacher that completes the candidates is chosen from."""
     run = runs.find(config, name)
-    if workdir.holds(folder, config) and workdir.has_failed(folder, run):
+    if workdir.holds(folder, config) and _has_given_up(folder, config, run):
         raise UserError(f"{name} has failed; {folder / name / 'failed.json'} says where and why")
     if run.kind == "student":
         Lab(config, folder).member(run)  # refuses one without a teacher
@@ -121,8 +122,12 @@ def _need_study(config: ml_collections.ConfigDict, folder: Path) -> None:
         raise UserError(f"--workdir={folder} holds no study; `gankd study` begins one")
 
 
-def _is_done(folder: Path, run: Run) -> bool:
-    return workdir.is_scored(folder, run) or workdir.has_failed(folder, run)
+def _is_done(folder: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
+    return workdir.is_scored(folder, run) or _has_given_up(folder, config, run)
+
+
+def _has_given_up(folder: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
+    return workdir.has_failed(folder, run) and not workdir.may_retry(folder, config, run)
 
 
 def train_runs(lab: Lab, wanted: Sequence[Run]) -> None:
@@ -130,6 +135,17 @@ def train_runs(lab: Lab, wanted: Sequence[Run]) -> None:
     for group in runs.groups(lab.config, list(wanted)):
         for cohort in cohorts(lab, group):
             _train_group(lab, cohort)
+        for run in group:
+            _retry(lab, run)
+
+
+def _retry(lab: Lab, run: Run) -> None:
+    """Go on with a run that has failed, as often as the config asks for."""
+    most = lab.config.training.retries
+    while workdir.may_retry(lab.folder, lab.config, run):
+        number = workdir.retry(lab.folder, run)
+        _tell(f"{run.name} goes on from its last checkpoint: retry {number} of {most}")
+        _train_group(lab, [run])
 
 
 def cohorts(lab: Lab, group: list[Run]) -> list[list[Run]]:
@@ -137,8 +153,15 @@ def cohorts(lab: Lab, group: list[Run]) -> list[list[Run]]:
 
     A group that was stopped may have runs one checkpoint apart, or one that failed since; they go
     on from the newest step that all have, the finished and the failed ones too, so that the program
-    and its bits are those of a group never stopped.  Runs that share no step go on apart.
+    and its bits are those of a group never stopped.  Runs that share no step go on apart, and so
+    does one that failed and goes on with other random numbers: its group had ended.
     """
+    alone = [run for run in group if workdir.retries(lab.folder, run)]
+    group = [run for run in group if run not in alone]
+    return _together(lab, group) + [[run] for run in alone if not _has_ended(lab, run)]
+
+
+def _together(lab: Lab, group: list[Run]) -> list[list[Run]]:
     kept = {run: workdir.kept_steps(lab.folder, run) for run in group}
     left = [run for run in group if not _has_ended(lab, run)]
     if not left:
@@ -173,9 +196,14 @@ def _train_group(lab: Lab, group: list[Run]) -> None:
             on_device=_on_device(config.data.placement, lab.train.pixels),
         ),
         lab.folder,
-        loop.Intervals(**config.training),
+        _intervals(config),
         picture=functools.partial(_picture, lab, student),
     )
+
+
+def _intervals(config: ml_collections.ConfigDict) -> loop.Intervals:
+    names = [field.name for field in dataclasses.fields(loop.Intervals)]
+    return loop.Intervals(**{name: config.training[name] for name in names})
 
 
 def _title(group: list[Run]) -> str:
@@ -212,7 +240,7 @@ def choose_teacher(lab: Lab) -> None:
     path = lab.folder / "teacher.json"
     candidates = runs.teachers(lab.config)
     finished = [r for r in candidates if workdir.is_trained(lab.folder, lab.config, r)]
-    failed = [r for r in candidates if workdir.has_failed(lab.folder, r)]
+    failed = [r for r in candidates if _has_given_up(lab.folder, lab.config, r)]
     if path.exists() or len(finished) + len(failed) < len(candidates):
         return
     if not finished:

@@ -1,6 +1,7 @@
 """A study's folder: whose it is, and which of its runs are done."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import KEPT, is_sound
 
-# Where a study lies and how fast it runs are no part of what it is.
-FREE = ("data.dir", "data.placement")
+# Where a study lies, how fast it runs and how stubborn it is are no part of what it is.
+FREE = ("data.dir", "data.placement", "training.retries")
 
 
 def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
@@ -27,10 +28,10 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
     """
     path = workdir / "config.json"
     if not path.exists():
-        if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
+        if workdir.exists() and not (workdir.is_dir() and _is_empty(workdir)):
             raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
         return False
-    ours, theirs = _flat(to_json(config)), _flat(_read(path))
+    ours, theirs = _flat(to_json(config)), _flat(read_json(path, "name another folder"))
     changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in FREE]
     if changed:
         field = changed[0]
@@ -39,6 +40,11 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
             f" and {ours.get(field)} here ({len(changed)} fields differ); name another folder"
         )
     return True
+
+
+def _is_empty(workdir: Path) -> bool:
+    """Whether there is nothing, or what a kill left of a config that was about to be written."""
+    return all(path.name.startswith(".config.json.") for path in workdir.iterdir())
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -55,11 +61,19 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """A JSON file of a study.
+
+    Raises:
+      UserError: it is damaged; with the advice.
+    """
     try:
-        return files.read_json(path)
+        found = files.read_json(path)
+        if isinstance(found, dict):
+            return found
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); name another folder") from error
+        raise UserError(f"{path} is damaged ({error}); {advice}") from error
+    raise UserError(f"{path} is damaged (no object); {advice}")
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +100,13 @@ def set_damaged_aside(workdir: Path, run: Run) -> list[Path]:
             f"{folder / str(steps[-1])} is damaged and no other checkpoint is left;"
             f" move {folder.parent} away to train {run.name} anew"
         )
-    return [(folder / str(k)).rename(folder / f"{k}.damaged") for k in damaged]
+    return [(folder / str(k)).rename(_free(folder / f"{k}.damaged")) for k in damaged]
+
+
+def _free(path: Path) -> Path:
+    """A name that nothing has yet: this one, or with a number."""
+    names = (path.with_name(f"{path.name}-{k}") for k in itertools.count(2))
+    return next(p for p in itertools.chain([path], names) if not p.exists())
 
 
 def kept_steps(workdir: Path, run: Run) -> list[int]:
@@ -103,6 +123,23 @@ def is_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bo
 def has_failed(workdir: Path, run: Run) -> bool:
     """Whether a run was stopped by a value that is not finite."""
     return (workdir / run.name / "failed.json").exists()
+
+
+def retries(workdir: Path, run: Run) -> int:
+    """How often a run that had failed went on with other random numbers."""
+    return len(list((workdir / run.name).glob("failed-*.json")))
+
+
+def may_retry(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
+    """Whether a run has failed and is to go on all the same."""
+    return has_failed(workdir, run) and retries(workdir, run) < config.training.retries
+
+
+def retry(workdir: Path, run: Run) -> int:
+    """Let a failed run go on; which retry that is. What it failed of is kept as failed-K.json."""
+    folder, number = workdir / run.name, retries(workdir, run) + 1
+    (folder / "failed.json").rename(folder / f"failed-{number}.json")
+    return number
 
 
 def is_scored(workdir: Path, run: Run) -> bool:

@@ -1,9 +1,7 @@
 """The command line: what each command prints and writes, and one line for each mistake."""
 
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,48 +11,11 @@ from PIL import Image
 
 from gankd_jax import cli
 
-Command = Callable[..., tuple[int, str, str]]
 TINY = tiny.flags()
 MNIST = f"--config={tiny.REPO / 'configs' / 'mnist.py'}"
 DIGITS = f"--config={tiny.DIGITS}"
 # ml_collections reads a config file by a deprecated call.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tiny.shared(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def finished(root) -> Path:
-    return tiny.finished(root)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, root) -> Iterator[Command]:
-    """Run `gankd WORDS` in this process: its exit status, output and errors."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # undone in the end, as all of these
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-    monkeypatch.chdir(tiny.REPO)
-    handlers, level = logging.root.handlers[:], logging.root.level
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gankd", *words])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        told = capsys.readouterr()
-        return status, told.out, told.err
-
-    yield run
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 def rows(text: str) -> list[list[str]]:

@@ -174,3 +174,13 @@ def test_seeds_share_neither_latents_nor_first_weights():
     one, other = (alone(MSE, width=1, seed=seed) for seed in (0, 5))
     assert abs(float(one[1]["distance"] - other[1]["distance"])) > 1e-4
     assert largest(one[0].generator.params, other[0].generator.params) > 1e-3
+
+
+def test_weights_that_leave_the_numbers_show_before_a_loss_does():
+    wild = dataclasses.replace(BASELINE, generator_lr=1e38)
+    states, metrics = train({"wild": member(wild), "tame": member(BASELINE)}, 1)
+    assert np.isfinite(metrics["wild"]["generator_loss"])
+    assert not np.isfinite(metrics["wild"]["weights"])
+    leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params(states["tame"]))]
+    norm = np.linalg.norm(np.concatenate(leaves))
+    assert float(metrics["tame"]["weights"]) == pytest.approx(norm, rel=1e-5)

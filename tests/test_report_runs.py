@@ -58,5 +58,5 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
 def test_a_broken_file_is_named(tmp_path):
     fake_study.make(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     (tmp_path / "teacher.json").write_text('{"run": ')
-    with pytest.raises(UserError, match=r"teacher\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"teacher\.json is damaged"):
         read(tmp_path)

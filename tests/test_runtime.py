@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import shutil
 import struct
 import time
 
@@ -125,6 +126,21 @@ def test_checkpoints_after_a_step_are_discarded_and_can_be_written_again(checkpo
     assert checkpoints.steps() == [10]
     checkpoints.save(20, state(21))
     assert int(checkpoints.restore(20, state(0))["step"]) == 21
+
+
+def test_a_deletion_that_was_cut_short_leaves_no_half_of_a_checkpoint(tmp_path, monkeypatch):
+    made = Checkpoints(tmp_path)
+    for step in (10, 20):
+        made.save(step, state(step))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed before
+    made.discard_after(10)
+    assert made.steps() == [10]
+    made.close()
+    monkeypatch.undo()
+    again = Checkpoints(tmp_path)
+    assert again.steps() == [10]
+    assert {path.name for path in tmp_path.iterdir()} == {"10"}
+    again.close()
 
 
 def test_a_save_that_was_cut_short_is_absent(tmp_path):
@@ -299,13 +315,15 @@ def test_a_record_must_begin(tmp_path):
         record.writer.write_scalars(1, {"loss": 1.0})
 
 
-def test_a_failure_names_what_was_not_finite_and_the_last_checkpoint(tmp_path):
+def test_a_failure_names_what_was_not_finite_and_the_last_checkpoint(tmp_path, capsys):
     with Record(tmp_path) as record:
         record.begin(0)
         record.fail(5, {"a": 1.0, "b": float("nan"), "c": float("inf")})
         failed = files.read_json(tmp_path / "failed.json")
         assert failed["step"] == 5
-        assert failed["reason"] == "b, c not finite by step 5; last checkpoint before: none"
+        values = "b, c not finite by step 5 (a 1, b nan, c inf)"
+        assert failed["reason"] == f"{values}; last checkpoint before: none"
+        assert capsys.readouterr().err == f"{tmp_path.name} has failed: {failed['reason']}\n"
         record.save(10, state(10))
         record.fail(15, {"a": float("-inf")})
     assert files.read_json(tmp_path / "failed.json")["reason"].endswith("before: 10")

@@ -38,9 +38,10 @@ def test_a_second_claim_writes_nothing(tmp_path):
     assert tiny.snapshot(tmp_path) == before
 
 
-def test_where_the_data_lie_and_how_they_are_placed_is_free(tmp_path):
+def test_where_the_data_lie_how_they_are_placed_and_what_is_tried_again_is_free(tmp_path):
     workdir.claim(tmp_path, tiny.config())
-    assert workdir.holds(tmp_path, tiny.config(data__dir="/elsewhere", data__placement="host"))
+    free = {"data__dir": "/elsewhere", "data__placement": "host", "training__retries": 2}
+    assert workdir.holds(tmp_path, tiny.config(**free))
 
 
 def test_another_config_is_refused_with_its_first_field(tmp_path):
@@ -140,3 +141,18 @@ def test_a_run_is_described_with_its_size(tmp_path):
         "multiply_adds": 16 * (100 * 2 + 2 * 1 * 4**2 + 1 * 1 * 8**2),
         "bytes_float32": 4 * (kernels + biases + norms),
     }
+
+
+def test_a_folder_whose_claim_was_killed_can_be_claimed(tmp_path):
+    touch(tmp_path / ".config.json.x1y2")  # as `write_bytes` names what it has not finished
+    workdir.claim(tmp_path, tiny.config())
+    assert workdir.holds(tmp_path, tiny.config())
+
+
+def test_a_checkpoint_damaged_twice_is_set_aside_twice(tmp_path):
+    folder = tmp_path / RUN.name / "checkpoints"
+    for step in ("20", "20.damaged", "20.damaged-2", "10"):
+        touch(folder / step / "file")
+    (folder / "20" / "sha256").write_text("of other files")
+    assert workdir.set_damaged_aside(tmp_path, RUN) == [folder / "20.damaged-3"]
+    assert workdir.saved_steps(tmp_path, RUN) == [10]

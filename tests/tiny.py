@@ -106,11 +106,12 @@ def environment(root: Path) -> dict[str, str]:
     }
 
 
-def gankd(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+def gankd(root: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with changes to its environment."""
     command = [sys.executable, "-m", "gankd_jax", *arguments]
     streams = {"capture_output": True, "text": True}
-    return subprocess.run(command, cwd=REPO, env=environment(root), check=False, **streams)
+    env = environment(root) | changes
+    return subprocess.run(command, cwd=REPO, env=env, check=False, **streams)
 
 
 def finished(root: Path) -> Path:
@@ -130,7 +131,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     found = {}
     for path in sorted(folder.rglob("*")):
         content = path.read_bytes() if path.is_file() else b""
-        found[str(path.relative_to(folder))] = (path.stat().st_mtime_ns, content)
+        found[str(path.relative_to(folder))] = (path.lstat().st_mtime_ns, content)
     return found
 
 

@@ -83,8 +83,6 @@ def prepare(name: str, source_dir: Path | None, data_dir: Path) -> Path:
             if not file["known"]
         ]
         warnings += source.warnings
-        for warning in warnings:
-            logging.warning("%s: %s", name, warning)
         record = {
             "name": name,
             "version": dataset.version,
@@ -93,7 +91,10 @@ def prepare(name: str, source_dir: Path | None, data_dir: Path) -> Path:
             "counts": {split: len(made.keys) for split, made in source.splits.items()},
             "warnings": warnings,
         }
-        return _write(dataset, source, record, data_dir=data_dir)
+        folder = _write(dataset, source, record, data_dir=data_dir)
+        for warning in warnings:
+            logging.warning("%s: %s", name, warning)
+        return folder
 
 
 def _origin(files: list[dict[str, Any]], source_dir: Path | None) -> str:
@@ -182,6 +183,9 @@ def _write(
     from gankd_jax.data.builder import Builder  # imports TFDS: heavy
 
     target = data_dir / dataset.name / dataset.version
+    if target.exists() and prepared_dir(dataset.name, data_dir) != target:
+        raise UserError(f"{target} holds something else or is damaged: mend or empty that place")
+    existed = data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dataset.name}-", dir=data_dir) as work:
@@ -194,4 +198,8 @@ def _write(
         if prepared_dir(dataset.name, data_dir) == target:  # another process was quicker
             return target
         raise UserError(f"could not write {target} ({error}): mend or empty that place") from error
+    finally:
+        if not existed:
+            with contextlib.suppress(OSError):  # it is not empty, unless nothing came of it
+                data_dir.rmdir()
     return target

@@ -9,7 +9,6 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -234,7 +233,7 @@ def _read_folded(path: Path) -> Arrays:
         arrays = files.read_arrays(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is no .npz of folded Inception weights ({error})") from error
     shapes = _all_shapes()
     wrong = [name for name, a in arrays.items() if shapes.get(name) != a.shape]

@@ -52,7 +52,10 @@ def read_torch(path: Path) -> Any:
 
 
 # What unpickling damaged bytes may raise.
-_DAMAGE = (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError, OverflowError)
+_DAMAGE = (
+    *(AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError, OverflowError),
+    *(MemoryError, RecursionError),  # it says that it holds more than there is room for
+)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -102,6 +105,8 @@ def _read_zip(file: io.BufferedReader) -> Any:
         index = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
         if index is None:
             raise ValueError("no data.pkl in it")
+        if any(member.compress_type for member in archive.infolist()):
+            raise ValueError("it is compressed, which torch.save does not do")
         root = index.removesuffix("data.pkl")
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":

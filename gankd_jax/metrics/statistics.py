@@ -6,7 +6,6 @@ here, `count`, `sharpness`, the kept `features` and the sums of the Inception Sc
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,15 +56,17 @@ def read(path: Path, layer: str | None = None) -> Summary:
     """
     try:
         arrays = files.read_arrays(path)
-        mean, covariance = arrays["mu"], arrays["sigma"]
+        mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
+        count = int(arrays["count"]) if "count" in arrays else None
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path} has no statistics (arrays 'mu' and 'sigma'): {error}") from error
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
         raise UserError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(f"{path}: mu and sigma hold values that are not finite")
     layer = layer or str(len(mean))
-    count = int(arrays["count"]) if "count" in arrays else None
     has_answers = f"answers_{_ANSWERS[0]}" in arrays
     return Summary(
         count=count,
@@ -79,5 +80,4 @@ def read(path: Path, layer: str | None = None) -> Summary:
 def _moments(count: int | None, mean: np.ndarray, covariance: np.ndarray) -> Moments:
     """Of a file that does not say of how many images it is, they are taken to be enough."""
     count = count or len(mean) + 1
-    wide = covariance.astype(np.float64)
-    return Moments(count, mean.astype(np.float64), wide * max(count - 1, 1))
+    return Moments(count, mean, covariance * max(count - 1, 1))

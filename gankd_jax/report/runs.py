@@ -1,7 +1,9 @@
 """Reads the files that a study leaves in its work directory."""
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from gankd_jax.runtime import files
 
 Grid = UInt8[np.ndarray, "n h w c"]
 Paths = UInt8[np.ndarray, "paths steps h w c"]
+SIZES = ("parameters", "paper_parameters", "multiply_adds", "bytes_float32")
 
 
 class Key(NamedTuple):
@@ -42,6 +45,7 @@ class Run:
     grid: Grid | None
     interpolation: Paths | None
     failure: str  # why and where it failed; "" if it did not
+    retried: tuple[str, ...] = ()  # likewise, of each time that it went on with other numbers
 
     @property
     def step(self) -> int:
@@ -81,7 +85,8 @@ def read(workdir: Path) -> Study:
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
     config = _json(workdir / "config.json")
-    plan = planned(config)
+    with _reading(workdir / "config.json"):
+        plan = planned(config)
     found = [_run(file.parent) for file in sorted(workdir.glob("*/run.json"))]
     place = {key: index for index, key in enumerate(plan)}
     found.sort(key=lambda run: place.get(run.key, len(plan)))
@@ -93,7 +98,7 @@ def read(workdir: Path) -> Study:
         runs=tuple(found),
         teacher=next((run for run in found if run.name == choice.get("run")), None),
         choice=choice,
-        real_scores=_scores(reference),
+        real_scores=_scores(reference, workdir / "reference" / "scores.json"),
         real_made=reference.get("made", {}),
         real_grid=_pictures(workdir / "reference").get("grid"),
     )
@@ -143,39 +148,53 @@ def _progress(study: Study, key: Key, run: Run | None) -> str:
 
 def _run(folder: Path) -> Run:
     about = _json(folder / "run.json")
-    recipe = "teacher" if about["kind"] == "teacher" else about["recipe"]
     failed = _json(folder / "failed.json")
     scores = _json(folder / "scores.json")
     pictures = _pictures(folder)
+    with _reading(folder / "run.json"):
+        recipe = "teacher" if about["kind"] == "teacher" else about["recipe"]
+        key = Key(about["kind"], recipe, about["width"], about["seed"])
+        sizes = {name: int(about[name]) for name in SIZES}
     return Run(
-        name=about["name"],
-        key=Key(about["kind"], recipe, about["width"], about["seed"]),
-        parameters=about["parameters"],
-        paper_parameters=about["paper_parameters"],
-        multiply_adds=about["multiply_adds"],
-        bytes_float32=about["bytes_float32"],
+        name=folder.name,
+        key=key,
+        **sizes,
         log=_log(folder / "log.jsonl"),
-        scores={} if failed else _scores(scores),
+        scores={} if failed else _scores(scores, folder / "scores.json"),
         made=scores.get("made", {}),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
-        failure=f"at step {failed['step']:,}: {failed['reason']}" if failed else "",
+        failure=_failure(failed) if failed else "",
+        retried=tuple(_failure(_json(path)) for path in sorted(folder.glob("failed-*.json"))),
     )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file that is not what a study writes."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__} {error}"
+        raise UserError(f"{path} is damaged ({told}); delete it and run again") from error
+
+
+def _failure(failed: dict[str, Any]) -> str:
+    return f"at step {failed['step']:,}: {failed['reason']}"
 
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        return files.read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+    with _reading(path):
+        return dict(files.read_json(path).items())
 
 
-def _scores(file: dict[str, Any]) -> dict[str, float]:
+def _scores(file: dict[str, Any], path: Path) -> dict[str, float]:
     """Return the scores as floats; a null stands for a score that was not a number."""
-    scores = file.get("scores", {})
-    return {key: math.nan if value is None else float(value) for key, value in scores.items()}
+    with _reading(path):
+        scores = file.get("scores", {}).items()
+        return {key: math.nan if value is None else float(value) for key, value in scores}
 
 
 def _log(path: Path) -> tuple[dict[str, Any], ...]:
@@ -187,10 +206,14 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
             record = json.loads(line)
         except ValueError:  # a run that was killed leaves half a line
             continue
-        records[record["step"]] = record
+        with _reading(path):
+            records[record["step"]] = record
     return tuple(records[step] for step in sorted(records))
 
 
 def _pictures(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "samples.npz"
-    return files.read_arrays(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    with _reading(path):
+        return files.read_arrays(path)

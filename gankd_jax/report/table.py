@@ -58,7 +58,11 @@ def notes(study: Study) -> list[str]:
             f"of width {paper.TEACHER_WIDTH[study.data]}, judged by ANOTHER network, which it does "
             f"not name: compare the course over the widths, not the values.{derived}"
         )
-    return lines
+    return lines + [
+        f"{run.name} went on from another seed after it had failed {failure}"
+        for run in study.runs
+        for failure in run.retried
+    ]
 
 
 def _size_table(study: Study) -> Table:

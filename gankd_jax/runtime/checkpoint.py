@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 
 KEPT = 2  # checkpoints of a run; the runs of a group stopped while it saved then share one
 SEAL = "sha256"
+DELETED = ".deleted"  # where a checkpoint goes in one move, before its files are deleted one by one
 
 
 def is_sound(folder: Path) -> bool:
@@ -38,8 +40,11 @@ class Checkpoints:
     """The checkpoints in one folder; every save is complete or absent."""
 
     def __init__(self, folder: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, enable_async_checkpointing=False, todelete_subdir=DELETED
+        )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._sweep()
 
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
@@ -48,6 +53,7 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Write the pytree `state` as that of `step`."""
         self._manager.save(step, args=ocp.args.StandardSave(state))
+        self._sweep()
         folder = Path(self._manager.directory) / str(step)
         files.write_bytes(folder / SEAL, _digest(folder).encode())
 
@@ -61,6 +67,11 @@ class Checkpoints:
         for newer in self.steps():
             if newer > step:
                 self._manager.delete(newer)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete what was moved away to be deleted, now or before a kill."""
+        shutil.rmtree(Path(self._manager.directory) / DELETED, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of threads and files."""

@@ -4,12 +4,16 @@ import io
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+LARGEST = 2**30  # bytes that an .npz may unpack to
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -19,6 +23,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else the name could outlive the bytes, where the power fails
         # mkstemp's files are private; give this one what the umask allows, as open() would.
         mask = os.umask(0)
         os.umask(mask)
@@ -55,6 +61,20 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz; objects in it are refused, so nothing is unpickled."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    """The arrays of an .npz; objects in it are refused, so nothing is unpickled.
+
+    Raises:
+      ValueError: it is no .npz, is damaged, or holds more than arrays of at most `LARGEST` bytes.
+      OSError: the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as members:
+            if sum(member.file_size for member in members.infolist()) > LARGEST:
+                raise ValueError(f"it unpacks to more than {LARGEST} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            found = dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"it is damaged or no .npz: {error}") from error
+    if not all(isinstance(values, np.ndarray) for values in found.values()):
+        raise ValueError("it holds more than arrays")
+    return found

@@ -1,6 +1,7 @@
 """The files of one run in training: its log, pictures and checkpoints."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,10 @@ class Record:
             ) from error
 
     def fail(self, step: int, values: dict[str, float]) -> None:
-        """Say that the run was stopped by a value that is not finite."""
+        """Say, and keep, that the run was stopped by a value that is not finite."""
         wrong = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         good = max(self.checkpoints.steps(), default="none")
-        reason = f"{wrong} not finite by step {step}; last checkpoint before: {good}"
+        reason = f"{wrong} not finite by step {step} ({told}); last checkpoint before: {good}"
         files.write_json(self.folder / "failed.json", {"step": step, "reason": reason})
+        print(f"{self.folder.name} has failed: {reason}", file=sys.stderr, flush=True)

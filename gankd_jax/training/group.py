@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -39,7 +40,7 @@ def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
     `batches` `[k, streams, critic_steps, b]` index into `images` (uint8, on the device), or hold
     the uint8 images themselves where `images` is None; the streams are in sorted order.  A group
     without a critic reads no pixel of them.  The call moves every run by `k` steps; metrics are
-    means over them, so that one value that is not finite shows.
+    means over them, so that one value that is not finite shows, and `weights`, their norm.
     """
 
     def chunk(
@@ -51,6 +52,7 @@ def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
 
         stacked, metrics = lax.scan(body, _stack(members, states), batches)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+        means = [m | {"weights": _norms(state)} for m, state in zip(means, stacked, strict=True)]
         return _unstack(members, stacked), _unstack(members, means)
 
     return jax.jit(chunk, donate_argnums=0)
@@ -84,6 +86,12 @@ def _unstack(members: Members, stacked: list) -> dict:
         for names, values in zip(cells(members).values(), stacked, strict=True)
         for k, name in enumerate(names)
     }
+
+
+def _norms(stacked: State) -> Float[Array, " n"]:
+    """The norm of each run's weights."""
+    networks = [network for network in (stacked.generator, stacked.critic) if network is not None]
+    return jax.vmap(optax.tree.norm)([network.params for network in networks])
 
 
 def _step(

@@ -1,0 +1,172 @@
+"""Kills a tiny study with SIGKILL again and again, and compares it with one that was never killed.
+
+    python tests/kill_study.py [KILLS] [SEED]
+
+makes 20 kills by default and tells where each of them struck; the test suite makes three.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import tiny
+from ml_collections import ConfigDict
+
+from gankd_jax import runs, workdir
+from gankd_jax.lab import Lab
+from gankd_jax.runtime.checkpoint import Checkpoints
+from gankd_jax.runtime.writers import read_log
+from gankd_jax.training.state import init
+
+# After the sign of a phase, a kill comes within so many seconds.
+DELAYS = {"start": 8.0, "step": 0.3, "checkpoint": 0.02, "evaluation": 1.5, "report": 1.5}
+SHARES = {"start": 2, "step": 6, "checkpoint": 6, "evaluation": 3, "report": 3}  # of 20 kills
+CLOCKED = ("seconds", "images_per_second")
+MANY_STEPS = {f"recipes__{name}__steps": 200 for name in ("teacher", "mse", "l1", "baseline")}
+
+
+def phases(kills: int, chance: random.Random) -> list[str]:
+    """The phases in which to kill: those of the training in any order, then the later ones."""
+    drawn = [name for name, share in SHARES.items() for _ in range(round(share * kills / 20))]
+    training = [name for name in drawn if name in ("start", "step", "checkpoint")]
+    chance.shuffle(training)
+    return training + [name for name in drawn if name not in training]
+
+
+def kill(root: Path, folder: Path, phase: str, *, seconds: float, fields: dict) -> str:
+    """Start the study and kill it `seconds` after the sign of a phase; where that struck.
+
+    It is '' where the study came to its end before.
+    """
+    told = root / "killed.stderr"
+    words = ["study", *tiny.flags(**fields), f"--workdir={folder}"]
+    with told.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gankd_jax", *words],
+            cwd=tiny.REPO,
+            env=tiny.environment(root),
+            stdout=subprocess.DEVNULL,
+            stderr=stream,
+        )
+        seen = _sign(phase, folder, told)
+        while process.poll() is None and not seen():
+            time.sleep(0.001)
+        time.sleep(seconds)
+        process.kill()
+    if process.wait() == 0:
+        return ""
+    assert process.returncode == -signal.SIGKILL, told.read_text()
+    return _where(folder, told.read_text())
+
+
+def _sign(phase: str, folder: Path, told: Path) -> Callable[[], bool]:
+    """Whether a phase has begun since now."""
+    before = _changed(folder)
+    return {
+        "start": lambda: True,
+        "step": lambda: _changed(folder)["*/log.jsonl"] > before["*/log.jsonl"],
+        "checkpoint": lambda: (
+            _changed(folder)["*/checkpoints/*tmp*"] > before["*/checkpoints/*tmp*"]
+        ),
+        "evaluation": lambda: "scoring" in told.read_text(),
+        "report": lambda: _changed(folder)["table.md"] > before["table.md"],
+    }[phase]
+
+
+def _changed(folder: Path) -> dict[str, int]:
+    """When the newest of each kind of file changed."""
+    kinds = ("*/log.jsonl", "*/checkpoints/*tmp*", "table.md")
+    return {kind: max(map(_time, folder.glob(kind)), default=0) for kind in kinds}
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # it was a temporary one
+        return 0
+
+
+def _where(folder: Path, told: str) -> str:
+    """What a kill left, in words."""
+    last = told.splitlines()[-1] if told else "nothing told"
+    saved = [
+        f"{run.name}@{max(steps)}"
+        for run in runs.plan(tiny.config())
+        if (steps := workdir.saved_steps(folder, run))
+    ]
+    half = [*folder.glob("*/checkpoints/*tmp*"), *folder.rglob(".*.*")]
+    names = [str(path.relative_to(folder)) for path in half]
+    return f"{last}; saved {' '.join(saved)}; half-written {' '.join(names)}"
+
+
+def holdings(config: ConfigDict, folder: Path) -> dict[str, object]:
+    """What a study came to: its files without clocks, and every array of every checkpoint."""
+    found: dict[str, object] = {}
+    for pattern in ("*.json", "*/*.json", "*/*.npz", "*/grids/*.png", "table.*"):
+        for path in folder.glob(pattern):
+            if not path.name.startswith("."):
+                found[str(path.relative_to(folder))] = path.read_bytes()
+    for run in runs.plan(config):
+        found[f"{run.name}/log"] = [
+            json.dumps({k: v for k, v in line.items() if k not in CLOCKED})
+            for line in read_log(folder / run.name)
+        ]
+        for step, state in _states(config, folder, run).items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+                name = f"{run.name}/{step}{jax.tree_util.keystr(path)}"
+                found[name] = np.asarray(leaf).tobytes()
+    return found
+
+
+def _states(config: ConfigDict, folder: Path, run: runs.Run) -> dict[int, object]:
+    member = Lab(config, folder).member(run)
+    like = jax.eval_shape(lambda: init(member.spec, member.seed))
+    checkpoints = Checkpoints(folder / run.name / "checkpoints")
+    try:
+        return {k: checkpoints.restore(k, like) for k in workdir.saved_steps(folder, run)}
+    finally:
+        checkpoints.close()
+
+
+def differences(config: ConfigDict, ours: Path, theirs: Path) -> list[str]:
+    """What two studies do not have in common, to the bit."""
+    a, b = holdings(config, ours), holdings(config, theirs)
+    assert len(b) > 100
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def study(root: Path, folder: Path, fields: dict) -> None:
+    """Bring a study to its end."""
+    done = tiny.gankd(root, "study", *tiny.flags(**fields), f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "damaged" not in done.stderr
+
+
+def main(kills: int = 20, seed: int = 0) -> None:
+    """The long form."""
+    chance, root = random.Random(seed), Path(tempfile.mkdtemp(prefix="kill-study-"))
+    study(root, root / "whole", MANY_STEPS)
+    made = 0
+    for phase in phases(kills, chance):
+        seconds = chance.uniform(0, DELAYS[phase])
+        where = kill(root, root / "killed", phase, seconds=seconds, fields=MANY_STEPS)
+        made += bool(where)
+        print(f"{phase} + {seconds:.3f} s: {where or 'it had ended'}", flush=True)
+    study(root, root / "killed", MANY_STEPS)
+    config = tiny.config(**MANY_STEPS)
+    unequal = differences(config, root / "killed", root / "whole")
+    count = len(holdings(config, root / "whole"))
+    print(f"{made} kills; {count} files and arrays compared, {len(unequal)} differ {unequal[:5]}")
+    sys.exit(bool(unequal) or made < kills)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
