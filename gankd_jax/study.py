@@ -1,13 +1,16 @@
 """A config's whole job: teacher, students, baselines, scores, report; each part by itself too."""
 
+import dataclasses
 import functools
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
+from flax import serialization
 from jaxtyping import UInt8
 
 from gankd_jax import evaluate, runs, sampling, workdir
@@ -17,10 +20,10 @@ from gankd_jax.interop import inception_weights
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runs import Run
-from gankd_jax.runtime import files, lock, stop
-from gankd_jax.training import loop
+from gankd_jax.runtime import files, lock, mesh, stop
+from gankd_jax.training import crew, loop
 from gankd_jax.training.group import Member
-from gankd_jax.training.state import State
+from gankd_jax.training.state import State, init
 
 KINDS = ("teacher", "student", "baseline")  # in this order
 WAIT = 10  # seconds between looks at a teacher in training elsewhere
@@ -95,6 +98,7 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
     lab = Lab(config, folder)
     for run in wanted:
         _check_batch(lab, run)
+        _check_devices(config, run)
     workdir.claim(folder, config)
     _set_damaged_aside(folder, wanted)
     return lab
@@ -113,6 +117,16 @@ def _check_batch(lab: Lab, run: Run) -> None:
         raise UserError(
             f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size};"
             f" {lab.config.data.name} has {count} training images"
+        )
+
+
+def _check_devices(config: ml_collections.ConfigDict, run: Run) -> None:
+    """Each device has the same number of a batch's images."""
+    size, count = config.recipes[run.recipe].batch_size, mesh.make(config.training.devices).size
+    if size % count:
+        raise UserError(
+            f"config.recipes.{run.recipe}.batch_size is {size}, which {count} devices cannot share"
+            " evenly; config.training.devices says how many of each process do"
         )
 
 
@@ -164,18 +178,60 @@ def _train_group(lab: Lab, group: list[Run]) -> None:
     for run in group:
         workdir.describe_run(lab.folder, config, run)
     student = group[0].kind == "student"
+    made = _group(lab, members, lab.drawn_teacher if student else None, title=_title(group))
     loop.train(
-        loop.Group(
-            title=_title(group),
-            members=members,
-            teacher=lab.drawn_teacher if student else None,
-            images=lab.train.pixels,
-            on_device=_on_device(config.data.placement, lab.train.pixels),
-        ),
-        lab.folder,
-        loop.Intervals(**config.training),
-        picture=functools.partial(_picture, lab, student),
+        made, lab.folder, _intervals(config), picture=functools.partial(_picture, lab, student)
     )
+
+
+def _group(
+    lab: Lab, members: dict[str, Member], teacher: loop.Teacher | None, *, title: str
+) -> loop.Group:
+    return loop.Group(
+        title=title,
+        members=members,
+        teacher=teacher,
+        images=lab.train.pixels,
+        on_device=_on_device(lab.config.data.placement, lab.train.pixels),
+        mesh=mesh.make(lab.config.training.devices),
+    )
+
+
+def _intervals(config: ml_collections.ConfigDict) -> loop.Intervals:
+    names = [field.name for field in dataclasses.fields(loop.Intervals)]
+    return loop.Intervals(**{name: config.training[name] for name in names})
+
+
+def follow(config: ml_collections.ConfigDict, folder: Path) -> None:
+    """Take part in all that the leading process trains; nothing is read or written in `folder`.
+
+    Raises:
+      Ended: the leader has.
+    """
+    lab = Lab(config, folder)
+    while True:
+        order = crew.join()
+        try:
+            group, start = _followed(lab, order)
+        except UserError as error:
+            _tell(f"gankd: {error}")
+            crew.refuse()
+        loop.follow(group, start, _intervals(config))
+
+
+def _followed(lab: Lab, order: crew.Order) -> tuple[loop.Group, crew.Start]:
+    config = lab.config
+    teacher = runs.find(config, order.teacher) if order.teacher else None
+    found = [runs.find(config, name) for name in order.names]
+    members = {run.name: runs.member(config, run, teacher) for run in found}
+    taught = None
+    if teacher:
+        taught = loop.Teacher(
+            teacher.name, runs.generator(config, teacher.width), order.variables, None
+        )
+    likes = {n: jax.eval_shape(functools.partial(init, m.spec), m.seed) for n, m in members.items()}
+    start = crew.Start(order.step, serialization.from_state_dict(likes, order.states))
+    return _group(lab, members, taught, title=_title(found)), start
 
 
 def _title(group: list[Run]) -> str:

@@ -16,7 +16,7 @@ from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import KEPT, is_sound
 
 # Where a study lies and how fast it runs are no part of what it is.
-FREE = ("data.dir", "data.placement")
+FREE = ("data.dir", "data.placement", "training.devices")
 
 
 def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:

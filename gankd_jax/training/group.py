@@ -10,9 +10,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.runtime.mesh import constrain, everywhere
 from gankd_jax.training.state import Spec, State, Tree
 from gankd_jax.training.steps import Draws, Metrics, draw, to_unit, train_step
 
@@ -31,8 +33,10 @@ CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
 Chunk = jax.stages.Wrapped  # what jit gives
 
 
-def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
+def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = None) -> Chunk:
     """Compile `chunk(states, teacher_variables, images, batches) -> (states, metrics)`.
+
+    With a mesh, whose size divides `b`, its devices share each batch; all else lies everywhere.
 
     `batches` `[k, seeds, critic_steps, b]` index into `images` (uint8, on the device), or hold the
     uint8 images themselves where `images` is None; the seeds are in sorted order.  A group without
@@ -45,13 +49,13 @@ def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
     ) -> tuple[States, dict[str, Metrics]]:
         def body(stacked: list[State], batch: Array) -> tuple[list[State], list[CellMetrics]]:
             pixels = batch if images is None else images[batch]
-            return _step(members, teacher, stacked, teacher_variables, pixels=pixels)
+            return _step(members, teacher, stacked, teacher_variables, pixels=pixels, mesh=mesh)
 
         stacked, metrics = lax.scan(body, _stack(members, states), batches)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
         return _unstack(members, stacked), _unstack(members, means)
 
-    return jax.jit(chunk, donate_argnums=0)
+    return jax.jit(chunk, donate_argnums=0, out_shardings=mesh and everywhere(mesh))
 
 
 def seeds_of(members: Members) -> list[int]:
@@ -91,12 +95,13 @@ def _step(
     teacher_variables: Tree | None,
     *,
     pixels: UInt8[Array, "seeds k b s s c"],
+    mesh: Mesh | None,
 ) -> tuple[list[State], list[CellMetrics]]:
     """One step of every run."""
     seeds = seeds_of(members)
-    real = to_unit(pixels)
-    draws = _draws(members, stacked[0].step[0], seeds=seeds)
-    targets = _targets(teacher, teacher_variables, draws)
+    real = to_unit(constrain(mesh, pixels, 2))
+    draws = constrain(mesh, _draws(members, stacked[0].step[0], seeds=seeds), 2)
+    targets = constrain(mesh, _targets(teacher, teacher_variables, draws), 1)
     states, metrics = [], []
     for state, (spec, names) in zip(stacked, cells(members).items(), strict=True):
         rows = jnp.array([seeds.index(members[name].seed) for name in names])
