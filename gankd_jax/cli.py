@@ -39,7 +39,7 @@ def study(values: Values) -> None:
     from gankd_jax import study as job
 
     def work(config: ConfigDict, folder: Path) -> None:
-        job.study(config, folder, _share(values))
+        job.study(config, folder, _share(values), _whole(values, "wait") or 0)
         report(values)
 
     _together(values, work)
@@ -264,6 +264,7 @@ def _parse(argv: list[str]) -> tuple[Values, list[str]]:
 FLAGS = {
     "workdir": "the study's folder",
     "shard": "the share of a study's groups that `study` takes: 1/4 to 4/4",
+    "wait": "seconds that a share waits for another to begin with its teacher (default: 0)",
     "processes": "how many processes train as one: a number, or auto, which asks the cluster",
     "process": "which of them this one is, from 0",
     "coordinator": "HOST:PORT of process 0, where they meet",

@@ -30,11 +30,17 @@ WAIT = 10  # seconds between looks at a teacher in training elsewhere
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
 
 
-def study(config: ml_collections.ConfigDict, folder: Path, share: tuple[int, int] = (1, 1)) -> None:
+def study(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    share: tuple[int, int] = (1, 1),
+    patience: float = 0,
+) -> None:
     """Train, score and choose whatever is not done yet, of share k of n.
 
     Raises:
-      UserError: the share has students, and their teacher is neither trained nor in training.
+      UserError: the share has students, their teacher is not trained, and no process has been
+        training it for `patience` seconds.
     """
     wanted = runs.share(config, *share)
     if workdir.holds(folder, config) and all(_is_done(folder, run) for run in wanted):
@@ -45,21 +51,26 @@ def study(config: ml_collections.ConfigDict, folder: Path, share: tuple[int, int
     train_runs(lab, kinds["teacher"])
     choose_teacher(lab)
     if kinds["student"]:
-        _await_teacher(lab)
+        _await_teacher(lab, patience)
     train_runs(lab, kinds["student"])
     train_runs(lab, kinds["baseline"])
     evaluate_runs(lab, wanted)
 
 
-def _await_teacher(lab: Lab) -> None:
-    """Wait while other processes train the teacher's candidates."""
-    candidates = runs.teachers(lab.config)
-    locks = [lab.folder / loop.LOCKS / run.name for run in candidates]
-    while not (lab.folder / "teacher.json").exists() and any(map(lock.is_held, locks)):
-        _tell(f"waiting for {', '.join(run.name for run in candidates)}, in training elsewhere")
+def _await_teacher(lab: Lab, patience: float) -> None:
+    """Wait while other processes train the teacher's candidates, or may yet begin to."""
+    names = [run.name for run in runs.teachers(lab.config)]
+    seen = time.monotonic()
+    while not (lab.folder / "teacher.json").exists():
+        if any(lock.is_held(lab.folder / loop.LOCKS / name) for name in names):
+            seen = time.monotonic()
+        else:
+            choose_teacher(lab)
+        if time.monotonic() - seen >= patience:
+            break
+        _tell(f"waiting for {', '.join(names)}, to be trained elsewhere")
         time.sleep(WAIT)
         stop.check()
-    choose_teacher(lab)
     assert lab.teacher  # refused where there is none
 
 
@@ -106,6 +117,8 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
 
 def _set_damaged_aside(folder: Path, wanted: Sequence[Run]) -> None:
     for run in wanted:
+        if lock.is_held(folder / loop.LOCKS / run.name):
+            continue  # its checkpoints come and go
         for path in workdir.set_damaged_aside(folder, run):
             _tell(f"a checkpoint was damaged and is not used: {path}")
 

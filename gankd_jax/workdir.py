@@ -26,8 +26,12 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
       UserError: it holds the study of another config, or something else.
     """
     path = workdir / "config.json"
+    # Looked at first: another process may be about to make it a study, the config before all else.
+    other = workdir.exists() and not (
+        workdir.is_dir() and not any(map(_is_other, workdir.iterdir()))
+    )
     if not path.exists():
-        if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
+        if other:
             raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
         return False
     ours, theirs = _flat(to_json(config)), _flat(_read(path))
@@ -39,6 +43,11 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
             f" and {ours.get(field)} here ({len(changed)} fields differ); name another folder"
         )
     return True
+
+
+def _is_other(entry: Path) -> bool:
+    """Whether a file is none that becomes the config in one move."""
+    return not entry.name.startswith(".config.json.")
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
