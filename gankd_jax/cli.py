@@ -3,7 +3,6 @@
 import logging as python_logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,25 +38,40 @@ def study(values: Values) -> None:
     """Train, score and report everything that a config asks for and that is not done yet."""
     from gankd_jax import study as job
 
-    stop.listen()
-    job.study(_config(values), _workdir(values), _share(values))
-    report(values)
+    def work(config: ConfigDict, folder: Path) -> None:
+        job.study(config, folder, _share(values), _whole(values, "wait") or 0)
+        report(values)
+
+    _together(values, work)
 
 
 def train(values: Values) -> None:
     """Train one run of a study: --run=NAME."""
     from gankd_jax import study as job
 
-    stop.listen()
-    job.train_one(_config(values), _workdir(values), _needed(values, "run"))
+    name = _needed(values, "run")
+    _together(values, lambda config, folder: job.train_one(config, folder, name))
 
 
 def evaluate(values: Values) -> None:
     """Score every run that is trained and not scored yet."""
     from gankd_jax import study as job
 
+    _together(values, job.evaluate_study)
+
+
+def _together(values: Values, work: Callable[[ConfigDict, Path], None]) -> None:
+    """Do the work in the leading process; the others follow it to its end."""
+    from gankd_jax import study as job
+    from gankd_jax.runtime import distributed
+
+    config, folder = _config(values), _workdir(values)
+    distributed.start(*(values[name].value for name in ("coordinator", "processes", "process")))
     stop.listen()
-    job.evaluate_study(_config(values), _workdir(values))
+    if not distributed.leads():
+        job.follow(config, folder)
+    with distributed.leading():
+        work(config, folder)
 
 
 def report(values: Values) -> None:
@@ -204,7 +218,9 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, stop.Stopped) as error:
         print("gankd: stopped; the same command goes on from where it was", file=sys.stderr)
-        sys.exit(128 + getattr(error, "number", signal.SIGINT))
+        sys.exit(stop.status_of(error))
+    except stop.Ended as error:
+        sys.exit(error.status)
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a disk that is full or read-only, rights, a file that is gone
@@ -265,6 +281,10 @@ def _parse(argv: list[str]) -> tuple[Values, list[str]]:
 FLAGS = {
     "workdir": "the study's folder",
     "shard": "the share of a study's groups that `study` takes: 1/4 to 4/4",
+    "wait": "seconds that a share waits for another to begin with its teacher (default: 0)",
+    "processes": "how many processes train as one: a number, or auto, which asks the cluster",
+    "process": "which of them this one is, from 0",
+    "coordinator": "HOST:PORT of process 0, where they meet",
     "run": "a run's name, such as student-mse-d4-s0",
     "out": "the file to write",
     "reference": "a table to compare with (default: the paper's)",

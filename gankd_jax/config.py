@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 
@@ -33,7 +33,7 @@ OPTIONS = {
 }
 
 
-Block = Mapping | ml_collections.ConfigDict  # fields by their names
+Block: TypeAlias = Mapping | ml_collections.ConfigDict  # fields by their names
 
 
 def recipe(**changes: Any) -> ml_collections.ConfigDict:
@@ -76,6 +76,7 @@ def base() -> ml_collections.ConfigDict:
 
     config.training = training = ml_collections.ConfigDict()
     training.steps_per_call = 50  # steps in one compiled call; the intervals below are multiples
+    training.devices = 0  # of each process, which share a batch; 0: all that JAX sees
     training.log_every = 100  # steps between lines of the log
     training.grid_every = 2_000  # steps between pictures on the fixed latents; 0: none
     training.checkpoint_every = 1_000  # steps between checkpoints (the last step always has one)
@@ -231,6 +232,7 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     whole = evaluation.seed in SEEDS[:-1]
     _need("evaluation.seed", evaluation.seed, whole, f"0 to {SEEDS[-2]}")
     _need("training.retries", training.retries, training.retries >= 0, "0 or more")
+    _need("training.devices", training.devices, training.devices >= 0, "0 or more")
     call = training.steps_per_call
     _need("training.steps_per_call", call, call >= 1, "1 or more")
     for field in ("log_every", "grid_every", "checkpoint_every"):

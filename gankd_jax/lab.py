@@ -105,7 +105,7 @@ class Lab:
         """The chosen teacher, ready to draw."""
         state = self.state(self.teacher)
         generator, variables = self.drawer(self.teacher)
-        return loop.Teacher(generator, variables, state.critic)
+        return loop.Teacher(self.teacher.name, generator, variables, state.critic)
 
     def member(self, run: Run) -> Member:
         """A run as the train step takes it."""

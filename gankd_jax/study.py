@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
+from flax import serialization
 from jaxtyping import UInt8
 
 from gankd_jax import evaluate, runs, sampling, workdir
@@ -18,21 +20,27 @@ from gankd_jax.interop import inception_weights
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runs import Run
-from gankd_jax.runtime import files, lock, stop
-from gankd_jax.training import loop
+from gankd_jax.runtime import files, lock, mesh, stop
+from gankd_jax.training import crew, loop
 from gankd_jax.training.group import Member
-from gankd_jax.training.state import State
+from gankd_jax.training.state import State, init
 
 KINDS = ("teacher", "student", "baseline")  # in this order
 WAIT = 10  # seconds between looks at a teacher in training elsewhere
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
 
 
-def study(config: ml_collections.ConfigDict, folder: Path, share: tuple[int, int] = (1, 1)) -> None:
+def study(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    share: tuple[int, int] = (1, 1),
+    patience: float = 0,
+) -> None:
     """Train, score and choose whatever is not done yet, of share k of n.
 
     Raises:
-      UserError: the share has students, and their teacher is neither trained nor in training.
+      UserError: the share has students, their teacher is not trained, and no process has been
+        training it for `patience` seconds.
     """
     wanted = runs.share(config, *share)
     if workdir.holds(folder, config) and all(_is_done(folder, config, run) for run in wanted):
@@ -43,21 +51,26 @@ def study(config: ml_collections.ConfigDict, folder: Path, share: tuple[int, int
     train_runs(lab, kinds["teacher"])
     choose_teacher(lab)
     if kinds["student"]:
-        _await_teacher(lab)
+        _await_teacher(lab, patience)
     train_runs(lab, kinds["student"])
     train_runs(lab, kinds["baseline"])
     evaluate_runs(lab, wanted)
 
 
-def _await_teacher(lab: Lab) -> None:
-    """Wait while other processes train the teacher's candidates."""
-    candidates = runs.teachers(lab.config)
-    locks = [lab.folder / loop.LOCKS / run.name for run in candidates]
-    while not (lab.folder / "teacher.json").exists() and any(map(lock.is_held, locks)):
-        _tell(f"waiting for {', '.join(run.name for run in candidates)}, in training elsewhere")
+def _await_teacher(lab: Lab, patience: float) -> None:
+    """Wait while other processes train the teacher's candidates, or may yet begin to."""
+    names = [run.name for run in runs.teachers(lab.config)]
+    seen = time.monotonic()
+    while not (lab.folder / "teacher.json").exists():
+        if any(lock.is_held(lab.folder / loop.LOCKS / name) for name in names):
+            seen = time.monotonic()
+        else:
+            choose_teacher(lab)
+        if time.monotonic() - seen >= patience:
+            break
+        _tell(f"waiting for {', '.join(names)}, to be trained elsewhere")
         time.sleep(WAIT)
         stop.check()
-    choose_teacher(lab)
     assert lab.teacher  # refused where there is none
 
 
@@ -96,6 +109,7 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
     lab = Lab(config, folder)
     for run in wanted:
         _check_batch(lab, run)
+        _check_devices(config, run)
     workdir.claim(folder, config)
     _set_damaged_aside(folder, wanted)
     return lab
@@ -103,6 +117,8 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
 
 def _set_damaged_aside(folder: Path, wanted: Sequence[Run]) -> None:
     for run in wanted:
+        if lock.is_held(folder / loop.LOCKS / run.name):
+            continue  # its checkpoints come and go
         for path in workdir.set_damaged_aside(folder, run):
             _tell(f"a checkpoint was damaged and is not used: {path}")
 
@@ -114,6 +130,16 @@ def _check_batch(lab: Lab, run: Run) -> None:
         raise UserError(
             f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size};"
             f" {lab.config.data.name} has {count} training images"
+        )
+
+
+def _check_devices(config: ml_collections.ConfigDict, run: Run) -> None:
+    """Each device has the same number of a batch's images."""
+    size, count = config.recipes[run.recipe].batch_size, mesh.make(config.training.devices).size
+    if size % count:
+        raise UserError(
+            f"config.recipes.{run.recipe}.batch_size is {size}, which {count} devices cannot share"
+            " evenly; config.training.devices says how many of each process do"
         )
 
 
@@ -187,23 +213,63 @@ def _train_group(lab: Lab, group: list[Run]) -> None:
     for run in group:
         workdir.describe_run(lab.folder, config, run)
     student = group[0].kind == "student"
+    made = _group(lab, members, lab.drawn_teacher if student else None, title=_title(group))
     loop.train(
-        loop.Group(
-            title=_title(group),
-            members=members,
-            teacher=lab.drawn_teacher if student else None,
-            images=lab.train.pixels,
-            on_device=_on_device(config.data.placement, lab.train.pixels),
-        ),
-        lab.folder,
-        _intervals(config),
-        picture=functools.partial(_picture, lab, student),
+        made, lab.folder, _intervals(config), picture=functools.partial(_picture, lab, student)
+    )
+
+
+def _group(
+    lab: Lab, members: dict[str, Member], teacher: loop.Teacher | None, *, title: str
+) -> loop.Group:
+    return loop.Group(
+        title=title,
+        members=members,
+        teacher=teacher,
+        images=lab.train.pixels,
+        on_device=_on_device(lab.config.data.placement, lab.train.pixels),
+        mesh=mesh.make(lab.config.training.devices),
     )
 
 
 def _intervals(config: ml_collections.ConfigDict) -> loop.Intervals:
     names = [field.name for field in dataclasses.fields(loop.Intervals)]
     return loop.Intervals(**{name: config.training[name] for name in names})
+
+
+def follow(config: ml_collections.ConfigDict, folder: Path) -> None:
+    """Take part in all that the leading process trains; nothing is read or written in `folder`.
+
+    Raises:
+      Ended: the leader has.
+    """
+    lab = Lab(config, folder)
+    while True:
+        order = crew.join()
+        try:
+            group, start = _followed(lab, order)
+        except UserError as error:
+            _tell(f"gankd: {error}")
+            crew.refuse()
+        loop.follow(group, start, _intervals(config))
+
+
+def _followed(lab: Lab, order: crew.Order) -> tuple[loop.Group, crew.Start]:
+    config = lab.config
+    teacher = runs.find(config, order.teacher) if order.teacher else None
+    found = [runs.find(config, name) for name in order.seeds]
+    members = {
+        run.name: dataclasses.replace(runs.member(config, run, teacher), seed=seed, stream=stream)
+        for run, (seed, stream) in zip(found, order.seeds.values(), strict=True)
+    }
+    taught = None
+    if teacher:
+        taught = loop.Teacher(
+            teacher.name, runs.generator(config, teacher.width), order.variables, None
+        )
+    likes = {n: jax.eval_shape(functools.partial(init, m.spec), m.seed) for n, m in members.items()}
+    start = crew.Start(order.step, serialization.from_state_dict(likes, order.states))
+    return _group(lab, members, taught, title=_title(found)), start
 
 
 def _title(group: list[Run]) -> str:

@@ -17,7 +17,7 @@ from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import KEPT, is_sound
 
 # Where a study lies, how fast it runs and how stubborn it is are no part of what it is.
-FREE = ("data.dir", "data.placement", "training.retries")
+FREE = ("data.dir", "data.placement", "training.devices", "training.retries")
 
 
 def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
@@ -27,8 +27,12 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
       UserError: it holds the study of another config, or something else.
     """
     path = workdir / "config.json"
+    # Looked at first: another process may be about to make it a study, the config before all else.
+    other = workdir.exists() and not (
+        workdir.is_dir() and not any(map(_is_other, workdir.iterdir()))
+    )
     if not path.exists():
-        if workdir.exists() and not (workdir.is_dir() and _is_empty(workdir)):
+        if other:
             raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
         return False
     ours, theirs = _flat(to_json(config)), _flat(read_json(path, "name another folder"))
@@ -42,9 +46,9 @@ def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
     return True
 
 
-def _is_empty(workdir: Path) -> bool:
-    """Whether there is nothing, or what a kill left of a config that was about to be written."""
-    return all(path.name.startswith(".config.json.") for path in workdir.iterdir())
+def _is_other(entry: Path) -> bool:
+    """Whether a file is none that becomes the config in one move."""
+    return not entry.name.startswith(".config.json.")
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from gankd_jax.runtime import files
@@ -40,8 +41,16 @@ class Checkpoints:
     """The checkpoints in one folder; every save is complete or absent."""
 
     def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, enable_async_checkpointing=False, todelete_subdir=DELETED
+            max_to_keep=KEPT,
+            create=False,
+            enable_async_checkpointing=False,
+            todelete_subdir=DELETED,
+            # Of several processes that train together, one alone has checkpoints.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="leader"
+            ),
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         self._sweep()
@@ -51,8 +60,8 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:
-        """Write the pytree `state` as that of `step`."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        """Write the pytree `state` as that of `step`: plain arrays, wherever they lay."""
+        self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(state)))
         self._sweep()
         folder = Path(self._manager.directory) / str(step)
         files.write_bytes(folder / SEAL, _digest(folder).encode())
@@ -60,7 +69,8 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> Any:
         """The state of `step`, with the structure, shapes and types of `like`."""
         shapes = jax.eval_shape(lambda: like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+        found = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+        return jax.tree.map(jnp.asarray, found)
 
     def discard_after(self, step: int) -> None:
         """Delete what is newer than `step`."""

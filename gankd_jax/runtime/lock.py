@@ -17,7 +17,8 @@ def hold(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while `what` is worked on.
 
     Raises:
-      UserError: another process holds it, on this machine or one that shares the file system.
+      UserError: another process holds it, on this machine or one that shares the file system; or
+        that has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -45,4 +46,9 @@ def _lock(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise UserError(
+            f"{file.name} cannot be locked ({error.strerror}): the file system needs locks that all"
+            " its machines see (NFS 4; Lustre mounted with -o flock)"
+        ) from error
     return True

@@ -87,3 +87,17 @@ class Record:
         reason = f"{wrong} not finite by step {step} ({told}); last checkpoint before: {good}"
         files.write_json(self.folder / "failed.json", {"step": step, "reason": reason})
         print(f"{self.folder.name} has failed: {reason}", file=sys.stderr, flush=True)
+
+
+class NoRecord:
+    """What a process that follows another keeps of a run: nothing."""
+
+    def add(self, values: dict[str, float]) -> None:
+        """Pass over a call's mean values."""
+
+    def log(self, step: int, *, seconds: float, images: int) -> dict[str, float]:
+        """No line, and no means."""
+        return {}
+
+    def fail(self, step: int, values: dict[str, float]) -> None:
+        """Pass over a failure."""

@@ -7,6 +7,14 @@ from types import FrameType
 _signals: list[int] = []
 
 
+class Ended(Exception):  # noqa: N818  it is no error
+    """The process that led this one has ended; `status` is its exit status."""
+
+    def __init__(self, status: int):
+        super().__init__(status)
+        self.status = status
+
+
 class Stopped(Exception):  # noqa: N818  it is no error
     """Work was left where it can go on; `number` is the signal that asked for it."""
 
@@ -21,9 +29,9 @@ def listen() -> None:
     signal.signal(signal.SIGINT, _note)
 
 
-def requested() -> bool:
-    """Whether a signal has come."""
-    return bool(_signals)
+def requested() -> int:
+    """The signal that has come first; 0: none."""
+    return _signals[0] if _signals else 0
 
 
 def check() -> None:
@@ -34,6 +42,11 @@ def check() -> None:
     """
     if _signals:
         raise Stopped(_signals[0])
+
+
+def status_of(error: KeyboardInterrupt | Stopped) -> int:
+    """The exit status of a process that a signal ended."""
+    return 128 + getattr(error, "number", signal.SIGINT)
 
 
 def _note(number: int, _: FrameType | None) -> None:

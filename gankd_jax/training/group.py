@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.runtime.mesh import constrain, everywhere
 from gankd_jax.training.state import Spec, State, Tree
 from gankd_jax.training.steps import Draws, Metrics, draw, to_unit, train_step
 
@@ -34,8 +36,10 @@ CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
 Chunk = jax.stages.Wrapped  # what jit gives
 
 
-def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
+def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = None) -> Chunk:
     """Compile `chunk(states, teacher_variables, images, batches) -> (states, metrics)`.
+
+    With a mesh, whose size divides `b`, its devices share each batch; all else lies everywhere.
 
     `batches` `[k, streams, critic_steps, b]` index into `images` (uint8, on the device), or hold
     the uint8 images themselves where `images` is None; the streams are in sorted order.  A group
@@ -48,14 +52,14 @@ def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
     ) -> tuple[States, dict[str, Metrics]]:
         def body(stacked: list[State], batch: Array) -> tuple[list[State], list[CellMetrics]]:
             pixels = batch if images is None else images[batch]
-            return _step(members, teacher, stacked, teacher_variables, pixels=pixels)
+            return _step(members, teacher, stacked, teacher_variables, pixels=pixels, mesh=mesh)
 
         stacked, metrics = lax.scan(body, _stack(members, states), batches)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
         means = [m | {"weights": _norms(state)} for m, state in zip(means, stacked, strict=True)]
         return _unstack(members, stacked), _unstack(members, means)
 
-    return jax.jit(chunk, donate_argnums=0)
+    return jax.jit(chunk, donate_argnums=0, out_shardings=mesh and everywhere(mesh))
 
 
 def streams_of(members: Members) -> list[int]:
@@ -101,12 +105,13 @@ def _step(
     teacher_variables: Tree | None,
     *,
     pixels: UInt8[Array, "streams k b s s c"],
+    mesh: Mesh | None,
 ) -> tuple[list[State], list[CellMetrics]]:
     """One step of every run."""
     streams = streams_of(members)
-    draws = _draws(members, stacked[0].step[0], streams=streams)
-    targets = _targets(teacher, teacher_variables, draws)
-    real = to_unit(pixels)
+    draws = constrain(mesh, _draws(members, stacked[0].step[0], streams=streams), 2)
+    targets = constrain(mesh, _targets(teacher, teacher_variables, draws), 1)
+    real = to_unit(constrain(mesh, pixels, 2))
     states, metrics = [], []
     for state, (spec, names) in zip(stacked, cells(members).items(), strict=True):
         needed = (

@@ -4,19 +4,22 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jax.sharding import Mesh
+from jaxtyping import UInt8
 
 from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Generator
-from gankd_jax.runtime import lock, stop
+from gankd_jax.runtime import distributed, lock, stop
+from gankd_jax.runtime.mesh import along, build, everywhere, local, put
 from gankd_jax.runtime.progress import Progress
-from gankd_jax.runtime.record import Record
+from gankd_jax.runtime.record import NoRecord, Record
+from gankd_jax.training import crew
+from gankd_jax.training.crew import Start
 from gankd_jax.training.group import Chunk, Member, make_chunk, streams_of
 from gankd_jax.training.state import Network, State, Tree, init
 
@@ -36,8 +39,9 @@ class Intervals:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A frozen teacher, and the critic it was trained against."""
+    """A frozen teacher, and the critic it was trained against (not known to followers)."""
 
+    name: str
     generator: Generator
     variables: Tree
     critic: Network | None
@@ -52,6 +56,7 @@ class Group:
     teacher: Teacher | None
     images: UInt8[np.ndarray, "n s s c"]
     on_device: bool  # the images; otherwise batches are sent there
+    mesh: Mesh  # the devices that share each batch
 
     @property
     def steps(self) -> int:
@@ -83,15 +88,60 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
             record.begin(step)
         progress = Progress(group.title, first=step, total=group.steps)
         stack.enter_context(contextlib.closing(progress))
-        trainer = _Trainer(group, records, step, intervals=intervals)
+        trainer = _begin(group, records, step, intervals=intervals)
         while trainer.step < group.steps and trainer.members:
-            values = trainer.span()
-            progress.update(trainer.step, values)
-            if _due(trainer.step, intervals.grid_every, group.steps):
-                trainer.draw(picture)
-            if _due(trainer.step, intervals.checkpoint_every, group.steps) or stop.requested():
-                trainer.save()
-            stop.check()
+            progress.update(trainer.step, trainer.span())
+            _keep(trainer, records, group.steps, intervals=intervals, picture=picture)
+            if trainer.signal:
+                raise stop.Stopped(trainer.signal)
+
+
+def _begin(
+    group: Group, records: dict[str, Record], step: int, *, intervals: Intervals
+) -> "_Trainer":
+    """Every process with the states of `step`."""
+    teacher = group.teacher
+    start = Start(step, {n: _state(group, n, record, step=step) for n, record in records.items()})
+    if teacher:
+        crew.call(group.members, start, teacher.name, variables=teacher.variables)
+    else:
+        crew.call(group.members, start, None, variables=None)
+    crew.compare((group.members, intervals), group.images)
+    return _Trainer(group, records, start, intervals=intervals)
+
+
+def _state(group: Group, name: str, record: Record, *, step: int) -> State:
+    member, teacher = group.members[name], group.teacher
+    goes_on = member.spec.recipe.critic == "teacher"
+    state = init(member.spec, member.seed, teacher.critic if teacher and goes_on else None)
+    return record.checkpoints.restore(step, state) if step else state
+
+
+def _keep(
+    trainer: "_Trainer",
+    records: dict[str, Record],
+    last: int,
+    *,
+    intervals: Intervals,
+    picture: Picture,
+) -> None:
+    """A picture and a checkpoint of every run, if it is time; a signal asks for a checkpoint."""
+    draws = _due(trainer.step, intervals.grid_every, last)
+    saves = _due(trainer.step, intervals.checkpoint_every, last) or trainer.signal
+    for name, member in trainer.members.items():
+        if draws:
+            records[name].picture(trainer.step, picture(member, trainer.state(name)))
+    for name in trainer.members:
+        if saves:
+            records[name].save(trainer.step, trainer.state(name))
+
+
+def follow(group: Group, start: Start, intervals: Intervals) -> None:
+    """Take part in what the leader trains by `train`: as long as it goes on, and without files."""
+    crew.compare((group.members, intervals), group.images)
+    trainer = _Trainer(group, {n: NoRecord() for n in start.states}, start, intervals=intervals)
+    while trainer.step < group.steps and trainer.members and not trainer.signal:
+        trainer.span()
 
 
 def _newest_common_step(records: dict[str, Record]) -> int:
@@ -108,31 +158,32 @@ class _Trainer:
     """A group in training: its states, its step, and the compiled call that moves them."""
 
     def __init__(
-        self, group: Group, records: dict[str, Record], step: int, *, intervals: Intervals
+        self,
+        group: Group,
+        records: Mapping[str, Record | NoRecord],
+        start: Start,
+        *,
+        intervals: Intervals,
     ):
-        self.step = step
+        self.step = start.step
         self.members = dict(group.members)
+        self.signal = 0  # that came to one of the processes
         self._group, self._records, self._intervals = group, records, intervals
-        self._states = {name: self._start(name) for name in self.members}
-        self._teacher = group.teacher.variables if group.teacher else None
-        self._images = jnp.asarray(group.images) if group.on_device else None
+        teacher, every = group.teacher, everywhere(group.mesh)
+        self._states = put(start.states, every)
+        self._teacher = put(teacher.variables, every) if teacher else None
+        self._images = put(group.images, every) if group.on_device else None
         self._chunk = self._compile()
-
-    def _start(self, name: str) -> State:
-        member, teacher = self.members[name], self._group.teacher
-        goes_on = member.spec.recipe.critic == "teacher"
-        state = init(member.spec, member.seed, teacher.critic if teacher and goes_on else None)
-        return self._records[name].checkpoints.restore(self.step, state) if self.step else state
 
     def _compile(self) -> Chunk:
         teacher = self._group.teacher
-        return make_chunk(self.members, teacher.generator if teacher else None)
+        return make_chunk(self.members, teacher.generator if teacher else None, self._group.mesh)
 
     def span(self) -> dict[str, float]:
         """Train up to the next line of the log, or a signal, and write it; means over the runs."""
         every, began, first = self._intervals.log_every, time.monotonic(), self.step
         last = min(self._group.steps, first - first % every + every)
-        while self.step < last and self.members and not (stop.requested() and self.step > first):
+        while self.step < last and self.members and not (self.signal and self.step > first):
             self._call()
         seconds = time.monotonic() - began
         means = [
@@ -147,7 +198,7 @@ class _Trainer:
 
     def _call(self) -> None:
         """One compiled call; runs that fail in it leave the group."""
-        batches = jnp.asarray(self._batches())
+        batches = self._batches()
         self._states, metrics = self._chunk(self._states, self._teacher, self._images, batches)
         self.step += self._intervals.steps_per_call
         values = jax.tree.map(float, jax.device_get(metrics))
@@ -159,9 +210,10 @@ class _Trainer:
             self._records[name].add(values[name])
         if failed and self.members:
             self._chunk = self._compile()
+        self.signal = max(distributed.exchange(stop.requested()))
 
-    def _batches(self) -> Int32[np.ndarray, "k n c b"] | UInt8[np.ndarray, "k n c b s s h"]:
-        """The next call's batches: places in the data set, or the images themselves."""
+    def _batches(self) -> jax.Array:
+        """The next call's batches: places `[k, streams, critic_steps, b]`, or the images there."""
         recipe = next(iter(self.members.values())).spec.recipe
         reads = any(member.spec.critic is not None for member in self.members.values())
         places = [
@@ -170,23 +222,21 @@ class _Trainer:
                 self._intervals.steps_per_call,
                 critic_steps=recipe.critic_steps,
                 count=len(self._group.images),
-                batch_size=recipe.batch_size if reads else 1,
+                batch_size=recipe.batch_size if reads else self._group.mesh.size,
                 seed=stream,
             )
             for stream in streams_of(self.members)
         ]
         batches = np.stack(places, axis=1).astype(np.int32)
-        return batches if self._group.on_device else self._group.images[batches]
+        sharding, images = along(self._group.mesh, 3), self._group.images
+        if self._group.on_device:
+            return build(batches.shape, sharding, batches.__getitem__)
+        shape = (*batches.shape, *images.shape[1:])
+        return build(shape, sharding, lambda part: images[batches[part[:4]]])
 
-    def draw(self, picture: Picture) -> None:
-        """Keep a picture of every run."""
-        for name, member in self.members.items():
-            self._records[name].picture(self.step, picture(member, self._states[name]))
-
-    def save(self) -> None:
-        """Write a checkpoint of every run."""
-        for name in self.members:
-            self._records[name].save(self.step, self._states[name])
+    def state(self, name: str) -> State:
+        """A run's state, on one device."""
+        return local(self._states[name])
 
 
 def _in(name: str, means: list[dict[str, float]]) -> bool:

@@ -1,0 +1,72 @@
+"""The devices that share a batch: each holds all weights, and its part of the images.
+
+`jax.jit` compiles one program for all of them (GSPMD): a mean over the batch, as in batch norm or a
+loss, is a mean over all devices, so that their number changes nothing but the rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gankd_jax.errors import UserError
+
+BATCH = "batch"
+Tree = Any  # a pytree of arrays
+
+
+def make(per_process: int) -> Mesh:
+    """A mesh of so many devices of each process; 0: of all that JAX sees.
+
+    Raises:
+      UserError: a process has fewer.
+    """
+    owned = [[d for d in jax.devices() if d.process_index == k] for k in range(jax.process_count())]
+    least = min(map(len, owned))
+    if per_process > least:
+        raise UserError(f"config.training.devices is {per_process}; JAX sees {least} here")
+    devices = [device for own in owned for device in own[: per_process or None]]
+    return jax.make_mesh((len(devices),), (BATCH,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """All of an array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def along(mesh: Mesh, axis: int) -> NamedSharding:
+    """An array cut along its batch axis, a part to each device."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH))
+
+
+def put(tree: Tree, sharding: NamedSharding) -> Tree:
+    """The arrays of a tree, which every process has, as they lie on the devices."""
+
+    def one(leaf: Any) -> jax.Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        whole = np.asarray(leaf)
+        return build(whole.shape, sharding, whole.__getitem__)
+
+    return jax.tree.map(one, tree)
+
+
+def build(
+    shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[Any], np.ndarray]
+) -> jax.Array:
+    """An array of which each process makes the parts of its own devices."""
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def constrain(mesh: Mesh | None, tree: Tree, axis: int) -> Tree:
+    """Within a compiled function: the tree's arrays are cut along `axis`; without a mesh as is."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, along(mesh, axis))
+
+
+def local(tree: Tree) -> Tree:
+    """One device's copy of arrays that lie everywhere."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

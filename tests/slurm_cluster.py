@@ -1,0 +1,112 @@
+"""A SLURM of its own on this machine: one node, in a folder that is thrown away."""
+
+import contextlib
+import getpass
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+PLACES = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+CONFIG = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CryptoType=crypto/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+MailProg=/bin/true
+ReturnToService=2
+KillWait=60
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=2000 State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP
+"""
+
+
+def lacks() -> list[str]:
+    """Which of SLURM's programs this machine has not."""
+    return [name for name in COMMANDS if shutil.which(name, path=PLACES) is None]
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment in which SLURM's commands find a cluster, while it runs."""
+    environment = os.environ | {"PATH": PLACES, "SLURM_CONF": str(folder / "slurm.conf")}
+    _write(folder)
+    started: list[subprocess.Popen] = []
+    with (folder / "daemons.log").open("wb") as log:
+
+        def start(*words: str) -> None:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            started.append(subprocess.Popen(words, env=environment, **streams))
+
+        try:
+            names = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log"}
+            flags = [f"--{flag}={folder}/munge.{name}" for flag, name in names.items()]
+            start("munged", "--foreground", "--force", *flags, f"--seed-file={folder}/munge.seed")
+            _await(lambda: (folder / "munge.socket").exists())
+            start("slurmctld", "-D")
+            start("slurmd", "-D", "-N", _host())
+            _await(lambda: "idle" in _said(environment, "sinfo", "-h", "-o", "%T"))
+            yield environment
+        finally:
+            _said(environment, "scancel", "--user", getpass.getuser())
+            for daemon in reversed(started):
+                daemon.terminate()
+                daemon.wait(60)
+
+
+def _host() -> str:
+    return socket.gethostname().split(".")[0]
+
+
+def _write(folder: Path) -> None:
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    key = folder / "munge.key"
+    key.write_bytes(secrets.token_bytes(128))
+    key.chmod(0o600)
+    text = CONFIG.format(folder=folder, host=_host(), user=getpass.getuser(), ports=_ports(2))
+    (folder / "slurm.conf").write_text(text)
+
+
+def _ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _said(environment: dict[str, str], *words: str) -> str:
+    return subprocess.run(words, env=environment, capture_output=True, text=True).stdout
+
+
+def _await(done) -> None:
+    began = time.monotonic()
+    while not done():
+        if time.monotonic() - began > 120:
+            raise TimeoutError("SLURM does not start; see its folder")
+        time.sleep(0.2)
