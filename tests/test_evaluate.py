@@ -1,6 +1,7 @@
 """Scores of real images and of generators, whose images are known."""
 
 import importlib.metadata
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from gankd_jax.metrics.frechet import frechet_distance
 from gankd_jax.metrics.inception_score import inception_score
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.runtime import stop
 
 LATENT = 9
 
@@ -129,3 +131,19 @@ def test_versions_are_those_that_are_installed():
     assert found["numpy"] == np.__version__
     assert found["gankd-jax"] == importlib.metadata.version("gankd-jax")
     assert found["backend"] == jax.default_backend()
+
+
+def test_a_signal_is_heeded_at_the_next_batch(drawer, monkeypatch):
+    signals: list[int] = []
+    monkeypatch.setattr(stop, "_signals", signals)
+    batches = [
+        evaluate.drawn(drawer, 0, count=40, batch_size=20),
+        evaluate.in_batches(np.zeros((40, 16, 16, 1), np.uint8), 20),
+    ]
+    assert [len(next(each)) for each in batches] == [20, 20]
+    signals.append(signal.SIGTERM)
+    for each in batches:
+        with pytest.raises(stop.Stopped):
+            next(each)
+    with pytest.raises(stop.Stopped):
+        evaluate.pixel_error(drawer, drawer, 0, count=40, batch_size=20)
