@@ -140,3 +140,16 @@ def test_a_run_is_described_with_its_size(tmp_path):
         "multiply_adds": 16 * (100 * 2 + 2 * 1 * 4**2 + 1 * 1 * 8**2),
         "bytes_float32": 4 * (kernels + biases + norms),
     }
+
+
+def test_a_study_that_another_process_is_about_to_begin_is_none_of_other_files(tmp_path):
+    (tmp_path / ".config.json.x1y2").touch()  # becomes config.json in one move
+    assert not workdir.holds(tmp_path, tiny.config())
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="has files but no study"):
+        workdir.holds(tmp_path, tiny.config())
+
+
+def test_devices_are_no_part_of_what_a_study_is(tmp_path):
+    workdir.claim(tmp_path, tiny.config())
+    assert workdir.holds(tmp_path, tiny.config(training__devices=8))
