@@ -7,13 +7,64 @@ rests so many seconds after each call.
 
 import functools
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
+import numpy as np
+import tiny
 
+from gankd_jax.runtime.checkpoint import Checkpoints
 from gankd_jax.training import state
+
+
+def begin(root: Path, devices: int, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """This program in a process of its own, which sees so many devices."""
+    return subprocess.Popen(
+        [sys.executable, __file__, *words],
+        cwd=tiny.REPO,
+        env=surroundings(root, devices) | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def surroundings(root: Path, devices: int) -> dict[str, str]:
+    """The environment of such a process."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "float64")}
+    return tiny.environment(root) | {"XLA_FLAGS": flags, "PYTHONPATH": str(tiny.REPO)} | cache
+
+
+def assert_equal_runs(ours: Path, theirs: Path, step: int) -> None:
+    """Every array of two runs' checkpoints of a step within 1e-8 of each other."""
+    found, expected = weights(ours, step), weights(theirs, step)
+    assert found.keys() == expected.keys()
+    assert sum(a.dtype == np.float64 and a.ndim == 4 for a in expected.values()) >= 6
+    for key, value in expected.items():
+        scale = 1.0 if "params" in key else max(1.0, float(np.abs(value).max(initial=0)))
+        assert np.abs(found[key] - value).max(initial=0) < 1e-8 * scale, key
+
+
+def weights(run: Path, step: int) -> dict[str, np.ndarray]:
+    """What a run's checkpoint holds, without the biases in front of batch norm.
+
+    Their true gradient is 0, and Adam makes steps of its rounding noise.
+    """
+    checkpoints = Checkpoints(run / "checkpoints")
+    try:
+        found = checkpoints._manager.restore(step)
+    finally:
+        checkpoints.close()
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    normed = {re.sub(r"norm(\d).*", r"layer\1", key) for key in named if "norm" in key}
+    return {k: v for k, v in named.items() if k.split("']['bias")[0] not in normed}
 
 
 def double(function):

@@ -388,3 +388,13 @@ def test_a_lock_is_held_until_its_holder_ends(tmp_path):
     assert not lock.is_held(path)
     with lock.hold(path, "the run"):
         pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", none)
+    missing = pytest.raises(UserError, match=r"run cannot be locked \(No locks available\)")
+    with missing, lock.hold(tmp_path / "run", "the run"):
+        pass

@@ -251,6 +251,34 @@ def test_shards_in_any_order_make_the_study_of_one_machine(root, finished, tmp_p
     assert kill_study.differences(tiny.config(), folder, finished) == []
 
 
+def test_a_share_waits_for_a_teacher_that_is_not_begun_yet(tmp_path, monkeypatch):
+    lab, naps = Lab(tiny.config(), tmp_path), []
+    choice = {"run": "teacher-d4-s0"}
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            files.write_json(tmp_path / "teacher.json", choice)
+
+    monkeypatch.setattr(study.time, "sleep", nap)
+    study._await_teacher(lab, patience=60)
+    assert naps == [study.WAIT] * 3
+    (tmp_path / "teacher.json").unlink()
+    with pytest.raises(UserError, match="none is trained: run teacher-d4-s0 first"):
+        study._await_teacher(lab, patience=0)
+
+
+def test_checkpoints_of_a_run_in_training_are_not_judged(finished, tmp_path):
+    folder, run = tmp_path / "study", runs.find(tiny.config(), "teacher-d4-s0")
+    shutil.copytree(finished, folder)
+    damage(folder / run.name / "checkpoints" / "40")
+    with lock.hold(folder / loop.LOCKS / run.name, "it"):
+        study._set_damaged_aside(folder, [run])
+        assert workdir.saved_steps(folder, run) == [30, 40]
+    study._set_damaged_aside(folder, [run])
+    assert workdir.saved_steps(folder, run) == [30]
+
+
 def test_a_run_in_training_is_not_begun_by_another_process(root, tmp_path):
     with lock.hold(tmp_path / "study" / loop.LOCKS / "teacher-d4-s0", "it"):
         (tmp_path / "study" / "config.json").write_text(json.dumps(to_json(tiny.config())))

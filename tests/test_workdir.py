@@ -156,3 +156,16 @@ def test_a_checkpoint_damaged_twice_is_set_aside_twice(tmp_path):
     (folder / "20" / "sha256").write_text("of other files")
     assert workdir.set_damaged_aside(tmp_path, RUN) == [folder / "20.damaged-3"]
     assert workdir.saved_steps(tmp_path, RUN) == [10]
+
+
+def test_a_study_that_another_process_is_about_to_begin_is_none_of_other_files(tmp_path):
+    (tmp_path / ".config.json.x1y2").touch()  # becomes config.json in one move
+    assert not workdir.holds(tmp_path, tiny.config())
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="has files but no study"):
+        workdir.holds(tmp_path, tiny.config())
+
+
+def test_devices_are_no_part_of_what_a_study_is(tmp_path):
+    workdir.claim(tmp_path, tiny.config())
+    assert workdir.holds(tmp_path, tiny.config(training__devices=8))

@@ -28,7 +28,7 @@ def make(per_process: int) -> Mesh:
     if per_process > least:
         raise UserError(f"config.training.devices is {per_process}; JAX sees {least} here")
     devices = [device for own in owned for device in own[: per_process or None]]
-    return jax.make_mesh((len(devices),), (BATCH,), axis_types=(AxisType.Auto,), devices=devices)
+    return Mesh(np.asarray(devices), (BATCH,), axis_types=(AxisType.Auto,))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
