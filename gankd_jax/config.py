@@ -33,9 +33,6 @@ OPTIONS = {
 }
 
 
-Block: TypeAlias = Mapping | ml_collections.ConfigDict  # fields by their names
-
-
 def recipe(**changes: Any) -> ml_collections.ConfigDict:
     """`training.recipe.Recipe` as config fields: the paper's settings, with `changes`."""
     return ml_collections.ConfigDict(dataclasses.asdict(Recipe(**changes)))
@@ -180,10 +177,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def _check_fields(config: ml_collections.ConfigDict) -> None:
     """Every field is there and of the type it has in `base`; recipes have no further ones."""
-    wanted = {name: block for name, block in base().items() if name != "recipes"}
-    _check_block("", config, wanted)
-    _check_block("", config, {"recipes": {}})
-    for name, fields in config.recipes.items():
+    found, wanted = config.to_dict(), base().to_dict()
+    _check_block("", found, wanted | {"recipes": {}})
+    for name, fields in found["recipes"].items():
         _need(f"recipes.{name}", name, bool(re.fullmatch(r"\w[\w-]*", name)), "a plain word")
         known = dataclasses.asdict(Recipe())
         _check_block(f"recipes.{name}.", fields, known)
@@ -191,14 +187,14 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
             _one_of(f"recipes.{name}", field, tuple(known))
 
 
-def _check_block(above: str, found: Block, wanted: Block) -> None:
+def _check_block(above: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, like in wanted.items():
         field = f"{above}{name}"
         if name not in found:
             raise UserError(f"config.{field} is missing; gankd_jax/config.py says what it can be")
         value = found[name]
-        if isinstance(like, Block):
-            _need(field, value, isinstance(value, Block), "a block of fields")
+        if isinstance(like, dict):
+            _need(field, value, isinstance(value, dict), "a block of fields")
             _check_block(f"{field}.", value, like)
         else:
             _need(field, value, _is_like(value, like), f"of type {type(like).__name__}")

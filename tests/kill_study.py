@@ -5,6 +5,7 @@
 makes 20 kills by default and tells where each of them struck; the test suite makes three.
 """
 
+import functools
 import json
 import random
 import signal
@@ -26,7 +27,8 @@ from gankd_jax.runtime.checkpoint import Checkpoints
 from gankd_jax.runtime.writers import read_log
 from gankd_jax.training.state import init
 
-# After the sign of a phase, a kill comes within so many seconds.
+# A kill comes at a random one of the first so many signs of its phase, and within so many seconds.
+SIGNS = {"start": 1, "step": 30, "checkpoint": 20, "evaluation": 2, "report": 1}
 DELAYS = {"start": 8.0, "step": 0.3, "checkpoint": 0.02, "evaluation": 1.5, "report": 1.5}
 SHARES = {"start": 2, "step": 6, "checkpoint": 6, "evaluation": 3, "report": 3}  # of 20 kills
 CLOCKED = ("seconds", "images_per_second")
@@ -41,8 +43,8 @@ def phases(kills: int, chance: random.Random) -> list[str]:
     return training + [name for name in drawn if name not in training]
 
 
-def kill(root: Path, folder: Path, phase: str, *, seconds: float, fields: dict) -> str:
-    """Start the study and kill it `seconds` after the sign of a phase; where that struck.
+def kill(root: Path, folder: Path, phase: str, *, chance: random.Random, fields: dict) -> str:
+    """Start the study and kill it at a random moment of a phase; where that struck.
 
     It is '' where the study came to its end before.
     """
@@ -56,38 +58,38 @@ def kill(root: Path, folder: Path, phase: str, *, seconds: float, fields: dict) 
             stdout=subprocess.DEVNULL,
             stderr=stream,
         )
-        seen = _sign(phase, folder, told)
-        while process.poll() is None and not seen():
-            time.sleep(0.001)
-        time.sleep(seconds)
+        _await(
+            process, functools.partial(_trace, phase, folder, told), chance.randint(1, SIGNS[phase])
+        )
+        time.sleep(chance.uniform(0, DELAYS[phase]))
         process.kill()
     if process.wait() == 0:
         return ""
     assert process.returncode == -signal.SIGKILL, told.read_text()
-    return _where(folder, told.read_text())
+    return f"{phase}: {_where(folder, told.read_text())}"
 
 
-def _sign(phase: str, folder: Path, told: Path) -> Callable[[], bool]:
-    """Whether a phase has begun since now."""
-    before = _changed(folder)
-    return {
-        "start": lambda: True,
-        "step": lambda: _changed(folder)["*/log.jsonl"] > before["*/log.jsonl"],
-        "checkpoint": lambda: (
-            _changed(folder)["*/checkpoints/*tmp*"] > before["*/checkpoints/*tmp*"]
-        ),
-        "evaluation": lambda: "scoring" in told.read_text(),
-        "report": lambda: _changed(folder)["table.md"] > before["table.md"],
-    }[phase]
+def _await(process: subprocess.Popen, trace: Callable[[], int], signs: int) -> None:
+    """Wait until a trace has changed so often, or the process has ended."""
+    last = trace()
+    while process.poll() is None and signs:
+        time.sleep(0.001)
+        now = trace()
+        signs -= now not in (0, last)
+        last = now
 
 
-def _changed(folder: Path) -> dict[str, int]:
-    """When the newest of each kind of file changed."""
-    kinds = ("*/log.jsonl", "*/checkpoints/*tmp*", "table.md")
-    return {kind: max(map(_time, folder.glob(kind)), default=0) for kind in kinds}
+def _trace(phase: str, folder: Path, told: Path) -> int:
+    """A number that changes with each sign of a phase; 0: none now."""
+    if phase == "start":
+        return time.monotonic_ns()
+    if phase == "evaluation":
+        return told.read_text().count("scoring")
+    kinds = {"step": "*/log.jsonl", "checkpoint": "*/checkpoints/*tmp*", "report": "table.md"}
+    return max(map(_changed, folder.glob(kinds[phase])), default=0)
 
 
-def _time(path: Path) -> int:
+def _changed(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:  # it was a temporary one
@@ -96,7 +98,7 @@ def _time(path: Path) -> int:
 
 def _where(folder: Path, told: str) -> str:
     """What a kill left, in words."""
-    last = told.splitlines()[-1] if told else "nothing told"
+    last = told.splitlines()[-1][:60] if told else "nothing told"
     saved = [
         f"{run.name}@{max(steps)}"
         for run in runs.plan(tiny.config())
@@ -156,10 +158,9 @@ def main(kills: int = 20, seed: int = 0) -> None:
     study(root, root / "whole", MANY_STEPS)
     made = 0
     for phase in phases(kills, chance):
-        seconds = chance.uniform(0, DELAYS[phase])
-        where = kill(root, root / "killed", phase, seconds=seconds, fields=MANY_STEPS)
+        where = kill(root, root / "killed", phase, chance=chance, fields=MANY_STEPS)
         made += bool(where)
-        print(f"{phase} + {seconds:.3f} s: {where or 'it had ended'}", flush=True)
+        print(where or f"{phase}: it had ended", flush=True)
     study(root, root / "killed", MANY_STEPS)
     config = tiny.config(**MANY_STEPS)
     unequal = differences(config, root / "killed", root / "whole")
