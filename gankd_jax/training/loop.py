@@ -90,7 +90,8 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
         stack.enter_context(contextlib.closing(progress))
         trainer = _begin(group, records, step, intervals=intervals)
         while trainer.step < group.steps and trainer.members:
-            progress.update(trainer.step, trainer.span())
+            values = trainer.span()
+            progress.update(trainer.step, values)
             _keep(trainer, records, group.steps, intervals=intervals, picture=picture)
             if trainer.signal:
                 raise stop.Stopped(trainer.signal)
