@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.models.dcgan import Generator
@@ -31,13 +32,13 @@ CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
 Chunk = jax.stages.Wrapped  # what jit gives
 
 
-def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
+def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = None) -> Chunk:
     """Compile `chunk(states, teacher_variables, images, batches) -> (states, metrics)`.
 
     `batches` `[k, seeds, critic_steps, b]` index into `images` (uint8, on the device), or hold the
     uint8 images themselves where `images` is None; the seeds are in sorted order.  A group without
     a critic reads no pixel of them.  The call moves every run by `k` steps; metrics are means over
-    them, so that one value that is not finite shows.
+    them, so that one value that is not finite shows.  The devices of a `mesh` share each batch.
     """
 
     def chunk(
@@ -45,7 +46,7 @@ def make_chunk(members: Members, teacher: Generator | None) -> Chunk:
     ) -> tuple[States, dict[str, Metrics]]:
         def body(stacked: list[State], batch: Array) -> tuple[list[State], list[CellMetrics]]:
             pixels = batch if images is None else images[batch]
-            return _step(members, teacher, stacked, teacher_variables, pixels=pixels)
+            return _step(members, teacher, stacked, teacher_variables, pixels=pixels, mesh=mesh)
 
         stacked, metrics = lax.scan(body, _stack(members, states), batches)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
@@ -91,11 +92,13 @@ def _step(
     teacher_variables: Tree | None,
     *,
     pixels: UInt8[Array, "seeds k b s s c"],
+    mesh: Mesh | None,
 ) -> tuple[list[State], list[CellMetrics]]:
     """One step of every run."""
     seeds = seeds_of(members)
-    real = to_unit(pixels)
-    draws = _draws(members, stacked[0].step[0], seeds=seeds)
+    reads = any(member.spec.critic for member in members.values())
+    real = to_unit(_share(pixels, mesh)) if reads else None
+    draws = _share(_draws(members, stacked[0].step[0], seeds=seeds), mesh)
     targets = _targets(teacher, teacher_variables, draws)
     states, metrics = [], []
     for state, (spec, names) in zip(stacked, cells(members).items(), strict=True):
@@ -110,6 +113,14 @@ def _step(
         states.append(state)
         metrics.append(values)
     return states, metrics
+
+
+def _share(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Arrays `[seeds, k, b, ...]`: of each batch a part to every device of the mesh."""
+    if mesh is None:
+        return tree
+    parts = NamedSharding(mesh, PartitionSpec(None, None, mesh.axis_names))
+    return lax.with_sharding_constraint(tree, parts)
 
 
 def _draws(members: Members, step: Int[Array, ""], *, seeds: list[int]) -> Draws:
