@@ -151,7 +151,7 @@ def export(values: Values) -> None:
 
 
 def bench(values: Values) -> None:
-    """Time training and drawing: [--against=torch] [--only=CASE,...] [--out=DIR], --memory, --compile-for."""
+    """Time training and drawing [--against=torch], or see --memory, --compile-for=tpu:v5e:2x4."""
     if values["memory"].value:
         from gankd_jax.bench.memory import memory
 

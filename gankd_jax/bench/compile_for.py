@@ -21,8 +21,10 @@ from gankd_jax.bench.programs import Program
 from gankd_jax.errors import UserError
 from gankd_jax.models import conv
 
-HEADER = ("program", "runs", "chips", "arguments", "outputs", "temporary", "code", "peak", "of HBM")
-HEADER += ("GFLOP", "GB", "optimal ms", "ms", "of rate", "ms once", "collectives")
+HEADER = (
+    *("program", "runs", "chips", "arguments", "outputs", "temporary", "code", "peak", "of HBM"),
+    *("GFLOP", "GB", "optimal ms", "ms", "of rate", "ms once", "collectives"),
+)
 NOTES = """\
 Of each chip, by the compiler; nothing was run.  MB of 10^6 bytes: the arguments (the data set among
 them), outputs that do not lie where arguments lay, temporary arrays, the program, and the peak of
@@ -58,9 +60,7 @@ def aimed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def parts(
-    config: ml_collections.ConfigDict, where: chips.Slice
-) -> Iterator[tuple[Program, Mesh]]:
+def parts(config: ml_collections.ConfigDict, where: chips.Slice) -> Iterator[tuple[Program, Mesh]]:
     """The study's programs, each with the chips that it runs on."""
     everywhere, one = _mesh(where.devices), _mesh(where.devices[:1])
     yield from ((program, everywhere) for program in programs.training(config, everywhere))
