@@ -19,10 +19,10 @@ Values = flags.FlagValues
 
 
 def describe(values: Values) -> None:
-    """Print the size and the cost of every width of a config."""
+    """Print the cost of every width of a config, and of the study: [--rate=TFLOP/s]."""
     from gankd_jax.describe import describe as text_of
 
-    print(text_of(_config(values)))
+    print(text_of(_config(values), _rate(values)))
 
 
 def data_prepare(values: Values, name: str) -> None:
@@ -178,6 +178,12 @@ def bench(values: Values) -> None:
         made += [word for word in sys.argv if word.startswith("--config.")]
         print(start(_config(values), made, _whole(values, "rounds") or 5))
         return
+    if values["compile-for"].value:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run; else JAX would look for the TPU
+        from gankd_jax.bench.compile_for import compile_for
+
+        print(compile_for(_config(values), values["compile-for"].value))
+        return
     from gankd_jax.bench import command
 
     folder = _path(values, "out") or Path("bench")
@@ -297,7 +303,9 @@ FLAGS = {
     "precision": "of an exported file's weights: float32 (default), float16, int8",
     "against": "what `bench` compares with: torch, onnxruntime, or both with a comma",
     "only": "the cases that `bench` times, with commas between (default: all)",
+    "compile-for": "a TPU slice, such as tpu:v5e:2x4: `bench` compiles a config's programs for it",
     "rounds": "turns that `bench` takes at each case (default: 5)",
+    "rate": "TFLOP/s at which `describe` reckons hours (default: 1)",
     "source-dir": "folder of original files",
     "data-dir": "folder of prepared data sets (default: TFDS's own)",
 }
@@ -345,6 +353,13 @@ def _whole(values: Values, flag: str) -> int | None:
     if text and not text.isdecimal():
         raise UserError(f"--{flag}={text} is no whole number")
     return int(text) if text else None
+
+
+def _rate(values: Values) -> float:
+    text = values["rate"].value or "1"
+    if not re.fullmatch(r"\d*\.?\d+", text) or float(text) == 0:
+        raise UserError(f"--rate={text} is no rate, such as 0.2 or 80 TFLOP/s")
+    return float(text)
 
 
 def _share(values: Values) -> tuple[int, int]:

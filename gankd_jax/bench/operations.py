@@ -8,6 +8,8 @@ import itertools
 
 from gankd_jax.models.cost import cost
 from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
+from gankd_jax.training.group import Members, streams_of
+from gankd_jax.training.state import Spec
 
 
 def forward(generator: Generator) -> int:
@@ -32,6 +34,22 @@ def adversarial_step(
     train_critic += 4 * score if penalty else 0
     train_generator = student_step(generator) + 2 * score
     return critic_steps * train_critic + train_generator
+
+
+def group_step(members: Members, teacher: Generator | None) -> int:
+    """Of one step of every run of a group, and the teacher's images once for each seed."""
+    batch = next(iter(members.values())).spec.recipe.batch_size
+    drawn = forward(teacher) * len(streams_of(members)) if teacher else 0
+    return batch * (drawn + sum(_step(member.spec) for member in members.values()))
+
+
+def _step(spec: Spec) -> int:
+    if spec.critic is None:
+        return student_step(spec.generator)
+    recipe = spec.recipe
+    critic_steps = recipe.critic_steps if recipe.train_critic else 0
+    penalty = recipe.loss == "wgan_gp"
+    return adversarial_step(spec.generator, spec.critic, critic_steps, penalty=penalty)
 
 
 def _backward(generator: Generator) -> int:

@@ -26,11 +26,14 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 FORMS = ("dilated", "phase", "matmul")
 
 
-def resolve_form(form: str) -> str:
-    """'auto' is matmul on CPU and dilated elsewhere; other names stand for themselves."""
+def resolve_form(form: str, backend: str = "") -> str:
+    """'auto' is matmul on CPU and dilated elsewhere; other names stand for themselves.
+
+    `backend` is cpu, gpu or tpu; that of this process where it is not given.
+    """
     if form != "auto":
         return form
-    return "matmul" if jax.default_backend() == "cpu" else "dilated"
+    return "matmul" if (backend or jax.default_backend()) == "cpu" else "dilated"
 
 
 def up(

@@ -109,9 +109,10 @@ def _step(
 ) -> tuple[list[State], list[CellMetrics]]:
     """One step of every run."""
     streams = streams_of(members)
+    reads = any(member.spec.critic for member in members.values())
     draws = constrain(mesh, _draws(members, stacked[0].step[0], streams=streams), 2)
     targets = constrain(mesh, _targets(teacher, teacher_variables, draws), 1)
-    real = to_unit(constrain(mesh, pixels, 2))
+    real = to_unit(constrain(mesh, pixels, 2)) if reads else None
     states, metrics = [], []
     for state, (spec, names) in zip(stacked, cells(members).items(), strict=True):
         needed = (

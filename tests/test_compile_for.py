@@ -1,0 +1,244 @@
+"""Programs for chips that are not at hand: lowered for GPU and TPU, compiled for TPU slices.
+
+The TPU's compiler comes with the wheel `libtpu` (the extra `tpu`).  By itself this compiles two
+programs of the paper's MNIST study; GANKD_TEST_TPU=all has it compile the whole study, which takes
+half an hour on two cores.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+import tiny
+
+from gankd_jax import runs
+from gankd_jax.bench import account, chips, compile_for, operations, programs
+from gankd_jax.describe import describe
+from gankd_jax.errors import UserError
+from gankd_jax.models import conv
+from gankd_jax.models.cost import cost
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training.recipe import Recipe
+from gankd_jax.training.state import Spec, init
+
+PLATFORMS = ("cuda", "tpu")
+CONFIGS = ("digits", "mnist", "cifar10", "celeb_a")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
+)
+
+
+def of(name, **changes):
+    """A config of the repository; in the names of fields `__` is a dot."""
+    config = tiny.load(tiny.REPO / "configs" / f"{name}.py").copy_and_resolve_references()
+    with config.unlocked():
+        fields = {key.replace("__", "."): value for key, value in changes.items()}
+        config.update_from_flattened_dict(fields)
+    return config
+
+
+def narrowed(name, **changes):
+    """With the narrowest and the widest of the students alone."""
+    widths = of(name).study.widths
+    return of(name, study__widths=(min(widths), max(widths)), **changes)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_program_of_every_config_lowers_for_gpu_and_tpu(name):
+    form = conv.resolve_form("auto", "tpu")
+    assert form == conv.resolve_form("auto", "gpu")
+    config = narrowed(name, study__seeds=(0,), model__conv=form)
+    found = [*programs.training(config), *programs.evaluation(config)]
+    assert [program.title for program in found][:2] == ["teachers", "students"]
+    for program in found:
+        exported = jax.export.export(program.function, platforms=PLATFORMS)(*program.arguments)
+        assert exported.platforms == PLATFORMS
+        shapes = jax.tree.leaves(jax.eval_shape(program.function, *program.arguments))
+        assert [leaf.shape for leaf in exported.out_avals] == [leaf.shape for leaf in shapes]
+
+
+@pytest.mark.parametrize("width", [2, 16, 256])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_the_cost_model_in_closed_form(width, size):
+    """The formulas of README's cost model."""
+    d, s, c, z = width, size, 3, 100
+    generator = Generator(d, s, c, latent=z)
+    products = 2 * d * d * s * s * int(math.log2(s / 8)) + 4 * c * d * s * s + 2 * z * d * s
+    assert operations.forward(generator) == 2 * products
+    kernels = d * d * (s * s - 64) // 6 + 2 * z * d * s + 16 * c * d
+    assert cost(generator).parameters == pytest.approx(kernels, rel=0.05 if width == 2 else 0.01)
+
+
+def test_a_groups_operations_are_those_that_xla_counts():
+    fields = {"study__widths": (2, 8), "study__teacher_widths": (16,), "model__conv": "dilated"}
+    config = of("mnist", **fields)
+    for group, program in zip(
+        runs.groups(config, runs.plan(config)), programs.training(config), strict=True
+    ):
+        teacher = runs.teachers(config)[0]
+        members = {run.name: runs.member(config, run, teacher) for run in group}
+        drawn = runs.generator(config, 16) if group[0].kind == "student" else None
+        counted = program.function.lower(*program.arguments).cost_analysis()["flops"]
+        assert operations.group_step(members, drawn) == pytest.approx(counted, rel=0.2)
+
+
+def test_describe_adds_up_the_study():
+    config = of("mnist", study__widths=(2,), study__teacher_widths=(16,))
+    text = describe(config, rate=0.5)
+    sums = [float(line.split()[3].replace(",", "")) for line in text.splitlines()[-4:-1]]
+    hours = sum(sums) * 1e9 * 20_000 / 0.5e12 / 3600
+    assert f"training in all: {hours:.1f} hours at 0.5 TFLOP/s" in text
+
+
+HLO = """\
+HloModule made_by_hand
+
+%body (p: (f32[4,8])) -> (f32[4,8]) {
+  %a = f32[4,8]{1,0:T(8,128)} fusion(%p), backend_config={"estimated_cycles":"70"}
+  %b = (f32[4,8]{1,0}, bf16[3]{0}) all-reduce(%a, %c), replica_groups={{0,1}}
+  %d = f32[] all-reduce-start(%e), to_apply=%sum
+  %f = f32[] all-reduce-done(%d)
+  ROOT %g = s32[5]{0} all-gather(%h), backend_config={"estimated_cycles":"30"}
+}
+
+ENTRY %main (p: f32[4,8]) -> f32[4,8] {
+  %i = f32[4,8] copy(%p), backend_config={"estimated_cycles":"9"}
+  %j = f32[8,8] custom-call(%i), custom_call_target="ConcatBitcast"
+  ROOT %k = f32[4,8]{1,0} while(%i), body=%body
+}
+"""
+
+
+def test_a_program_is_read_as_by_hand():
+    assert account._cycles(HLO) == (100, 9)
+    assert account._cycles(HLO.replace(" while(", " call(")) == (109, 0)
+    found = account.collectives(HLO)
+    assert found == {"all-reduce": (2, 4 * 32 + 2 * 3 + 4), "all-gather": (1, 4 * 5)}
+    assert account._optimal(-0.75, HLO) == 0.25
+    assert math.isnan(account._optimal(-1.75, HLO))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("v5e:2x4", "is no slice, such as tpu:v5e:2x4"),
+        ("tpu:v5e:2", "is no slice, such as tpu:v5e:2x4"),
+        ("tpu:v99:2x4", "no chip v99; there are v4, v5e, v5p"),
+    ],
+)
+def test_an_unknown_slice_is_said(target, message):
+    with pytest.raises(UserError, match=message):
+        compile_for.compile_for(of("digits"), target)
+
+
+def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'gankd-jax\[tpu\]'"):
+        compile_for.compile_for(of("digits"), "tpu:v5e:2x4")
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("tpu:v5e:3x5", "is no slice: Topology layout"),
+        ("tpu:v5e:4x6", r"24 chips cannot share config.recipes.teacher.batch_size=64 evenly"),
+    ],
+)
+def test_a_slice_that_does_not_suit_is_said(target, message):
+    with pytest.raises(UserError, match=message):
+        compile_for.compile_for(of("digits"), target)
+
+
+@needs_libtpu
+def test_the_papers_teacher_draws_on_a_chip():
+    where = chips.parse("tpu:v5e:1x1")
+    config = compile_for.aimed(of("mnist"))
+    draw, _ = programs.evaluation(config)
+    found = account.compile_on(compile_for._mesh(where.devices), draw)
+    # XLA does not count what a 4x4 kernel multiplies beyond the image: 1 / 2n of either side.
+    plain = 250 * operations.forward(runs.generator(config, 256))
+    assert 0.8 * plain < found.operations < plain
+    weights = cost(runs.generator(config, 256)).bytes_float32
+    assert weights < found.arguments < found.peak < where.chip.memory
+    assert found.collectives == {}
+    assert found.operations < found.cycles / where.chip.clock * where.chip.peak
+
+
+@needs_libtpu
+def test_a_slice_shares_a_step():
+    where = chips.parse("tpu:v5e:2x2")
+    fields = {"study__widths": (1,), "study__students": ("mse",), "study__seeds": (0,)}
+    config = compile_for.aimed(of("digits", study__teacher_widths=(2,), **fields))
+    mesh = compile_for._mesh(where.devices)
+    students = next(p for p in programs.training(config, mesh) if p.title == "students")
+    found = account.compile_on(mesh, students)
+    gradients = cost(runs.generator(config, 1)).bytes_float32
+    assert found.collectives["all-reduce"][1] >= gradients
+
+
+@needs_libtpu
+@pytest.mark.skipif(os.environ.get("GANKD_TEST_TPU") != "all", reason="GANKD_TEST_TPU is not all")
+@pytest.mark.parametrize("target", ["tpu:v5e:1x1", "tpu:v5e:2x2"])
+def test_the_papers_mnist_study_compiles(target):
+    rows = compile_for.compile_for(of("mnist"), target).splitlines()[2:7]
+    groups = ("teachers", "students", "baselines")
+    assert tuple(row.split()[0] for row in rows[:3]) == groups
+    for row in rows:
+        assert compile_for.CRASHED not in row
+        assert "does not fit" not in row
+        assert ("all-reduce" in row) == (target != "tpu:v5e:1x1" and row.split()[0] in groups)
+
+
+SHARED = """
+import json, sys
+import tiny
+from gankd_jax.bench import account, compile_for, programs
+import jax, numpy as np
+from test_compile_for import of
+widths = {"study__teacher_widths": (8,), "study__widths": (4,)}
+kinds = {"study__students": ("mse",), "study__baselines": ()}
+config = of("mnist", data__image_size=16, model__conv="dilated", **widths, **kinds)
+found = {}
+for count in (1, 8):
+    mesh = compile_for._mesh(jax.devices()[:count])
+    for program in programs.training(config, mesh):
+        made = program.function.lower(*account._everywhere(mesh, program.arguments)).compile()
+        used = account.collectives(made.as_text())
+        found.setdefault(program.title, []).append((made.cost_analysis()["flops"], used))
+print(json.dumps(found))
+"""
+
+
+def test_eight_devices_share_a_step_and_exchange_its_gradients():
+    """By the compiled programs of 1 and of 8 virtual CPU devices."""
+    fast = "--xla_backend_optimization_level=0"  # to compile; the program is partitioned before
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {fast}"}
+    run = subprocess.run(
+        [sys.executable, "-c", SHARED],
+        cwd=tiny.REPO / "tests",
+        env=os.environ | flags | {"PYTHONPATH": str(tiny.REPO)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    generator = {d: cost(Generator(d, 16, 1)).parameters for d in (4, 8)}
+    gradients = {"teachers": generator[8] + _parameters(Critic(8, 16, 1))}
+    gradients["students"] = generator[4]
+    for title, ((alone, none), (each, used)) in json.loads(run.stdout).items():
+        assert none == {}
+        assert each == pytest.approx(alone / 8, rel=0.25)  # Adam is every device's
+        assert used.keys() == {"all-reduce"}
+        # Batch norm's moments, forward and back, and the losses come on top.
+        assert 4 * gradients[title] < used["all-reduce"][1] < 1.5 * 4 * gradients[title]
+
+
+def _parameters(critic):
+    state = jax.eval_shape(lambda: init(Spec(Generator(4, 16, 1), critic, Recipe()), 0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.critic.params))
