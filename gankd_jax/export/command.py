@@ -12,9 +12,10 @@ from gankd_jax import runs, sampling, study, workdir
 from gankd_jax.errors import UserError
 from gankd_jax.evaluate import Drawer
 from gankd_jax.export import onnx_file, stablehlo_file, torch_file
-from gankd_jax.export.folded import PRECISIONS, Layer, as_flax, fold, store
+from gankd_jax.export.folded import Layer, as_flax, fold, store
 from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.names import PRECISIONS
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gankd_jax.errors import UserError
+from gankd_jax.names import run_name
 from gankd_jax.report.wording import model_name
 from gankd_jax.runtime import files
 
@@ -25,6 +26,11 @@ class Key(NamedTuple):
     width: int
     seed: int
 
+    @property
+    def name(self) -> str:
+        """The name that the run has or will have."""
+        return run_name(*self)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -39,6 +45,7 @@ class Run:
     log: tuple[dict[str, Any], ...]  # one record per logged step, steps rising
     scores: dict[str, float]  # {} before the evaluation, and of a failed run
     made: dict[str, Any]  # how the scores were made
+    precisions: dict[str, dict[str, Any]]  # float32, float16, int8: bytes, scores; {} if unknown
     grid: Grid | None
     interpolation: Paths | None
     failure: str  # why and where it failed; "" if it did not
@@ -157,6 +164,7 @@ def _run(folder: Path) -> Run:
         log=_log(folder / "log.jsonl"),
         scores={} if failed else _scores(scores),
         made=scores.get("made", {}),
+        precisions={} if failed else scores.get("precisions", {}),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
         failure=f"at step {failed['step']:,}: {failed['reason']}" if failed else "",
