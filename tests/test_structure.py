@@ -25,7 +25,8 @@ DIRECTIONS = {
     "training": {"models", "data", "runtime"},
     "export": {"models", "runtime", "training", "interop", "evaluate", "lab", "runs", "sampling"}
     | {"study", "workdir"},
-    "bench": {"models", "data", "runtime", "training", "runs", "sampling"},
+    "bench": {"models", "data", "runtime", "training", "runs", "sampling"}
+    | {"export", "lab", "workdir"},
 }
 LEAVES = {"errors", "names", "paper"}
 TORCH_SIDE = "gankd_jax.bench.torch_side"  # runs in a process of its own

@@ -65,22 +65,21 @@ def ratios(study: Study, run: Run | None) -> tuple[float | None, float | None]:
 
 def disk(study: Study, run: Run | None, precision: str) -> tuple[int | None, float | None]:
     """Return the bytes of a run's weights in a file, and the teacher's float32 bytes to them."""
-    found = _bytes(run, precision)
-    whole = _bytes(study.teacher, "float32")
-    return found, whole / found if whole and found else None
-
-
-def _bytes(run: Run | None, precision: str) -> int | None:
-    return run.precisions.get(precision, {}).get("bytes") if run else None
+    if run is None or precision not in run.stored:
+        return None, None
+    found, whole = run.stored[precision].bytes, study.teacher and study.teacher.stored
+    return found, whole["float32"].bytes / found if whole else None
 
 
 def _at(runs: tuple[Run, ...], key: str) -> dict[str, float]:
     """Return the mean over the seeds for each lower precision that all of them were scored at."""
     means = {}
+    done = [run for run in runs if run.scores]
     for precision in LOSSY:
-        scored = [run.precisions.get(precision, {}).get("scores", {}) for run in runs if run.scores]
-        if scored and all(scores.get(key) is not None for scores in scored):
-            means[precision] = statistics.fmean(scores[key] for scores in scored)
+        scored = [run.stored[precision].scores for run in done if precision in run.stored]
+        values = [scores[key] for scores in scored if key in scores]
+        if values and len(values) == len(done):
+            means[precision] = statistics.fmean(values)
     return means
 
 

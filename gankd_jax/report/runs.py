@@ -33,6 +33,14 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A run's weights in one precision: what they take in a file and how they score."""
+
+    bytes: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Run:
     """One run, as far as it has come."""
 
@@ -45,7 +53,7 @@ class Run:
     log: tuple[dict[str, Any], ...]  # one record per logged step, steps rising
     scores: dict[str, float]  # {} before the evaluation, and of a failed run
     made: dict[str, Any]  # how the scores were made
-    precisions: dict[str, dict[str, Any]]  # float32, float16, int8: bytes, scores; {} if unknown
+    stored: dict[str, Stored]  # by precision; {} where that was not measured
     grid: Grid | None
     interpolation: Paths | None
     failure: str  # why and where it failed; "" if it did not
@@ -164,11 +172,20 @@ def _run(folder: Path) -> Run:
         log=_log(folder / "log.jsonl"),
         scores={} if failed else _scores(scores),
         made=scores.get("made", {}),
-        precisions={} if failed else scores.get("precisions", {}),
+        stored={} if failed else _stored(scores),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
         failure=f"at step {failed['step']:,}: {failed['reason']}" if failed else "",
     )
+
+
+def _stored(file: dict[str, Any]) -> dict[str, Stored]:
+    """What a score file has of each precision; the run's own scores are those of float32."""
+    found = file.get("precisions", {})
+    return {
+        precision: Stored(one["bytes"], _scores(file if precision == "float32" else one))
+        for precision, one in found.items()
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _disk_table(study: Study) -> list[Table]:
     """Return what the weights take on disk, where that was measured."""
     widths = sorted({width for _, _, width in groups(study)})
     models = [("teacher", study.teacher), *(("small", of_width(study, width)) for width in widths)]
-    known = [(model, run) for model, run in models if run and run.precisions]
+    known = [(model, run) for model, run in models if run and LOSSY[-1] in run.stored]
     lines = tuple(
         (_whole(run.key.width), Cell(model), *_disk_cells(study, run)) for model, run in known
     )
