@@ -1,6 +1,10 @@
 """Settings of every test: types and shapes checked at run time, the CPU, one table of errors."""
 
+import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -10,6 +14,7 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests must not share com
 # Before gankd_jax is imported: every annotated shape is then compared with the array it gets.
 HOOK = jaxtyping.install_import_hook("gankd_jax", "beartype.beartype")
 
+Command = Callable[..., tuple[int, str, str]]
 PARITY = "parity with PyTorch"
 
 
@@ -27,6 +32,53 @@ class Parity:
 @pytest.fixture
 def parity(record_property) -> Parity:
     return Parity(record_property)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    """What the tests share: data, caches, a finished study."""
+    import tiny  # after the hook
+
+    return tiny.shared(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished(root) -> Path:
+    """The work directory of a finished tiny study."""
+    import tiny
+
+    return tiny.finished(root)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, root) -> Iterator[Command]:
+    """Run `gankd WORDS` in this process: its exit status, output and errors."""
+    import tiny
+
+    from gankd_jax import cli
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # undone in the end, as all of these
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+    monkeypatch.chdir(tiny.REPO)
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gankd", *words])
+        sys.modules.pop("config_config", None)  # ml_collections loads each config as this module
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    yield run
+    logging.captureWarnings(False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 def pytest_terminal_summary(terminalreporter):

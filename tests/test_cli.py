@@ -1,9 +1,7 @@
 """The command line: what each command prints and writes, and one line for each mistake."""
 
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,49 +10,13 @@ import tiny
 from PIL import Image
 
 from gankd_jax import cli
+from gankd_jax.usage import Command
 
-Command = Callable[..., tuple[int, str, str]]
 TINY = tiny.flags()
 MNIST = f"--config={tiny.REPO / 'configs' / 'mnist.py'}"
 DIGITS = f"--config={tiny.DIGITS}"
 # ml_collections reads a config file by a deprecated call.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tiny.shared(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def finished(root) -> Path:
-    return tiny.finished(root)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, root) -> Iterator[Command]:
-    """Run `gankd WORDS` in this process: its exit status, output and errors."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # undone in the end, as all of these
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-    monkeypatch.chdir(tiny.REPO)
-    handlers, level = logging.root.handlers[:], logging.root.level
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gankd", *words])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        told = capsys.readouterr()
-        return status, told.out, told.err
-
-    yield run
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 def rows(text: str) -> list[list[str]]:
@@ -91,14 +53,6 @@ def test_both_names_of_the_program_are_one(root):
 
 def test_words_and_flags_come_in_any_order(command):
     assert command(MNIST, "describe") == command("describe", MNIST)
-
-
-@pytest.mark.parametrize("words", [(), ("--help",), ("study", "-h")])
-def test_help_names_every_command(command, words):
-    status, out, _ = command(*words)
-    assert status == 0
-    for name in cli.COMMANDS:
-        assert f"\n  {name} " in out
 
 
 def test_data_prepare_makes_the_digits(command, tmp_path):
@@ -165,6 +119,11 @@ MISTAKES = {
     "words too few": (["data", "prepare"], "`gankd data prepare` takes NAME, not nothing"),
     "unknown flag": (["study", DIGITS, "{new}", "--wrokdir=x"], "wrokdir"),
     "flag without value": (["study", DIGITS, "--workdir"], "Missing value for flag --workdir"),
+    "another command's flag": (
+        ["report", "{finished}", "--shard=1/2"],
+        "`gankd report` takes no --shard; see `gankd report --help`",
+    ),
+    "another command's config": (["report", DIGITS, "{finished}"], "takes no --config; see"),
     "no config": (["study", "{new}"], "this command needs --config=FILE, such as"),
     "no config file": (["describe", "--config=configs/none.py"], "configs/none.py is no file; try"),
     "config is a folder": (["describe", "--config=configs"], "--config=configs is no file"),
@@ -331,7 +290,7 @@ def test_an_interrupt_is_no_traceback(command, monkeypatch):
     def interrupted(values):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "describe", (interrupted, ()))
+    monkeypatch.setitem(cli.COMMANDS, "describe", Command(interrupted, needs=("config",)))
     status, out, err = command("describe", DIGITS)
     assert (status, out) == (130, "")
     assert err == "gankd: stopped; the same command goes on from where it was\n"

@@ -45,16 +45,6 @@ CLOCKED = ("seconds", "images_per_second")
 REPORT = {"table.md", "table.csv", "report.html", "grid.png"}
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tiny.shared(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def finished(root) -> Path:
-    return tiny.finished(root)
-
-
 @pytest.fixture
 def data_dir(root) -> str:
     return str(tiny.data(root))
