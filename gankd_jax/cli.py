@@ -73,6 +73,13 @@ def report(values: Values) -> None:
     print(page)
 
 
+def watch(values: Values) -> None:
+    """Show the state of a running study, on however many machines, until Ctrl-C."""
+    from gankd_jax.report.watch import watch as show
+
+    show(_workdir(values), once=bool(values["once"].value))
+
+
 def sample(values: Values) -> None:
     """Write a grid of a trained run's images as PNG."""
     from gankd_jax import study as job
@@ -171,6 +178,13 @@ def bench(values: Values) -> None:
     print(command.bench(folder, against=values["against"].value, only=only, rounds=rounds))
 
 
+def completion(values: Values, shell: str) -> None:
+    """Print the script that completes commands, flags, configs and runs in a shell."""
+    from gankd_jax.completion import script
+
+    print(script(shell, COMMANDS, SWITCHES))
+
+
 COMMANDS: dict[str, Command] = {
     "describe": Command(
         describe, needs=("config",), examples=("gankd describe --config=configs/mnist.py",)
@@ -204,6 +218,15 @@ COMMANDS: dict[str, Command] = {
         examples=("gankd evaluate --config=configs/digits.py --workdir=runs/digits",),
     ),
     "report": Command(report, needs=("workdir",), examples=("gankd report --workdir=runs/digits",)),
+    "watch": Command(
+        watch,
+        needs=("workdir",),
+        may=("once",),
+        examples=(
+            "gankd watch --workdir=runs/digits --once",
+            "gankd watch --workdir=runs/digits",
+        ),
+    ),
     "sample": Command(
         sample,
         needs=("config", "workdir", "run", "out"),
@@ -271,6 +294,11 @@ COMMANDS: dict[str, Command] = {
             "gankd weights export-torch --config=configs/digits.py --workdir=runs/digits"
             " --run=student-mse-d4-s0 --out=student.pth",
         ),
+    ),
+    "completion": Command(
+        completion,
+        takes=("bash|zsh",),
+        examples=('eval "$(gankd completion bash)"', 'eval "$(gankd completion zsh)"'),
     ),
 }
 
@@ -377,6 +405,7 @@ FLAGS = {
 
 SWITCHES = {
     "memory": "`bench` prints the memory of a config's groups, and runs nothing",
+    "once": "`watch` looks once",
     "export": "`bench` times a study's exported files, and writes its latency.json",
 }
 

@@ -54,7 +54,7 @@ def study(config: ml_collections.ConfigDict, folder: Path, share: tuple[int, int
 def _await_teacher(lab: Lab) -> None:
     """Wait while other processes train the teacher's candidates."""
     candidates = runs.teachers(lab.config)
-    locks = [lab.folder / loop.LOCKS / run.name for run in candidates]
+    locks = [lab.folder / lock.LOCKS / run.name for run in candidates]
     while not (lab.folder / "teacher.json").exists() and any(map(lock.is_held, locks)):
         _tell(f"waiting for {', '.join(run.name for run in candidates)}, in training elsewhere")
         time.sleep(WAIT)

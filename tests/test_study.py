@@ -27,7 +27,6 @@ from gankd_jax.metrics.frechet import frechet_distance
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files, lock
 from gankd_jax.runtime.writers import read_log
-from gankd_jax.training import loop
 from gankd_jax.training.steps import to_unit
 
 PLAN = [
@@ -288,7 +287,7 @@ def test_shards_in_any_order_make_the_study_of_one_machine(root, finished, tmp_p
 
 
 def test_a_run_in_training_is_not_begun_by_another_process(root, tmp_path):
-    with lock.hold(tmp_path / "study" / loop.LOCKS / "teacher-d4-s0", "it"):
+    with lock.hold(tmp_path / "study" / lock.LOCKS / "teacher-d4-s0", "it"):
         (tmp_path / "study" / "config.json").write_text(json.dumps(to_json(tiny.config())))
         done = tiny.gankd(root, "study", *tiny.flags(), f"--workdir={tmp_path / 'study'}")
     assert done.returncode == 2
