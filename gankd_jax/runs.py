@@ -1,6 +1,7 @@
 """A config's runs: their names, networks, and which of them train together."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -125,7 +126,7 @@ def channels(config: ml_collections.ConfigDict) -> int:
     return datasets.get(config.data.name).image_shape[2]
 
 
-def _sweep(config: ml_collections.ConfigDict, kind: str, recipes: tuple[str, ...]) -> list[Run]:
+def _sweep(config: ml_collections.ConfigDict, kind: str, recipes: Sequence[str]) -> list[Run]:
     study = config.study
     return [
         Run(kind, recipe, width, seed)

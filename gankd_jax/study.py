@@ -235,11 +235,6 @@ def _validation_distance(lab: Lab, run: Run) -> float:
     return _scores(lab, lab.drawer(run), seed, references=real[:1])["fd_classifier"]
 
 
-def scores_of(lab: Lab, drawer: evaluate.Drawer) -> dict[str, float]:
-    """The study's scores of a generator, on the latents that every run is scored on."""
-    return _scores(lab, drawer, lab.config.evaluation.seed, references=lab.references)
-
-
 def _scores(
     lab: Lab, drawer: evaluate.Drawer, seed: int, *, references: list[tuple[Extractor, Summary]]
 ) -> dict[str, float]:
@@ -281,7 +276,7 @@ def _evaluate_real(lab: Lab) -> None:
 def _evaluate_run(lab: Lab, run: Run) -> None:
     folder, drawer = lab.folder / run.name, lab.drawer(run)
     stored = {precision: rounded(*drawer, precision) for precision in PRECISIONS}
-    values, *lossy = _values(lab, run, [drawer, *(stored[p][:2] for p in LOSSY)])
+    values, *lossy = values_of(lab, run, [drawer, *(stored[p][:2] for p in LOSSY)])
     precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][2]} for p in PRECISIONS}
     for precision, scores in zip(LOSSY, lossy, strict=True):
         precisions[precision]["scores"] = scores
@@ -293,12 +288,12 @@ def _evaluate_run(lab: Lab, run: Run) -> None:
     files.write_json(folder / "scores.json", written)
 
 
-def _values(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
-    """The scores of a run's generator in each of its forms."""
-    values = [scores_of(lab, drawer) for drawer in drawers]
+def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
+    """The report's scores of a run's generator in each of its forms, on the same latents."""
+    seed = lab.config.evaluation.seed
+    values = [_scores(lab, drawer, seed, references=lab.references) for drawer in drawers]
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
-        seed = lab.config.evaluation.seed
         errors = evaluate.pixel_errors(drawers, teacher, seed, **_sizes(lab))
         values = [v | {"pixel_error": e} for v, e in zip(values, errors, strict=True)]
     return values

@@ -12,7 +12,7 @@ import tiny
 
 from gankd_jax import sampling
 from gankd_jax.errors import UserError
-from gankd_jax.export import command, onnx_file, stablehlo_file, torch_file
+from gankd_jax.export import command, folded, onnx_file, stablehlo_file, torch_file
 from gankd_jax.export.folded import as_flax, fold, store
 from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Generator
@@ -170,7 +170,8 @@ def test_the_command_writes_a_file_and_says_how_near_it_is(study, tmp_path, kind
     images = command.FORMATS[kind].run(out.read_bytes(), latents_of(study[0].model.latent))
     assert images.shape == (3, 16, 16, 1)
     names = [line.split()[0] for line in said[2:]]
-    assert ("fd_classifier" in names) == (precision != "float32")
+    scored = {"fd_classifier", "inception_score", "pixel_error"} & set(names)
+    assert len(scored) == (0 if precision == "float32" else 3)
 
 
 def test_the_study_scores_the_images_that_the_exported_file_draws(study, tmp_path):
@@ -188,6 +189,14 @@ def test_the_study_scores_the_images_that_the_exported_file_draws(study, tmp_pat
         total += np.square(difference).mean(axis=(1, 2, 3)).sum()
     found = read_json(folder / name / "scores.json")["precisions"]["int8"]["scores"]
     assert found["pixel_error"] == pytest.approx(total / 200, rel=1e-4)
+
+
+def test_in_float32_it_is_the_model_itself_that_is_reproduced(drawer, monkeypatch):
+    # A fold that forgets epsilon draws what its own layers draw, and not what the model draws.
+    monkeypatch.setattr(folded, "EPSILON", 1e-2)
+    command.make(drawer, "stablehlo", "float16", what="it")
+    with pytest.raises(UserError, match="draws other images than it"):
+        command.make(drawer, "stablehlo", "float32", what="it")
 
 
 def latents_of(size):
