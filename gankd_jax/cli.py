@@ -12,8 +12,10 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from gankd_jax import usage
 from gankd_jax.errors import UserError
 from gankd_jax.runtime import stop
+from gankd_jax.usage import Command
 
 Values = flags.FlagValues
 
@@ -26,7 +28,7 @@ def describe(values: Values) -> None:
 
 
 def data_prepare(values: Values, name: str) -> None:
-    """Make a data set ready: gankd data prepare NAME [--source-dir=DIR] [--data-dir=DIR]."""
+    """Make a data set ready: digits, mnist, cifar10, celeb_a."""
     from gankd_jax.data.load import default_data_dir
     from gankd_jax.data.prepare import prepare
 
@@ -35,7 +37,7 @@ def data_prepare(values: Values, name: str) -> None:
 
 
 def study(values: Values) -> None:
-    """Train, score and report everything that a config asks for and that is not done yet."""
+    """Train, score and report all that a config asks for and that is not done yet."""
     from gankd_jax import study as job
 
     def work(config: ConfigDict, folder: Path) -> None:
@@ -46,7 +48,7 @@ def study(values: Values) -> None:
 
 
 def train(values: Values) -> None:
-    """Train one run of a study: --run=NAME."""
+    """Train one run of a study."""
     from gankd_jax import study as job
 
     name = _needed(values, "run")
@@ -75,7 +77,7 @@ def _together(values: Values, work: Callable[[ConfigDict, Path], None]) -> None:
 
 
 def report(values: Values) -> None:
-    """Write table.md, table.csv and report.html from what the work directory holds."""
+    """Write table.md, table.csv and report.html of what the work directory holds."""
     from gankd_jax.report.page import write_report
     from gankd_jax.report.runs import read
     from gankd_jax.report.table import text
@@ -86,8 +88,15 @@ def report(values: Values) -> None:
     print(page)
 
 
+def watch(values: Values) -> None:
+    """Show the state of a running study, on however many machines, until Ctrl-C."""
+    from gankd_jax.report.watch import watch as show
+
+    show(_workdir(values), once=bool(values["once"].value))
+
+
 def sample(values: Values) -> None:
-    """Write a grid of a trained run's images: --run=NAME --out=grid.png."""
+    """Write a grid of a trained run's images as PNG."""
     from gankd_jax import study as job
 
     out = Path(_needed(values, "out")).expanduser()
@@ -96,14 +105,14 @@ def sample(values: Values) -> None:
 
 
 def compare(values: Values) -> None:
-    """Print a study's scores beside the paper's, or beside a table: [--reference=FILE.csv]."""
+    """Print a study's scores beside the paper's, or beside a table."""
     from gankd_jax.report.compare import compare as text_of
 
     print(text_of(_workdir(values), _path(values, "reference")))
 
 
 def score(values: Values, a: str, b: str) -> None:
-    """Print all scores of images A against B: folder, run, .npz, mnist:test [--out=FILE.json]."""
+    """Print all scores of images A against B: a folder, a run's, .npz, mnist:test."""
     from gankd_jax import score as job
     from gankd_jax.data.load import default_data_dir
 
@@ -120,7 +129,7 @@ def score(values: Values, a: str, b: str) -> None:
 
 
 def weights_fetch(values: Values) -> None:
-    """Download the FID network's weights, or take them from a file: [--from=FILE]."""
+    """Download the FID network's weights, or take them from a file."""
     from gankd_jax.interop import inception_weights
 
     target = inception_weights.default_path()
@@ -129,7 +138,7 @@ def weights_fetch(values: Values) -> None:
 
 
 def import_torch(values: Values, file: str) -> None:
-    """Make a PyTorch DCGAN a study's teacher: FILE.pth --run=NAME [--critic=FILE.pth]."""
+    """Make a PyTorch DCGAN a study's teacher."""
     from gankd_jax import exchange
 
     path = Path(file).expanduser()
@@ -140,7 +149,7 @@ def import_torch(values: Values, file: str) -> None:
 
 
 def export_torch(values: Values) -> None:
-    """Write a run's generator as a PyTorch state_dict: --run=NAME --out=FILE.pth."""
+    """Write a run's generator as a PyTorch state_dict."""
     from gankd_jax import exchange
 
     out = Path(_needed(values, "out")).expanduser()
@@ -149,7 +158,7 @@ def export_torch(values: Values) -> None:
 
 
 def export(values: Values) -> None:
-    """Write a run's generator as a file: --run=NAME --format=onnx|stablehlo|torch --out=FILE."""
+    """Write a run's generator as a file for other programs, and try it."""
     from gankd_jax.export import command
 
     print(
@@ -165,18 +174,19 @@ def export(values: Values) -> None:
 
 
 def bench(values: Values) -> None:
-    """Time training and drawing: [--against=torch,onnxruntime] [--out=DIR], --start, --memory."""
+    """Time training and drawing; or, of a config, what --memory, --start and the others name."""
     if values["memory"].value:
         from gankd_jax.bench.memory import memory
 
         print(memory(_config(values)))
         return
+    rounds = _whole(values, "rounds") or 5
     if values["start"].value:
         from gankd_jax.bench.start import start
 
         made = [f"--config={config_flags.get_config_filename(values['config'])}"]
         made += [word for word in sys.argv if word.startswith("--config.")]
-        print(start(_config(values), made, _whole(values, "rounds") or 5))
+        print(start(_config(values), made, rounds))
         return
     if values["compile-for"].value:
         os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run; else JAX would look for the TPU
@@ -184,30 +194,152 @@ def bench(values: Values) -> None:
 
         print(compile_for(_config(values), values["compile-for"].value))
         return
+    if values["export"].value:
+        from gankd_jax.bench.export import bench_export
+
+        print(bench_export(_config(values), _workdir(values), rounds=rounds))
+        return
     from gankd_jax.bench import command
 
     folder = _path(values, "out") or Path("bench")
     names = {flag: (values[flag].value or "").split(",") for flag in ("only", "against")}
     chosen = {flag: [name for name in words if name] for flag, words in names.items()}
-    print(command.bench(folder, rounds=_whole(values, "rounds") or 5, **chosen))
+    print(command.bench(folder, rounds=rounds, **chosen))
 
 
-# Each command, and what it takes beside flags.
-COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
-    "describe": (describe, ()),
-    "data prepare": (data_prepare, ("NAME",)),
-    "study": (study, ()),
-    "train": (train, ()),
-    "evaluate": (evaluate, ()),
-    "report": (report, ()),
-    "sample": (sample, ()),
-    "compare": (compare, ()),
-    "export": (export, ()),
-    "bench": (bench, ()),
-    "score": (score, ("A", "B")),
-    "weights fetch": (weights_fetch, ()),
-    "weights import-torch": (import_torch, ("FILE.pth",)),
-    "weights export-torch": (export_torch, ()),
+def completion(values: Values, shell: str) -> None:
+    """Print the script that completes commands, flags, configs and runs in a shell."""
+    from gankd_jax.completion import script
+
+    print(script(shell, COMMANDS, SWITCHES))
+
+
+MANY = ("coordinator", "processes", "process")  # of several processes that train as one
+
+COMMANDS: dict[str, Command] = {
+    "describe": Command(
+        describe,
+        needs=("config",),
+        may=("rate",),
+        examples=("gankd describe --config=configs/mnist.py",),
+    ),
+    "data prepare": Command(
+        data_prepare,
+        may=("source-dir", "data-dir"),
+        takes=("NAME",),
+        examples=("gankd data prepare digits", "gankd data prepare mnist"),
+    ),
+    "study": Command(
+        study,
+        needs=("config", "workdir"),
+        may=("shard", "wait", *MANY),
+        examples=(
+            "gankd study --config=configs/digits.py --workdir=runs/digits",
+            "gankd study --config=configs/digits.py --config.study.widths='(2, 4)'"
+            " --workdir=runs/two-widths",
+        ),
+    ),
+    "train": Command(
+        train,
+        needs=("config", "workdir", "run"),
+        may=MANY,
+        examples=(
+            "gankd train --config=configs/digits.py --workdir=runs/digits --run=teacher-d32-s0",
+        ),
+    ),
+    "evaluate": Command(
+        evaluate,
+        needs=("config", "workdir"),
+        may=MANY,
+        examples=("gankd evaluate --config=configs/digits.py --workdir=runs/digits",),
+    ),
+    "report": Command(report, needs=("workdir",), examples=("gankd report --workdir=runs/digits",)),
+    "watch": Command(
+        watch,
+        needs=("workdir",),
+        may=("once",),
+        examples=(
+            "gankd watch --workdir=runs/digits --once",
+            "gankd watch --workdir=runs/digits",
+        ),
+    ),
+    "sample": Command(
+        sample,
+        needs=("config", "workdir", "run", "out"),
+        examples=(
+            "gankd sample --config=configs/digits.py --workdir=runs/digits"
+            " --run=student-mse-d4-s0 --out=grid.png",
+        ),
+    ),
+    "compare": Command(
+        compare,
+        needs=("workdir",),
+        may=("reference",),
+        examples=(
+            "gankd data prepare mnist",
+            "gankd study --config=configs/mnist.py:small --workdir=runs/mnist-small",
+            "gankd compare --workdir=runs/mnist-small",
+        ),
+    ),
+    "export": Command(
+        export,
+        needs=("config", "workdir", "run", "format", "out"),
+        may=("precision",),
+        examples=(
+            "gankd export --config=configs/digits.py --workdir=runs/digits"
+            " --run=student-mse-d4-s0 --format=onnx --precision=int8 --out=student.onnx",
+            "gankd export --config=configs/digits.py --workdir=runs/digits"
+            " --run=student-mse-d4-s0 --format=stablehlo --out=student.stablehlo",
+        ),
+    ),
+    "bench": Command(
+        bench,
+        may=(
+            *("against", "only", "rounds", "out", "memory", "start", "compile-for", "export"),
+            *("config", "workdir"),
+        ),
+        examples=(
+            "gankd bench --only=draw-2 --out=runs/bench",
+            "gankd bench --memory --config=configs/mnist.py",
+            "gankd bench --start --config=configs/digits.py --rounds=1",
+            "gankd bench --export --config=configs/digits.py --workdir=runs/digits",
+        ),
+    ),
+    "score": Command(
+        score,
+        may=("data-dir", "image-size", "pad", "weights", "out"),
+        takes=("A", "B"),
+        examples=(
+            "gankd weights fetch",
+            "gankd score runs/digits/student-mse-d4-s0 digits:test --image-size=16 --pad=1",
+        ),
+    ),
+    "weights fetch": Command(weights_fetch, may=("from",), examples=("gankd weights fetch",)),
+    "weights import-torch": Command(
+        import_torch,
+        needs=("config", "workdir", "run"),
+        may=("critic",),
+        takes=("FILE.pth",),
+        examples=(
+            "gankd weights export-torch --config=configs/digits.py --workdir=runs/digits"
+            " --run=teacher-d32-s0 --out=teacher.pth",
+            "gankd weights import-torch teacher.pth --config=configs/digits.py"
+            " --workdir=runs/imported --run=teacher-d32-s0",
+        ),
+    ),
+    "weights export-torch": Command(
+        export_torch,
+        needs=("config", "workdir", "run", "out"),
+        examples=(
+            "gankd weights export-torch --config=configs/digits.py --workdir=runs/digits"
+            " --run=student-mse-d4-s0 --out=student.pth",
+        ),
+    ),
+    "completion": Command(
+        completion,
+        takes=("bash|zsh",),
+        examples=('eval "$(gankd completion bash)"', 'eval "$(gankd completion zsh)"'),
+    ),
 }
 
 
@@ -235,22 +367,40 @@ def main() -> None:
 
 
 def _dispatch(argv: list[str]) -> None:
-    if len(argv) < 2 or "--help" in argv or "-h" in argv:
-        print(_help())
+    wants_help = len(argv) < 2 or "--help" in argv or "-h" in argv
+    if wants_help:
+        print(_help([word for word in argv[1:] if not word.startswith("-")]))
         return
     values, words = _parse(argv)
+    name, command = _command(words)
+    arguments = words[len(name.split()) :]
+    if len(arguments) != len(command.takes):
+        given = " ".join(arguments) or "nothing"
+        takes = " ".join(command.takes) or "flags only"
+        raise UserError(f"`gankd {name}` takes {takes}, not {given}")
+    for flag in values:
+        if values[flag].present and flag.split(".")[0] not in command.flags:
+            raise UserError(f"`gankd {name}` takes no --{flag}; see `gankd {name} --help`")
+    _use_compilation_cache()
+    command.run(values, *arguments)
+
+
+def _command(words: list[str]) -> tuple[str, Command]:
+    """The command that words begin with."""
     if not words:
         raise UserError(f"name a command: {', '.join(COMMANDS)}")
-    name = next((n for n in (" ".join(words[:2]), words[0]) if n in COMMANDS), None)
-    if name is None:
-        raise UserError(f"no command '{words[0]}'; there are {', '.join(COMMANDS)}")
-    run, takes = COMMANDS[name]
-    arguments = words[len(name.split()) :]
-    if len(arguments) != len(takes):
-        given = " ".join(arguments) or "nothing"
-        raise UserError(f"`gankd {name}` takes {' '.join(takes) or 'flags only'}, not {given}")
-    _use_compilation_cache()
-    run(values, *arguments)
+    for name in (" ".join(words[:2]), words[0]):
+        if name in COMMANDS:
+            return name, COMMANDS[name]
+    raise UserError(f"no command '{words[0]}'; there are {', '.join(COMMANDS)}")
+
+
+def _help(words: list[str]) -> str:
+    """The help of a command; of all where none is named, or only its first word."""
+    if not words or any(name.split()[:-1] == words for name in COMMANDS):
+        return usage.overview(COMMANDS)
+    name, command = _command(words)
+    return usage.help_of(name, command, CONFIG | FLAGS | SWITCHES, SWITCHES)
 
 
 def _parse(argv: list[str]) -> tuple[Values, list[str]]:
@@ -258,7 +408,7 @@ def _parse(argv: list[str]) -> tuple[Values, list[str]]:
     values = Values()
     values.set_gnu_getopt(True)  # words and flags in any order
     config_flags.DEFINE_config_file(
-        "config", None, "FILE[:variant,variant]", lock_config=True, flag_values=values
+        "config", None, CONFIG["config"], lock_config=True, flag_values=values
     )
     for flag, text in FLAGS.items():
         flags.DEFINE_string(flag, None, text, flag_values=values)
@@ -284,6 +434,7 @@ def _parse(argv: list[str]) -> tuple[Values, list[str]]:
     return values, words
 
 
+CONFIG = {"config": "a study's file, FILE[:variant,variant]; --config.FIELD=VALUE changes a field"}
 FLAGS = {
     "workdir": "the study's folder",
     "shard": "the share of a study's groups that `study` takes: 1/4 to 4/4",
@@ -313,6 +464,8 @@ FLAGS = {
 SWITCHES = {
     "memory": "`bench` prints the memory of a config's groups, and runs nothing",
     "start": "`bench` times how long a config's first step takes to come, cold and warm",
+    "once": "`watch` looks once",
+    "export": "`bench` times a study's exported files, and writes its latency.json",
 }
 
 
@@ -380,11 +533,3 @@ def _use_compilation_cache() -> None:
     """Keep compiled programs between starts, in JAX's folder if the user named one."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(home, "gankd-jax", "compiled")))
-
-
-def _help() -> str:
-    lines = ["gankd COMMAND --config=FILE[:variant] --config.field=value --workdir=DIR", ""]
-    for name, (run, takes) in COMMANDS.items():
-        lines.append(f"  {' '.join((name, *takes)):29} {(run.__doc__ or '').splitlines()[0]}")
-    lines += ["", *(f"  --{flag:27} {text}" for flag, text in (FLAGS | SWITCHES).items())]
-    return "\n".join(lines)

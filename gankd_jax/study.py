@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -16,9 +17,11 @@ from jaxtyping import UInt8
 from gankd_jax import evaluate, runs, sampling, workdir
 from gankd_jax.data import datasets
 from gankd_jax.errors import UserError
+from gankd_jax.export.folded import rounded
 from gankd_jax.interop import inception_weights
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
+from gankd_jax.names import LOSSY, PRECISIONS
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files, lock, mesh, stop
 from gankd_jax.training import crew, loop
@@ -62,7 +65,7 @@ def _await_teacher(lab: Lab, patience: float) -> None:
     names = [run.name for run in runs.teachers(lab.config)]
     seen = time.monotonic()
     while not (lab.folder / "teacher.json").exists():
-        if any(lock.is_held(lab.folder / loop.LOCKS / name) for name in names):
+        if any(lock.is_held(lab.folder / lock.LOCKS / name) for name in names):
             seen = time.monotonic()
         else:
             choose_teacher(lab)
@@ -117,7 +120,7 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
 
 def _set_damaged_aside(folder: Path, wanted: Sequence[Run]) -> None:
     for run in wanted:
-        if lock.is_held(folder / loop.LOCKS / run.name):
+        if lock.is_held(folder / lock.LOCKS / run.name):
             continue  # its checkpoints come and go
         for path in workdir.set_damaged_aside(folder, run):
             _tell(f"a checkpoint was damaged and is not used: {path}")
@@ -326,11 +329,6 @@ def _validation_distance(lab: Lab, run: Run) -> float:
     return _scores(lab, lab.drawer(run), seed, references=real[:1])["fd_classifier"]
 
 
-def scores_of(lab: Lab, drawer: evaluate.Drawer) -> dict[str, float]:
-    """The study's scores of a generator, on the latents that every run is scored on."""
-    return _scores(lab, drawer, lab.config.evaluation.seed, references=lab.references)
-
-
 def _scores(
     lab: Lab, drawer: evaluate.Drawer, seed: int, *, references: list[tuple[Extractor, Summary]]
 ) -> dict[str, float]:
@@ -370,16 +368,29 @@ def _evaluate_real(lab: Lab) -> None:
 
 
 def _evaluate_run(lab: Lab, run: Run) -> None:
-    seed, drawer = lab.config.evaluation.seed, lab.drawer(run)
-    values = scores_of(lab, drawer)
+    folder, drawer = lab.folder / run.name, lab.drawer(run)
+    stored = {precision: rounded(*drawer, precision) for precision in PRECISIONS}
+    values, *lossy = values_of(lab, run, [drawer, *(stored[p][:2] for p in LOSSY)])
+    precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][2]} for p in PRECISIONS}
+    for precision, scores in zip(LOSSY, lossy, strict=True):
+        precisions[precision]["scores"] = scores
+    files.write_arrays(folder / "samples.npz", **evaluate.samples(drawer))
+    made = _made(lab, lab.config.evaluation.samples)
+    made["latents_seed"] = lab.config.evaluation.seed
+    # Last, since it marks the run as scored.
+    written = {"scores": values, "made": made, "precisions": precisions}
+    files.write_json(folder / "scores.json", written)
+
+
+def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
+    """The report's scores of a run's generator in each of its forms, on the same latents."""
+    seed = lab.config.evaluation.seed
+    values = [_scores(lab, drawer, seed, references=lab.references) for drawer in drawers]
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
-        values["pixel_error"] = evaluate.pixel_error(drawer, teacher, seed, **_sizes(lab))
-    folder = lab.folder / run.name
-    files.write_arrays(folder / "samples.npz", **evaluate.samples(drawer))
-    made = _made(lab, lab.config.evaluation.samples) | {"latents_seed": seed}
-    # Last, since it marks the run as scored.
-    files.write_json(folder / "scores.json", {"scores": values, "made": made})
+        errors = evaluate.pixel_errors(drawers, teacher, seed, **_sizes(lab))
+        values = [v | {"pixel_error": e} for v, e in zip(values, errors, strict=True)]
+    return values
 
 
 def _made(lab: Lab, count: int) -> dict[str, object]:

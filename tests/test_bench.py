@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import statistics
 
 import jax
@@ -9,12 +10,16 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from gankd_jax.bench import command, measure, operations, report
+from gankd_jax import runs
+from gankd_jax.bench import command, export, measure, operations, report
 from gankd_jax.bench.cases import CRITIC_STEPS, MATRIX, cases
 from gankd_jax.bench.measure import SIDES
 from gankd_jax.bench.memory import memory
 from gankd_jax.errors import UserError
+from gankd_jax.export.command import make
+from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.runs import Run
 from gankd_jax.training import steps
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Spec, init
@@ -179,3 +184,73 @@ def test_a_start_that_fails_says_why(tmp_path_factory):
     done = tiny.gankd(root, "bench", "--start", "--rounds=1", *tiny.flags(), wrong)
     assert done.returncode == 2
     assert "start failed: gankd: config.recipes.teacher.batch_size is 100000" in done.stderr
+
+
+# Exported files
+
+
+@pytest.fixture
+def study(tmp_path_factory, tmp_path, monkeypatch):
+    root = tiny.shared(tmp_path_factory)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    return tiny.config(), shutil.copytree(tiny.finished(root), tmp_path / "study")
+
+
+def test_teacher_and_students_are_timed_as_files(study):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    config, folder = study
+    printed = export.bench_export(config, folder, rounds=1)
+    written = json.loads((folder / "latency.json").read_text())
+    assert written.keys() == {"machine", "runs"}
+    # The students of the other recipe have failed; of each width the lowest seed stands.
+    assert list(written["runs"]) == ["teacher-d4-s0", "student-mse-d1-s0"]
+    for name, found in written["runs"].items():
+        assert list(found) == ["float32", "float16", "int8"]
+        drawer = Lab(config, folder).drawer(runs.find(config, name))
+        for precision, one in found.items():
+            assert one["bytes"] == len(make(drawer, "onnx", precision, what=name).file)
+            assert 64 * one["milliseconds"] / 1e3 > 64 / one["images_per_second"] > 0
+            assert 10 < one["peak_mib"] < 1000
+            row = next(x for x in printed.splitlines() if name in x and precision in x)
+            assert f"{one['bytes']:,}" in row
+    with pytest.raises(UserError, match=r"latency.json exists; remove it"):
+        export.bench_export(config, folder, rounds=1)
+
+
+def test_the_lowest_seed_that_is_trained_is_timed(tmp_path):
+    config = tiny.config(study__widths=(1, 2), study__students=("mse",))
+    (tmp_path / "teacher.json").write_text('{"run": "teacher-d4-s0"}')
+    for name in ("mse-d1-s1", "mse-d2-s1", "mse-d2-s0"):
+        (tmp_path / f"student-{name}" / "checkpoints" / "40").mkdir(parents=True)
+    (tmp_path / "student-mse-d1-s0" / "checkpoints" / "30").mkdir(parents=True)
+    names = [run.name for run in export.chosen(Lab(config, tmp_path))]
+    assert names == ["teacher-d4-s0", "student-mse-d1-s1", "student-mse-d2-s0"]
+
+
+def timed(name, parameters, milliseconds, rate):
+    kind, recipe, width = name.split()
+    one = {"milliseconds": milliseconds, "images_per_second": rate}
+    run = Run(kind, recipe, int(width), 0)
+    return export.Timed(run, parameters, "float32", 4 * parameters, [one])
+
+
+def test_fewer_parameters_that_are_not_faster_are_called_so():
+    small, middle = timed("student mse 1", 10, 1.0, 900.0), timed("student mse 2", 20, 1.04, 700.0)
+    other, teacher = timed("student l1 2", 20, 0.5, 9.0), timed("teacher teacher 4", 40, 3.0, 700.0)
+    found = [teacher, small, middle, other]
+    assert export.not_faster(small, found) == [
+        "student-mse-d1-s0 (10 parameters) is not faster one image at a time than"
+        " student-mse-d2-s0 (20)."
+    ]
+    assert export.not_faster(middle, found) == [
+        "student-mse-d2-s0 (20 parameters) is not faster in batches than teacher-d4-s0 (40)."
+    ]
+    assert export.not_faster(teacher, found) == []
+
+
+def test_without_onnx_one_line_names_the_extra(study, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"onnx files need onnx: pip install 'gankd-jax\[export\]'"):
+        export.bench_export(*study, rounds=1)
+    assert not (study[1] / "latency.json").exists()

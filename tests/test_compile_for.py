@@ -23,6 +23,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.models import conv
 from gankd_jax.models.cost import cost
 from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.runtime.mesh import over
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Spec, init
 
@@ -160,7 +161,7 @@ def test_the_papers_teacher_draws_on_a_chip():
     where = chips.parse("tpu:v5e:1x1")
     config = compile_for.aimed(of("mnist"))
     draw, _ = programs.evaluation(config)
-    found = account.compile_on(compile_for._mesh(where.devices), draw)
+    found = account.compile_on(over(where.devices), draw)
     # XLA does not count what a 4x4 kernel multiplies beyond the image: 1 / 2n of either side.
     plain = 250 * operations.forward(runs.generator(config, 256))
     assert 0.8 * plain < found.operations < plain
@@ -175,7 +176,7 @@ def test_a_slice_shares_a_step():
     where = chips.parse("tpu:v5e:2x2")
     fields = {"study__widths": (1,), "study__students": ("mse",), "study__seeds": (0,)}
     config = compile_for.aimed(of("digits", study__teacher_widths=(2,), **fields))
-    mesh = compile_for._mesh(where.devices)
+    mesh = over(where.devices)
     students = next(p for p in programs.training(config, mesh) if p.title == "students")
     found = account.compile_on(mesh, students)
     gradients = cost(runs.generator(config, 1)).bytes_float32
@@ -200,13 +201,14 @@ import json, sys
 import tiny
 from gankd_jax.bench import account, compile_for, programs
 import jax, numpy as np
+from gankd_jax.runtime.mesh import over
 from test_compile_for import of
 widths = {"study__teacher_widths": (8,), "study__widths": (4,)}
 kinds = {"study__students": ("mse",), "study__baselines": ()}
 config = of("mnist", data__image_size=16, model__conv="dilated", **widths, **kinds)
 found = {}
 for count in (1, 8):
-    mesh = compile_for._mesh(jax.devices()[:count])
+    mesh = over(jax.devices()[:count])
     for program in programs.training(config, mesh):
         made = program.function.lower(*account._everywhere(mesh, program.arguments)).compile()
         used = account.collectives(made.as_text())

@@ -28,7 +28,6 @@ from gankd_jax.metrics.frechet import frechet_distance
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files, lock
 from gankd_jax.runtime.writers import read_log
-from gankd_jax.training import loop
 from gankd_jax.training.steps import to_unit
 
 PLAN = [
@@ -146,6 +145,26 @@ def test_a_score_file_says_how_it_was_made(root, finished):
         with np.load(finished / name / "samples.npz") as arrays:
             assert arrays["grid"].shape == (64, 16, 16, 1)
             assert arrays["interpolation"].shape == (4, 8, 16, 16, 1)
+
+
+def test_weights_in_fewer_bytes_are_scored_too(finished):
+    # Width 1 at 16 pixels: kernels of 16 (100 * 2 + 2 * 1 + 1 * 1) numbers, 2 + 1 + 1 biases.
+    numbers, biases = 16 * (100 * 2 + 2 * 1 + 1 * 1), 2 + 1 + 1
+    for name in TRAINED:
+        file = files.read_json(finished / name / "scores.json")
+        found = file["precisions"]
+        assert list(found) == ["float32", "float16", "int8"]
+        assert found["float32"].keys() == {"bytes"}
+        for precision in ("float16", "int8"):
+            assert found[precision]["scores"].keys() == file["scores"].keys()
+        if "-d1-" in name:
+            sizes = [4 * (numbers + biases), 2 * numbers + 4 * biases, numbers + (4 + 4) * biases]
+            assert [each["bytes"] for each in found.values()] == sizes
+        changes = [
+            abs(found[p]["scores"]["fd_classifier"] / file["scores"]["fd_classifier"] - 1)
+            for p in ("float16", "int8")
+        ]
+        assert 0 < changes[0] < changes[1] < 0.2
 
 
 def test_the_real_test_images_are_the_ceiling(finished):
@@ -280,7 +299,7 @@ def test_checkpoints_of_a_run_in_training_are_not_judged(finished, tmp_path):
 
 
 def test_a_run_in_training_is_not_begun_by_another_process(root, tmp_path):
-    with lock.hold(tmp_path / "study" / loop.LOCKS / "teacher-d4-s0", "it"):
+    with lock.hold(tmp_path / "study" / lock.LOCKS / "teacher-d4-s0", "it"):
         (tmp_path / "study" / "config.json").write_text(json.dumps(to_json(tiny.config())))
         done = tiny.gankd(root, "study", *tiny.flags(), f"--workdir={tmp_path / 'study'}")
     assert done.returncode == 2

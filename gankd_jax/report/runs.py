@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gankd_jax.errors import UserError
+from gankd_jax.names import run_name
 from gankd_jax.report.wording import model_name
 from gankd_jax.runtime import files
 
@@ -28,6 +29,19 @@ class Key(NamedTuple):
     width: int
     seed: int
 
+    @property
+    def name(self) -> str:
+        """The name that the run has or will have."""
+        return run_name(*self)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run's weights in one precision: what they take in a file and how they score."""
+
+    bytes: int
+    scores: dict[str, float]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -42,6 +56,7 @@ class Run:
     log: tuple[dict[str, Any], ...]  # one record per logged step, steps rising
     scores: dict[str, float]  # {} before the evaluation, and of a failed run
     made: dict[str, Any]  # how the scores were made
+    stored: dict[str, Stored]  # by precision; {} where that was not measured
     grid: Grid | None
     interpolation: Paths | None
     failure: str  # why and where it failed; "" if it did not
@@ -162,6 +177,7 @@ def _run(folder: Path) -> Run:
         log=_log(folder / "log.jsonl"),
         scores={} if failed else _scores(scores, folder / "scores.json"),
         made=scores.get("made", {}),
+        stored={} if failed else _stored(scores, folder / "scores.json"),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
         failure=_failure(failed) if failed else "",
@@ -181,6 +197,16 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _failure(failed: dict[str, Any]) -> str:
     return f"at step {failed['step']:,}: {failed['reason']}"
+
+
+def _stored(file: dict[str, Any], path: Path) -> dict[str, Stored]:
+    """What a score file has of each precision; the run's own scores are those of float32."""
+    with _reading(path):
+        found = file.get("precisions", {})
+        return {
+            precision: Stored(one["bytes"], _scores(file if precision == "float32" else one, path))
+            for precision, one in found.items()
+        }
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -5,8 +5,18 @@ import textwrap
 from dataclasses import dataclass
 
 from gankd_jax import paper
+from gankd_jax.names import LOSSY, PRECISIONS
 from gankd_jax.report.headline import headline
-from gankd_jax.report.rows import Row, groups, in_paper, of_width, ratios, rows, score_keys
+from gankd_jax.report.rows import (
+    Row,
+    disk,
+    groups,
+    in_paper,
+    of_width,
+    ratios,
+    rows,
+    score_keys,
+)
 from gankd_jax.report.runs import Run, Study, progress
 from gankd_jax.report.scores import describe, is_main
 from gankd_jax.report.wording import difference, model_name, number, percent, ratio, size, spread
@@ -36,7 +46,7 @@ class Table:
 def tables(study: Study, keys: list[str] | None = None) -> list[Table]:
     """Return the sizes, a table for each score (or of `keys`), and the teachers if several."""
     scores = [_score_table(study, key) for key in keys or score_keys(study)]
-    return [_size_table(study), *scores, *_teachers_table(study)]
+    return [_size_table(study), *_disk_table(study), *scores, *_teachers_table(study)]
 
 
 def notes(study: Study) -> list[str]:
@@ -95,6 +105,31 @@ def _size_table(study: Study) -> Table:
     )
 
 
+def _disk_table(study: Study) -> list[Table]:
+    """Return what the weights take on disk, where that was measured."""
+    widths = sorted({width for _, _, width in groups(study)})
+    models = [("teacher", study.teacher), *(("small", of_width(study, width)) for width in widths)]
+    known = [(model, run) for model, run in models if run and LOSSY[-1] in run.stored]
+    lines = tuple(
+        (_whole(run.key.width), Cell(model), *_disk_cells(study, run)) for model, run in known
+    )
+    columns = [name for precision in PRECISIONS for name in (precision, "ratio")]
+    header = ("d", "model", *columns)
+    note = (
+        "What the weights take in an exported file: kernels in that precision, biases in float32, "
+        "int8 with a float32 scale for each output channel; batch norm is folded in. ratio: the "
+        "teacher's float32 bytes to these. The scores with such weights stand in each score's "
+        "table."
+    )
+    return [Table("By bytes on disk", note, header, lines, len(header))] if known else []
+
+
+def _disk_cells(study: Study, run: Run) -> list[Cell]:
+    found = [disk(study, run, precision) for precision in PRECISIONS]
+    pairs = [(_whole(count) if count else Cell("-"), Cell(ratio(r), r)) for count, r in found]
+    return [cell for pair in pairs for cell in pair]
+
+
 def _size_cells(study: Study, run: Run) -> list[Cell]:
     true_ratio, paper_ratio = ratios(study, run)
     return [
@@ -121,17 +156,20 @@ def _score_table(study: Study, key: str) -> Table:
     header = ["d", "model", "seeds", "score"]
     header += [] if about.students_only else ["kept", "to baseline", "verdict"]
     header += ["paper*"] if with_paper else []
+    lossy = LOSSY if any(row.at for row in rows(study) if row.score == key) else ()
     lines = [
         (
             *_score_cells(row),
             *([] if about.students_only else _against_cells(row)),
             *([_paper_cell(row)] if with_paper else []),
+            *(_number_cell(row.at, precision) for precision in lossy),
             _seeds_cell(row),
         )
         for row in rows(study)
         if row.score == key
     ]
-    return Table(about.title, about.about, (*header, "each seed"), tuple(lines), len(header))
+    wide = (*header, *(f"{precision} weights" for precision in lossy), "each seed")
+    return Table(about.title, about.about, wide, tuple(lines), len(header))
 
 
 def _score_cells(row: Row) -> tuple[Cell, ...]:

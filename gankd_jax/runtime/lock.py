@@ -11,6 +11,8 @@ from typing import IO
 
 from gankd_jax.errors import UserError
 
+LOCKS = ".locks"  # in a study's folder: a file for each run in training
+
 
 @contextlib.contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
@@ -30,20 +32,28 @@ def hold(path: Path, what: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a name that is left there is that of a holder who was killed
 
 
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock file."""
     if not path.exists():
         return False
-    with path.open("a+") as file:
-        return not _lock(file)
+    with path.open() as file:  # whoever may look may not be one who may write
+        return not _lock(file, fcntl.LOCK_SH)
 
 
-def _lock(file: IO[str]) -> bool:
+def holder(path: Path) -> str:
+    """Who holds a lock, as `process 7 on HOST`, or held it when it was killed; else ''."""
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

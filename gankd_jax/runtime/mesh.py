@@ -27,7 +27,11 @@ def make(per_process: int) -> Mesh:
     least = min(map(len, owned))
     if per_process > least:
         raise UserError(f"config.training.devices is {per_process}; JAX sees {least} here")
-    devices = [device for own in owned for device in own[: per_process or None]]
+    return over([device for own in owned for device in own[: per_process or None]])
+
+
+def over(devices: list[Any]) -> Mesh:
+    """A mesh of these devices."""
     return Mesh(np.asarray(devices), (BATCH,), axis_types=(AxisType.Auto,))
 
 

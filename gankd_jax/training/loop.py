@@ -23,7 +23,6 @@ from gankd_jax.training.crew import Start
 from gankd_jax.training.group import Chunk, Member, make_chunk, streams_of
 from gankd_jax.training.state import Network, State, Tree, init
 
-LOCKS = ".locks"  # a file for each run in training
 SHOWN = ("critic_loss", "generator_loss", "pixel_error")
 
 
@@ -79,7 +78,7 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
     """
     with contextlib.ExitStack() as stack:
         for name in group.members:
-            stack.enter_context(lock.hold(workdir / LOCKS / name, name))
+            stack.enter_context(lock.hold(workdir / lock.LOCKS / name, name))
         records = {n: stack.enter_context(Record(workdir / n)) for n in group.members}
         step = _newest_common_step(records)
         if step == group.steps:

@@ -1,0 +1,161 @@
+"""The state of a running study, on however many machines, out of the files that it leaves."""
+
+import shutil
+import socket
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gankd_jax.errors import UserError
+from gankd_jax.report.runs import Key, planned
+from gankd_jax.report.wording import number
+from gankd_jax.runtime import files, lock
+from gankd_jax.runtime.writers import read_log
+
+EVERY = 3.0  # seconds between looks
+# A run at work writes a line of its log now and then, the first after its program is compiled.
+LINES_LATE, LEAST_LATE, FIRST_LATE = 5, 120.0, 900.0  # lines; seconds; seconds
+LOSSES = ("critic_loss", "generator_loss", "pixel_error")
+FOLDED = ("scored", "waiting", "trained", "stopped")  # in this order, where a screen is too small
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run's state in a word, where it is at work, and what else there is to say."""
+
+    name: str
+    state: str  # waiting, training, silent, stopped, trained, scored, failed
+    host: str = ""
+    text: str = ""
+
+
+def watch(folder: Path, *, once: bool) -> None:
+    """Print the state of a study, and on until Ctrl-C; on a terminal the screen is kept.
+
+    Raises:
+      UserError: the folder holds no study.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--workdir={folder} holds no study; `gankd study` begins one")
+    shown = ""
+    try:
+        while True:
+            size = shutil.get_terminal_size() if sys.stdout.isatty() else None
+            found = look(folder, time.time())
+            text = screen(str(folder), found, (size.columns, size.lines - 1) if size else None)
+            if size and not once:
+                text = "\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\x1b[J"
+            if text != shown:
+                print(text, flush=True)
+            if once:
+                return
+            shown = text
+            time.sleep(EVERY)
+    except KeyboardInterrupt:
+        return
+
+
+def look(folder: Path, now: float) -> list[Seen]:
+    """Every run of a study at the time `now`, in seconds of the clock, in the plan's order."""
+    config = files.read_json(folder / "config.json")
+    return [_see(folder, config, key, now=now) for key in planned(config)]
+
+
+def _see(folder: Path, config: dict[str, Any], key: Key, *, now: float) -> Seen:
+    own, steps = folder / key.name, config["recipes"][key.recipe]["steps"]
+    if (own / "failed.json").exists():
+        failed = files.read_json(own / "failed.json")
+        return Seen(key.name, "failed", text=f"at step {failed['step']:,}: {failed['reason']}")
+    if (own / "scores.json").exists():
+        return Seen(key.name, "scored", text=_scores(files.read_json(own / "scores.json")))
+    if (own / "checkpoints" / str(steps)).exists():
+        return Seen(key.name, "trained", text="not scored yet")
+    log = read_log(own)
+    text = _course(log, steps) if log else ""
+    return _at_work(folder, key.name, log, text=text, now=now)
+
+
+def _scores(file: dict[str, Any]) -> str:
+    scores = file["scores"]
+    names = [name for name in ("inception_score", "fid", "fd_classifier") if name in scores]
+    return ", ".join(f"{name} {number(scores[name])}" for name in names)
+
+
+def _last(log: list[dict[str, Any]]) -> tuple[int, float]:
+    """The steps and the seconds between the last two lines, or up to the only one."""
+    before = log[-2] if len(log) > 1 else {"step": 0, "seconds": 0.0}
+    return log[-1]["step"] - before["step"], log[-1]["seconds"] - before["seconds"]
+
+
+def _course(log: list[dict[str, Any]], steps: int) -> str:
+    """How far a run is, how fast it is, how long it will take, and its last losses."""
+    last, (count, seconds) = log[-1], _last(log)
+    pace = count / seconds
+    left = (steps - last["step"]) / pace
+    losses = [f"{name} {last[name]:.4g}" for name in LOSSES if name in last]
+    parts = [f"step {last['step']:,} of {steps:,}", f"{pace:.3g} steps/s", f"{_time(left)} left"]
+    return ", ".join([*parts, *losses])
+
+
+def _at_work(folder: Path, name: str, log: list[dict[str, Any]], *, text: str, now: float) -> Seen:
+    """A run that is not trained: at work if its lock is held, or if its log says so.
+
+    A lock that a process of another machine holds is not seen on every file system.
+    """
+    path = folder / lock.LOCKS / name
+    holder, held = lock.holder(path), lock.is_held(path)
+    host = holder.rpartition(" on ")[2]
+    if not holder:
+        return Seen(name, "stopped" if text else "waiting", text=text)
+    if not held and host == socket.gethostname():
+        return Seen(name, "stopped", text=", ".join(filter(None, [text, f"{holder} has ended"])))
+    age = now - max(p.stat().st_mtime for p in (path, folder / name / "log.jsonl") if p.exists())
+    late = age > _patience(log)
+    news = [f"no news for {_time(age)}"] if late else [] if text else ["no line of its log yet"]
+    state = "training" if held or not late else "silent"
+    return Seen(name, state, host, ", ".join(filter(None, [text, *news])))
+
+
+def _patience(log: list[dict[str, Any]]) -> float:
+    """For how many seconds a run at work may be silent."""
+    return max(LEAST_LATE, LINES_LATE * _last(log)[1]) if log else FIRST_LATE
+
+
+def _time(seconds: float) -> str:
+    """A span of time, to two digits or so."""
+    for size, unit in ((86400, "d"), (3600, "h")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
+
+
+def screen(title: str, found: list[Seen], size: tuple[int, int] | None = None) -> str:
+    """The runs as text, within `size` columns and lines if given."""
+    counts = Counter(seen.state for seen in found)
+    hosts = Counter(seen.host for seen in found if seen.host)
+    lines = [
+        f"{title}: {len(found)} runs: " + ", ".join(f"{n} {s}" for s, n in counts.items()),
+        *(f"{host or 'nobody'}: {count} runs" for host, count in hosts.items()),
+        "",
+    ]
+    rows = _fold(found, size[1] - len(lines)) if size else found
+    widths = [max(len(getattr(row, field)) for row in rows) for field in ("name", "state")]
+    for row in rows:
+        place = f"on {row.host}: " if row.host else ""
+        lines.append(f"{row.name:{widths[0]}}  {row.state:{widths[1]}}  {place}{row.text}".rstrip())
+    return "\n".join(line[: size[0]] if size else line for line in lines)
+
+
+def _fold(found: list[Seen], room: int) -> list[Seen]:
+    """As many rows as there is room for: states in which little happens become one row each."""
+    for state in FOLDED:
+        alike = [seen for seen in found if seen.state == state]
+        if len(found) > room and len(alike) > 1:
+            rest = [seen for seen in found if seen.state != state]
+            found = [*rest, Seen(f"{len(alike)} runs", state)]
+    if len(found) > room > 0:
+        found = [*found[: room - 1], Seen(f"{len(found) - room + 1} more", "")]
+    return found
