@@ -41,20 +41,20 @@ def compile_on(mesh: Mesh, program: Program) -> Account | str:
     """
     lowered = program.function.lower(*_everywhere(mesh, program.arguments))
     try:
-        return account(lowered.compile())
+        return account(lowered.compile(), program.steps)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return f"does not fit: {str(error).splitlines()[0]}"
 
 
-def account(compiled: jax.stages.Compiled) -> Account:
-    """What a program that was compiled for a TPU takes."""
+def account(compiled: jax.stages.Compiled, steps: int) -> Account:
+    """What a program takes that was compiled for a TPU and makes so many steps in a call."""
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     assert memory is not None
     assert cost is not None
     assert text is not None
-    step, once = _cycles(text)
+    step, once = _cycles(text, steps)
     return Account(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -90,17 +90,17 @@ def _optimal(seconds: float, text: str) -> float:
     return seconds if seconds >= 0 else math.nan
 
 
-def _cycles(text: str) -> tuple[int, int]:
-    """The compiler's estimate for a step and for the rest of a call.
+def _cycles(text: str, steps: int) -> tuple[int, int]:
+    """The compiler's estimate for a step, which is a loop's body if there are many, and the rest.
 
-    The steps are the program's loop; without one all is a step.
+    A loop within a step counts once: what it says does not hold how often it turns.
     """
     inside = outside = 0
     for is_entry, line in _instructions(text):
         for cycles in re.findall(r'"estimated_cycles":"(\d+)"', line):
             inside += 0 if is_entry else int(cycles)
             outside += int(cycles) if is_entry else 0
-    return (inside, outside) if " while(" in text else (inside + outside, 0)
+    return (inside, outside) if steps > 1 else (inside + outside, 0)
 
 
 def _instructions(text: str) -> Iterator[tuple[bool, str]]:

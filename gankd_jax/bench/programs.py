@@ -31,6 +31,7 @@ class Program:
     function: jax.stages.Wrapped
     arguments: tuple[Any, ...]
     images: int = 0  # bytes of the data set among the arguments
+    steps: int = 1  # in one call
 
 
 def training(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Iterator[Program]:
@@ -64,6 +65,7 @@ def _group(config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | Non
         function=make_chunk(members, generator, mesh),
         arguments=(states, _variables(generator) if generator else None, images, batches),
         images=images.size,
+        steps=config.training.steps_per_call,
     )
 
 
