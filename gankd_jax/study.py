@@ -270,19 +270,21 @@ def _evaluate_real(lab: Lab) -> None:
     size, count = lab.config.evaluation.batch_size, len(test.pixels)
     batches = functools.partial(evaluate.in_batches, test.pixels, size)
     values = evaluate.scores(batches, lab.references, count=count)
-    files.write_arrays(folder / "samples.npz", grid=np.asarray(test.pixels[:64]))
+    grid = np.asarray(test.pixels[: sampling.GRID_SIDE**2])
+    files.write_arrays(folder / "samples.npz", grid=grid, **lab.nearest(grid))
     made = _made(lab, count) | {"images": test.key}
     files.write_json(folder / "scores.json", {"scores": values, "made": made})
 
 
 def _evaluate_run(lab: Lab, run: Run) -> None:
-    seed, drawer = lab.config.evaluation.seed, lab.drawer(run)
+    seed, drawer, folder = lab.config.evaluation.seed, lab.drawer(run), lab.folder / run.name
     values = scores_of(lab, drawer)
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
         values["pixel_error"] = evaluate.pixel_error(drawer, teacher, seed, **_sizes(lab))
-    folder = lab.folder / run.name
-    files.write_arrays(folder / "samples.npz", **evaluate.samples(drawer))
+        files.write_arrays(folder / "folded.npz", **evaluate.folded(drawer))
+    pictures = evaluate.samples(drawer)
+    files.write_arrays(folder / "samples.npz", **pictures, **lab.nearest(pictures["grid"]))
     made = _made(lab, lab.config.evaluation.samples) | {"latents_seed": seed}
     # Last, since it marks the run as scored.
     files.write_json(folder / "scores.json", {"scores": values, "made": made})
