@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from gankd_jax.errors import UserError
 from gankd_jax.report.wording import model_name
@@ -27,6 +27,26 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Nearest:
+    """How near a set of images comes to the training images."""
+
+    distances: Float[np.ndarray, " n"]  # of each image, in a network's features
+    closest: Int[np.ndarray, " k"]  # the places of those that come nearest
+    images: UInt8[np.ndarray, "k h w c"]  # what they come near to
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run's weights in one precision: what they take and how they score; None: not measured."""
+
+    bytes: int
+    scores: dict[str, float]
+    milliseconds: float | None = None  # for one image, on one CPU thread
+    images_per_second: float | None = None  # in batches of 64, on one CPU thread
+    peak_mib: float | None = None  # memory
+
+
+@dataclass(frozen=True)
 class Run:
     """One run, as far as it has come."""
 
@@ -41,6 +61,9 @@ class Run:
     made: dict[str, Any]  # how the scores were made
     grid: Grid | None
     interpolation: Paths | None
+    nearest: Nearest | None
+    stored: dict[str, Stored]  # by precision; float32 always
+    folded: Path | None  # its weights without batch norm
     failure: str  # why and where it failed; "" if it did not
 
     @property
@@ -61,6 +84,8 @@ class Study:
     real_scores: dict[str, float]  # of the real test set: the ceiling
     real_made: dict[str, Any]
     real_grid: Grid | None
+    real_nearest: Nearest | None
+    machine: str  # on which the latency was measured; "" before that
 
     @property
     def data(self) -> str:
@@ -82,11 +107,17 @@ def read(workdir: Path) -> Study:
         raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
     config = _json(workdir / "config.json")
     plan = planned(config)
-    found = [_run(file.parent) for file in sorted(workdir.glob("*/run.json"))]
+    latency = _json(workdir / "latency.json")
+    timed = latency.get("runs", {})
+    found = [
+        _run(file.parent, timed.get(file.parent.name, {}))
+        for file in sorted(workdir.glob("*/run.json"))
+    ]
     place = {key: index for index, key in enumerate(plan)}
     found.sort(key=lambda run: place.get(run.key, len(plan)))
     choice = _json(workdir / "teacher.json")
     reference = _json(workdir / "reference" / "scores.json")
+    pictures = _pictures(workdir / "reference")
     return Study(
         config=config,
         plan=plan,
@@ -95,7 +126,9 @@ def read(workdir: Path) -> Study:
         choice=choice,
         real_scores=_scores(reference),
         real_made=reference.get("made", {}),
-        real_grid=_pictures(workdir / "reference").get("grid"),
+        real_grid=pictures.get("grid"),
+        real_nearest=_nearest(pictures),
+        machine=latency.get("machine", ""),
     )
 
 
@@ -141,11 +174,12 @@ def _progress(study: Study, key: Key, run: Run | None) -> str:
     return f"{run.name}: at step {run.step:,} of {steps:,}"
 
 
-def _run(folder: Path) -> Run:
+def _run(folder: Path, timed: dict[str, Any]) -> Run:
     about = _json(folder / "run.json")
     recipe = "teacher" if about["kind"] == "teacher" else about["recipe"]
     failed = _json(folder / "failed.json")
-    scores = _json(folder / "scores.json")
+    scores = {} if failed else _json(folder / "scores.json")
+    folded = folder / "folded.npz"
     pictures = _pictures(folder)
     return Run(
         name=about["name"],
@@ -155,12 +189,29 @@ def _run(folder: Path) -> Run:
         multiply_adds=about["multiply_adds"],
         bytes_float32=about["bytes_float32"],
         log=_log(folder / "log.jsonl"),
-        scores={} if failed else _scores(scores),
+        scores=_scores(scores),
         made=scores.get("made", {}),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
+        nearest=_nearest(pictures),
+        stored=_stored(about["bytes_float32"], scores, timed),
+        folded=folded if folded.is_file() else None,
         failure=f"at step {failed['step']:,}: {failed['reason']}" if failed else "",
     )
+
+
+def _stored(size: int, scores: dict[str, Any], timed: dict[str, Any]) -> dict[str, Stored]:
+    """What is known of each precision, from a run's score file and from the latency's file."""
+    of_scores = scores.get("precisions", {})
+    found = {}
+    for precision in dict.fromkeys(("float32", *of_scores, *timed)):
+        scored, measured = of_scores.get(precision, {}), timed.get(precision, {})
+        found[precision] = Stored(
+            bytes=scored.get("bytes") or measured.get("bytes") or size,
+            scores=_scores(scores if precision == "float32" else scored),
+            **{key: measured.get(key) for key in ("milliseconds", "images_per_second", "peak_mib")},
+        )
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -176,6 +227,12 @@ def _scores(file: dict[str, Any]) -> dict[str, float]:
     """Return the scores as floats; a null stands for a score that was not a number."""
     scores = file.get("scores", {})
     return {key: math.nan if value is None else float(value) for key, value in scores.items()}
+
+
+def _nearest(pictures: dict[str, np.ndarray]) -> Nearest | None:
+    if "nearest" not in pictures:
+        return None
+    return Nearest(pictures["distances"], pictures["closest"], pictures["nearest"])
 
 
 def _log(path: Path) -> tuple[dict[str, Any], ...]:

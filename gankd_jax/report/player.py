@@ -1,0 +1,174 @@
+"""The students that run in the reader's browser: which ones, their weights, and the controls."""
+
+import base64
+import json
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from jaxtyping import Float
+
+from gankd_jax.report.elements import picture_url
+from gankd_jax.report.rows import Row, rows
+from gankd_jax.report.runs import Run, Study
+from gankd_jax.report.scores import describe
+from gankd_jax.report.wording import percent
+from gankd_jax.runtime.files import read_arrays
+
+NEAR = 0.95  # of the teacher's score: a student that keeps so much is as good as it
+CHARACTERS = 1_000_000  # of weights in the page, at most
+PER_PARAMETER = 8 / 3  # characters: two bytes in base64
+STORED = 16  # latents of which the teacher's pictures are there
+SLIDERS = 8
+LEVELS = 2**15 - 1  # of a weight in 16 bits, on each side of zero
+RETAKE = "move a student's scores.json away and run `gankd evaluate` to have it kept"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The students that the page carries, the one shown first in front."""
+
+    runs: tuple[Run, ...]
+    reason: str  # why that one, or why there is none
+
+
+def choose(study: Study) -> Chosen:
+    """Choose the smallest student within 5 % of the teacher's score, else the best.
+
+    The score is the study's first that has a better side and that the teacher has. Smaller students
+    that fit beside it are carried too.
+    """
+    found = {row: run for row in _students(study) if (run := _kept_run(study, row))}
+    small = {row: run for row, run in found.items() if _characters(run) <= CHARACTERS}
+    if not small:
+        return Chosen((), _why_none(study, too_large=bool(found)))
+    first = _best(list(small))
+    chosen, room = [small.pop(first)], CHARACTERS
+    room -= _characters(chosen[0])
+    for run in sorted(small.values(), key=lambda run: run.parameters):
+        if _characters(run) <= room:
+            chosen.append(run)
+            room -= _characters(run)
+    return Chosen(tuple(chosen), _reason(first))
+
+
+def _students(study: Study) -> list[Row]:
+    """The students' rows of the first score by which they compare with the teacher."""
+    scored = [row for row in rows(study) if row.kind == "student" and row.summary.values]
+    shared = [row for row in scored if row.share is not None and describe(row.score).better]
+    return [row for row in shared or scored if row.score == (shared or scored)[0].score]
+
+
+def _kept_run(study: Study, row: Row) -> Run | None:
+    """The lowest seed of which there are weights."""
+    runs = study.group("student", row.recipe, row.width or 0)
+    kept = sorted((run for run in runs if run.folded), key=lambda run: run.key.seed)
+    return kept[0] if kept else None
+
+
+def _best(found: list[Row]) -> Row:
+    near = [row for row in found if (row.share or 0) >= NEAR]
+    if near:
+        return min(near, key=lambda row: (row.width or 0, -(row.share or 0)))
+    return max(found, key=lambda row: (row.share or 0, row.width or 0))
+
+
+def _reason(row: Row) -> str:
+    label, kept = describe(row.score).label, percent(row.share)
+    if row.share is None:
+        return "Shown first is the widest student: no score compares it with the teacher."
+    if row.share >= NEAR:
+        return f"Shown first is the smallest student within 5 % of the teacher's {label} ({kept})."
+    return f"No student is within 5 % of the teacher's {label}; shown first is the best ({kept})."
+
+
+def _why_none(study: Study, *, too_large: bool) -> str:
+    if too_large:
+        return "The students' weights are too large for a page: see `gankd export`."
+    if any(run.key.kind == "student" and run.scores for run in study.runs):
+        return f"No student's weights were kept for this page: {RETAKE}."
+    return "No student is scored yet, so none runs here."
+
+
+def _characters(run: Run) -> int:
+    return round(run.parameters * PER_PARAMETER)
+
+
+def player(study: Study) -> str:
+    """Return the controls and the students' weights; a sentence where there are none."""
+    chosen = choose(study)
+    if not chosen.runs or study.teacher is None or study.teacher.grid is None:
+        return f'<p class="note">{escape(chosen.reason)}</p>'
+    data = json.dumps(_data(study, chosen.runs, study.teacher.grid)).replace("<", "\\u003c")
+    options = "".join(f"<option>{escape(_label(run))}</option>" for run in chosen.runs)
+    return CONTROLS.format(reason=escape(chosen.reason), options=options, data=data)
+
+
+def _label(run: Run) -> str:
+    return f"{run.name}: {run.parameters:,} parameters"
+
+
+def _data(study: Study, runs: tuple[Run, ...], teacher: np.ndarray) -> dict[str, object]:
+    students = [read_arrays(run.folded) for run in runs if run.folded]
+    return {
+        "size": teacher.shape[1],
+        "channels": teacher.shape[3],
+        "latents": _text(students[0]["latents"][:STORED].astype("<f4")),
+        "teacher": picture_url(teacher[:STORED]),
+        "students": [
+            {"name": run.name, "layers": _layers(arrays), "sliders": _sliders(arrays["kernel0"])}
+            for run, arrays in zip(runs, students, strict=True)
+        ],
+    }
+
+
+def _layers(arrays: dict[str, np.ndarray]) -> list[dict[str, object]]:
+    count = sum(name.startswith("kernel") for name in arrays)
+    return [_layer(arrays[f"kernel{k}"], arrays[f"bias{k}"]) for k in range(count)]
+
+
+def _layer(
+    kernel: Float[np.ndarray, "4 4 i o"], bias: Float[np.ndarray, " o"]
+) -> dict[str, object]:
+    """A layer's weights: whole numbers of 16 bits, times a step for each output channel.
+
+    That halves the page; what is lost is a quarter of what float16 loses, as a channel's weights
+    are of one size.
+    """
+    largest = np.abs(kernel).max(axis=(0, 1, 2))
+    step = np.where(largest > 0, largest / LEVELS, 1).astype("<f4")
+    return {
+        "inputs": kernel.shape[2],
+        "outputs": kernel.shape[3],
+        "kernel": _text(np.round(kernel / step).astype("<i2")),
+        "step": _text(step),
+        "bias": _text(bias.astype("<f4")),
+    }
+
+
+def _sliders(kernel: Float[np.ndarray, "4 4 z o"]) -> list[int]:
+    """The latent's coordinates that weigh most in the first layer."""
+    weight = np.square(kernel).sum(axis=(0, 1, 3))
+    return np.argsort(-weight, kind="stable")[:SLIDERS].tolist()
+
+
+def _text(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+CONTROLS = """<div id="player">
+<p>This student draws here, in your browser. {reason}</p>
+<p><label>Student <select id="student">{options}</select></label></p>
+<div class="pair">
+<figure><canvas id="teacher" role="img" aria-label="the teacher's stored picture"></canvas>
+<figcaption>teacher, <span id="which"></span></figcaption></figure>
+<figure><canvas id="drawn" role="img" aria-label="the student's picture"></canvas>
+<figcaption>student, <span id="time"></span></figcaption></figure>
+<div><p><button id="walk">Random walk</button> <button id="fresh">New latent</button></p>
+<div id="sliders"></div></div>
+</div>
+<p class="note">Stored latents, the teacher's picture above the student's; a click shows one large.
+</p>
+<div id="stored"></div>
+</div>
+<script type="application/json" id="player-data">{data}</script>"""
