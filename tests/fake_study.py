@@ -1,5 +1,6 @@
 """Writes work directories with made-up numbers, for the tests of the report."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ STUDENT = {
 BASELINE = {2: (2.0, 400.0, 9000.0, 0.0), 4: (5.0, 49.5, 4000.0, 0.0), 8: (7.0, 20.0, 3500.0, 0.0)}
 STEP = {"inception_score": 0.1, "fd_classifier": 1.0, "sharpness": 100.0, "pixel_error": 0.001}
 TEACHER = {"inception_score": 8.0, "inception_score_sd": 0.1, "fd_classifier": 10.0}
+LATENT = 20  # numbers in a latent
 REAL = {"inception_score": 9.8, "fd_classifier": 2.0, "sharpness": 3400.0}
 
 
@@ -156,6 +158,8 @@ def _run(
     lines = [json.dumps(_record(100 * (i + 1), kind, width, seed)) for i in range(10)]
     (folder / name / "log.jsonl").write_text("\n".join(lines) + "\n")
     _pictures(folder / name, size, channels, blur=width)
+    if kind == "student":
+        _folded(folder / name, width, size, channels)
 
 
 def _record(step: int, kind: str, width: int, seed: int) -> dict[str, float]:
@@ -179,8 +183,43 @@ def _pictures(folder: Path, size: int, channels: int, blur: int) -> None:
     arrays = {
         "grid": _discs(places, size, channels, blur),
         "interpolation": np.stack([_discs(path, size, channels, blur) for path in paths]),
+        "distances": np.linspace(blur, 2 * blur, 64),
+        "closest": np.arange(8),
+        "nearest": _discs(places[:8], size, channels, blur=50),
     }
     np.savez(folder / "samples.npz", **arrays)
+
+
+def _folded(folder: Path, width: int, size: int, channels: int) -> None:
+    """Write random weights."""
+    rng = np.random.default_rng(width)
+    hidden = [width * 2**k for k in reversed(range(int(np.log2(size // 4))))]
+    arrays = {"latents": rng.normal(size=(64, LATENT)).astype(np.float32)}
+    for k, (i, o) in enumerate(itertools.pairwise((LATENT, *hidden, channels))):
+        arrays[f"kernel{k}"] = rng.normal(0, 0.2, (4, 4, i, o)).astype(np.float32)
+        arrays[f"bias{k}"] = rng.normal(0, 0.2, o).astype(np.float32)
+    np.savez(folder / "folded.npz", **arrays)
+
+
+def measure(folder: Path) -> None:
+    """Add other precisions, and latencies: those of width 2 are as fast as those of width 4."""
+    timed = {}
+    for path in folder.glob("*/run.json"):
+        run = json.loads(path.read_text())
+        files = {"float32": 4.0, "float16": 2.0, "int8": 1.0}  # bytes of a parameter
+        scores = json.loads((path.parent / "scores.json").read_text())
+        scores["precisions"] = {"float32": {"bytes": 4 * run["parameters"] + 1000}}
+        for name in ("float16", "int8"):
+            worse = {key: 0.9 * value for key, value in scores["scores"].items()}
+            size = int(files[name] * run["parameters"]) + 1000
+            scores["precisions"][name] = {"bytes": size, "scores": worse}
+        _write(path.parent / "scores.json", scores)
+        time = max(run["width"], 4) / 10
+        one = {"milliseconds": time, "images_per_second": 5000 / time, "peak_mib": 50.0}
+        timed[run["name"]] = {
+            name: {"bytes": scores["precisions"][name]["bytes"], **one} for name in files
+        }
+    _write(folder / "latency.json", {"machine": "a made-up machine", "runs": timed})
 
 
 def _discs(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from html import escape
 
 from gankd_jax.report.cells import Cell, Table, whole
-from gankd_jax.report.elements import figures, titled
+from gankd_jax.report.elements import figure, figures, titled
 from gankd_jax.report.figures import CURVES, curve_figure
 from gankd_jax.report.rows import score_keys
 from gankd_jax.report.runs import Run, Study
@@ -48,8 +48,11 @@ def _curves(study: Study) -> str:
     parts = []
     for kind, recipe in dict.fromkeys(run.key[:2] for run in study.runs):
         runs = [run for run in study.runs if run.key[:2] == (kind, recipe)]
-        drawn = [(f"{label} of {recipe}", curve_figure(runs, key)) for key, label in CURVES.items()]
-        drawn = [(label, drawing) for label, drawing in drawn if drawing]
+        drawn = [
+            figure(f"{label} of {recipe}", drawing)
+            for key, label in CURVES.items()
+            if (drawing := curve_figure(runs, key))
+        ]
         if drawn:
             title = f"Training: {model_name(kind, recipe)}"
             parts.append(f"<h3>{escape(title)}</h3>{figures(drawn)}")

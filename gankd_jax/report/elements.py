@@ -44,12 +44,18 @@ def titled(table: Table, *, wrap: bool = False) -> str:
 
 def table_html(table: Table, *, wrap: bool = False) -> str:
     """Return a table that sorts and copies; with `wrap`, one of text that may be long."""
-    head = "".join(f"<th><button>{escape(title)}</button></th>" for title in table.header)
+    columns = [[row[k] for row in table.rows] for k in range(len(table.header))]
+    head = "".join(map(_heading, table.header, columns))
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return (
         f'<div class="scroll{" wrap" if wrap else ""}"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{body}</tbody></table></div><button class="copy">Copy as CSV</button>'
     )
+
+
+def _heading(title: str, column: list[Cell]) -> str:
+    kind = ' class="n"' if any(cell.value is not None for cell in column) else ""
+    return f"<th{kind}><button>{escape(title)}</button></th>"
 
 
 def _cell(cell: Cell) -> str:
@@ -58,13 +64,19 @@ def _cell(cell: Cell) -> str:
     return f"<td{sort}{kind}>{escape(cell.text)}</td>"
 
 
-def figures(drawings: Iterable[tuple[str, str]]) -> str:
-    """Lay out (what it shows, svg)."""
-    shown = "\n".join(
-        f'<figure role="img" aria-label="{escape(label)}">{drawing}</figure>'
-        for label, drawing in drawings
-    )
-    return f'<div class="figures">{shown}</div>'
+def figure(label: str, drawing: str) -> str:
+    """Return an SVG with what it shows in words."""
+    return f'<figure role="img" aria-label="{escape(label)}">{drawing}</figure>'
+
+
+def figures(shown: Iterable[str]) -> str:
+    """Lay out figures side by side."""
+    return f'<div class="figures">{"".join(shown)}</div>'
+
+
+def later(text: str) -> str:
+    """Return a box in the place of a figure that is not there yet."""
+    return f'<div class="later">{escape(text)}</div>'
 
 
 def sheets_html(shown: Iterable[Iterable[Strip]], *, lossy: bool) -> str:

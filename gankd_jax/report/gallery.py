@@ -18,6 +18,10 @@ NEAREST = (
     "Of 64 images of the teacher and of each widest model those that come nearest to a training "
     "image, and that training image below; nearest in the features of the scores' network."
 )
+UNKNOWN = (
+    "They were not looked for: without labels or FID layers there is no network to look by, and "
+    f"older studies kept none ({RETAKE})."
+)
 BLUR = (
     "Beside each model the mean sharpness (variance of the Laplacian) of its 64 images, the most "
     "blurred model first; of each the most blurred images at the left, the sharpest at the right."
@@ -64,5 +68,5 @@ def _nearest(study: Study, pictures: Pictures) -> str:
         sheets = nearest_sheets(study, pictures.detail)
         return f"{_sheets(sheets, NEAREST, pictures)}{titled(table)}"
     if any(run.grid is not None for run in study.runs):
-        return note(f"Nobody looked for them, for want of a network, or too early: {RETAKE}.")
+        return note(UNKNOWN)
     return ""

@@ -40,11 +40,14 @@ def limit_table(study: Study) -> Table | None:
             found.setdefault((row.score, row.kind, row.recipe), []).append(row)
     if not found:
         return None
-    lines = [
-        (Cell(describe(score).label), Cell(model_name(kind, recipe)), *_cells(those))
-        for (score, kind, recipe), those in found.items()
-    ]
-    lines += _paper_lines(study)
+    lines: list[tuple[Cell, ...]] = []
+    for score in dict.fromkeys(score for score, _, _ in found):
+        models = {key[1:]: those for key, those in found.items() if key[0] == score}
+        lines += [
+            (Cell(describe(score).label), Cell(model_name(*model)), *_cells(those))
+            for model, those in models.items()
+        ]
+        lines += _paper_lines(study, score)
     header = ("score", "model", *(f"keeps {percent(level)}" for level in LEVELS))
     note = "The smallest width whose mean score keeps that part of the teacher's, and its ratio."
     return Table("Smallest width", note, header, tuple(lines), narrow=len(header))
@@ -71,22 +74,22 @@ def _cells(those: list[Row]) -> tuple[Cell, ...]:
     )
 
 
-def _paper_lines(study: Study) -> list[tuple[Cell, ...]]:
-    """The paper's students, where it says what its teacher scores."""
+def _paper_lines(study: Study, key: str) -> list[tuple[Cell, ...]]:
+    """The paper's students, where it has this score and says what its teacher has."""
     teacher = paper.TEACHER_SCORE.get(study.data)
-    keys = {row.score for row in rows(study) if in_paper(study, row.score)}
-    if teacher is None or not keys:
+    if teacher is None or not in_paper(study, key):
         return []
-    key = keys.pop()
-    shares = {
-        row.width: (result.ratio, share(describe(key), result.student, teacher) or 0.0)
+    kept = {
+        row.width: share(describe(key), result.student, teacher) or 0.0
         for row in paper.ROWS
         if (result := row.results.get(study.data))
     }
-    cells = []
-    for level in LEVELS:
-        width = min((w for w, (_, kept) in shares.items() if kept >= level), default=None)
-        times = None if width is None else shares[width][0]
-        text = "none" if width is None else f"d={width}" + (f" ({times}:1)" if times else "")
-        cells.append(Cell(text, width))
+    least = [min((d for d, part in kept.items() if part >= level), default=0) for level in LEVELS]
+    cells = (Cell(_paper_place(study.data, width), width or None) for width in least)
     return [(Cell(describe(key).label), Cell("paper's student*"), *cells)]
+
+
+def _paper_place(data: str, width: int) -> str:
+    result = paper.result(data, width)
+    times = f" ({result.ratio}:1)" if result and result.ratio else ""
+    return f"d={width}{times}" if width else "none"

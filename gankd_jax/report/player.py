@@ -4,6 +4,8 @@ import base64
 import json
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
+from string import Template
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +23,7 @@ PER_PARAMETER = 8 / 3  # characters: two bytes in base64
 STORED = 16  # latents of which the teacher's pictures are there
 SLIDERS = 8
 LEVELS = 2**15 - 1  # of a weight in 16 bits, on each side of zero
-RETAKE = "move a student's scores.json away and run `gankd evaluate` to have it kept"
+RETAKE = "move the runs' scores.json away and type `gankd evaluate` to have them kept"
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,23 @@ def choose(study: Study) -> Chosen:
     The score is the study's first that has a better side and that the teacher has. Smaller students
     that fit beside it are carried too.
     """
-    found = {row: run for row in _students(study) if (run := _kept_run(study, row))}
-    small = {row: run for row, run in found.items() if _characters(run) <= CHARACTERS}
+    found = [(row, run) for row in _students(study) if (run := _kept_run(study, row))]
+    small = [pair for pair in found if _characters(pair[1]) <= CHARACTERS]
     if not small:
         return Chosen((), _why_none(study, too_large=bool(found)))
-    first = _best(list(small))
-    chosen, room = [small.pop(first)], CHARACTERS
-    room -= _characters(chosen[0])
-    for run in sorted(small.values(), key=lambda run: run.parameters):
+    row, first = _best(small)
+    others = [run for _, run in small if run is not first]
+    return Chosen((first, *_beside(first, others)), _reason(row))
+
+
+def _beside(first: Run, others: list[Run]) -> list[Run]:
+    """Those of the others that the page has room for, small ones first."""
+    room, fitting = CHARACTERS - _characters(first), []
+    for run in sorted(others, key=lambda run: run.parameters):
         if _characters(run) <= room:
-            chosen.append(run)
+            fitting.append(run)
             room -= _characters(run)
-    return Chosen(tuple(chosen), _reason(first))
+    return fitting
 
 
 def _students(study: Study) -> list[Row]:
@@ -66,11 +73,11 @@ def _kept_run(study: Study, row: Row) -> Run | None:
     return kept[0] if kept else None
 
 
-def _best(found: list[Row]) -> Row:
-    near = [row for row in found if (row.share or 0) >= NEAR]
+def _best(found: list[tuple[Row, Run]]) -> tuple[Row, Run]:
+    near = [pair for pair in found if (pair[0].share or 0) >= NEAR]
     if near:
-        return min(near, key=lambda row: (row.width or 0, -(row.share or 0)))
-    return max(found, key=lambda row: (row.share or 0, row.width or 0))
+        return min(near, key=lambda pair: (pair[0].width or 0, -(pair[0].share or 0)))
+    return max(found, key=lambda pair: (pair[0].share or 0, pair[0].width or 0))
 
 
 def _reason(row: Row) -> str:
@@ -101,7 +108,8 @@ def player(study: Study) -> str:
         return f'<p class="note">{escape(chosen.reason)}</p>'
     data = json.dumps(_data(study, chosen.runs, study.teacher.grid)).replace("<", "\\u003c")
     options = "".join(f"<option>{escape(_label(run))}</option>" for run in chosen.runs)
-    return CONTROLS.format(reason=escape(chosen.reason), options=options, data=data)
+    controls = Template((files(__package__) / "player.html").read_text(encoding="utf-8"))
+    return controls.substitute(reason=escape(chosen.reason), options=options, data=data)
 
 
 def _label(run: Run) -> str:
@@ -154,21 +162,3 @@ def _sliders(kernel: Float[np.ndarray, "4 4 z o"]) -> list[int]:
 
 def _text(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode("ascii")
-
-
-CONTROLS = """<div id="player">
-<p>This student draws here, in your browser. {reason}</p>
-<p><label>Student <select id="student">{options}</select></label></p>
-<div class="pair">
-<figure><canvas id="teacher" role="img" aria-label="the teacher's stored picture"></canvas>
-<figcaption>teacher, <span id="which"></span></figcaption></figure>
-<figure><canvas id="drawn" role="img" aria-label="the student's picture"></canvas>
-<figcaption>student, <span id="time"></span></figcaption></figure>
-<div><p><button id="walk">Random walk</button> <button id="fresh">New latent</button></p>
-<div id="sliders"></div></div>
-</div>
-<p class="note">Stored latents, the teacher's picture above the student's; a click shows one large.
-</p>
-<div id="stored"></div>
-</div>
-<script type="application/json" id="player-data">{data}</script>"""
