@@ -20,7 +20,7 @@ def charts(study: Study) -> str:
     keys = [key for key in score_keys(study) if _lines(study, key, "parameters")]
     if not keys:
         return ""
-    main = [figures(_drawn(study, key, axis) for axis in AXES) for key in keys if is_main(key)]
+    main = [_row(study, key, first=key == keys[0]) for key in keys if is_main(key)]
     others = [_drawn(study, key, "parameters") for key in keys if not is_main(key)]
     more = [folded("Further scores", figures(others))] if others else []
     return "\n".join([note(ABOUT), *map(note, _slow(study)), *main, *more])
@@ -32,20 +32,26 @@ def _lines(study: Study, key: str, axis: str) -> list[Line]:
     return found if any(line.kind != "teacher" for line in found) else []
 
 
+def _row(study: Study, key: str, *, first: bool) -> str:
+    """A score's charts side by side; the first says what the one of the latency needs."""
+    drawn = [_drawn(study, key, axis) for axis in AXES if _lines(study, key, axis)]
+    if first and len(drawn) < len(AXES):
+        drawn.append(later(f"Score against latency: {MEASURE}."))
+    return figures(drawn)
+
+
 def _drawn(study: Study, key: str, axis: str) -> str:
     found, about = _lines(study, key, axis), describe(key)
-    if not found:
-        return later(f"{about.label} against latency: {MEASURE}.")
     drawing = score_figure(about.title, AXES[axis], found, study.real_scores.get(key))
     return figure(f"{about.label} against {AXES[axis].label}", drawing)
 
 
 def _slow(study: Study) -> list[str]:
-    """Who is smaller and yet no faster."""
+    """Which widths are smaller than another and yet no faster."""
     found = costs(study)
-    slow = [
-        f"{cost.recipe} d={cost.width} {cost.precision} (than {rival})"
-        for cost in found
-        if (rival := not_faster(cost, found))
-    ]
-    return [f"Smaller and yet not faster: {', '.join(slow)}."] if slow else []
+    slow: dict[tuple[int, str], dict[str, None]] = {}
+    for cost in found:
+        if rival := not_faster(cost, found):
+            slow.setdefault((cost.width, rival), {})[cost.precision] = None
+    said = [f"d={d} than {rival} ({', '.join(those)})" for (d, rival), those in slow.items()]
+    return [f"Smaller and yet not faster: {'; '.join(said)}."] if said else []

@@ -45,23 +45,27 @@ def titled(table: Table, *, wrap: bool = False) -> str:
 def table_html(table: Table, *, wrap: bool = False) -> str:
     """Return a table that sorts and copies; with `wrap`, one of text that may be long."""
     columns = [[row[k] for row in table.rows] for k in range(len(table.header))]
-    head = "".join(map(_heading, table.header, columns))
-    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    right = [any(cell.value is not None for cell in column) for column in columns]
+    head = "".join(map(_heading, table.header, right))
+    body = "\n".join(f"<tr>{''.join(map(_cell, row, right))}</tr>" for row in table.rows)
     return (
         f'<div class="scroll{" wrap" if wrap else ""}"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{body}</tbody></table></div><button class="copy">Copy as CSV</button>'
     )
 
 
-def _heading(title: str, column: list[Cell]) -> str:
-    kind = ' class="n"' if any(cell.value is not None for cell in column) else ""
-    return f"<th{kind}><button>{escape(title)}</button></th>"
+def _heading(title: str, right: bool) -> str:
+    return f"<th{_class('n' if right else '')}><button>{escape(title)}</button></th>"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, right: bool) -> str:
     sort = "" if cell.value is None else f' data-v="{cell.value!r}"'
-    kind = f' class="{cell.text.replace(" ", "-")}"' if cell.text in VERDICTS else ""
-    return f"<td{sort}{kind}>{escape(cell.text)}</td>"
+    verdict = cell.text.replace(" ", "-") if cell.text in VERDICTS else ""
+    return f"<td{sort}{_class('n' if right else verdict)}>{escape(cell.text)}</td>"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
 
 
 def figure(label: str, drawing: str) -> str:

@@ -92,8 +92,7 @@ def _name_widths(axes: Axes, axis: Axis, lines: list[Line]) -> None:
     if not axis.by_width:
         for point in ours[0].points if ours else ():
             place = (point.x, point.summary.mean)
-            offset = {"xytext": (5, 5), "textcoords": "offset points"}
-            axes.annotate(f"d={point.width}", place, fontsize=8, **offset)
+            axes.annotate(f"d={point.width}", place, (5, 5), textcoords="offset points", fontsize=8)
         return
     places: dict[int, list[float]] = {}
     for point in (point for line in ours for point in line.points):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gankd_jax.report.cells import Cell, Table
-from gankd_jax.report.runs import Nearest, Study
-from gankd_jax.report.sheets import Detail, Model, Strip, shown_models
+from gankd_jax.report.cells import Cell, Table, whole
+from gankd_jax.report.runs import Nearest, Run, Study
+from gankd_jax.report.sheets import Detail, Strip, shown_models
 from gankd_jax.report.wording import model_name, number
 
 HEADER = ("d", "model", "median distance", "to real", "smallest distance")
@@ -42,25 +42,21 @@ def _pair(label: str, grid: np.ndarray, nearest: Nearest, columns: int) -> list[
 def nearest_table(study: Study) -> Table | None:
     """Return how near each model comes; None where none was looked at."""
     models = shown_models(study, ("student", "baseline"))
-    found = [("", "real test images", study.real_nearest)]
-    found += [(f"{t.key.width}", "teacher", t.nearest) for t in [study.teacher] if t]
-    found += [_named(model) for model in models]
-    real = study.real_nearest
-    lines = tuple(
-        (Cell(width), Cell(name), *_cells(nearest, real))
-        for width, name, nearest in found
-        if nearest
-    )
-    return Table("Distances", DISTANCES, HEADER, lines, narrow=len(HEADER)) if lines else None
+    runs = [study.teacher, *(model.run for model in models)]
+    lines = [_line(run, study.real_nearest) for run in runs if run and run.nearest]
+    if study.real_nearest:
+        numbers = _numbers(study.real_nearest, study.real_nearest)
+        lines.insert(0, (Cell(""), Cell("real test images"), *numbers))
+    return Table("Distances", DISTANCES, HEADER, tuple(lines), len(HEADER)) if lines else None
 
 
-def _named(model: Model) -> tuple[str, str, Nearest | None]:
-    run = model.run
-    name = model_name(run.key.kind, run.key.recipe) if run else model.recipe
-    return f"{model.width}", name, run.nearest if run else None
+def _line(run: Run, real: Nearest | None) -> tuple[Cell, ...]:
+    assert run.nearest
+    name = model_name(run.key.kind, run.key.recipe)
+    return (whole(run.key.width), Cell(name), *_numbers(run.nearest, real))
 
 
-def _cells(nearest: Nearest, real: Nearest | None) -> tuple[Cell, ...]:
+def _numbers(nearest: Nearest, real: Nearest | None) -> tuple[Cell, ...]:
     middle, least = float(np.median(nearest.distances)), float(nearest.distances.min())
     times = middle / float(np.median(real.distances)) if real else None
     return (

@@ -20,7 +20,7 @@ def limit_lines(study: Study) -> list[str]:
 
 
 def _line(students: list[Row]) -> str:
-    parts = []
+    parts: list[str] = []
     for level in LEVELS:
         least = _smallest(students, level)
         if least and not any(_place(least) in part for part in parts):

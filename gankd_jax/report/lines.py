@@ -77,5 +77,6 @@ def _points(seeds: list[_Seed]) -> tuple[Point, ...]:
 def _place(run: Run, precision: str, axis: str) -> float | None:
     """Where a run stands on an axis; parameters are the same in every precision, so once."""
     if axis == "parameters":
-        return run.parameters if precision == "float32" else None
-    return run.stored[precision].bytes if axis == "bytes" else run.stored[precision].milliseconds
+        return float(run.parameters) if precision == "float32" else None
+    stored = run.stored[precision]
+    return float(stored.bytes) if axis == "bytes" else stored.milliseconds

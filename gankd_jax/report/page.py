@@ -62,7 +62,7 @@ def html(study: Study) -> str:
     """Return the page, in the order in which a person asks."""
     before = [
         _section("", f"{_summary(study)}{player(study)}{_sizes(study)}"),
-        _section("Scores, the paper's beside ours", _scores(study)),
+        _section("Scores", _scores(study)),
         _section("Score against size and time", charts(study)),
         _section("Where the limit lies", _limit(study)),
     ]

@@ -124,13 +124,14 @@ def _data(study: Study, runs: tuple[Run, ...], teacher: np.ndarray) -> dict[str,
         "latents": _text(students[0]["latents"][:STORED].astype("<f4")),
         "teacher": picture_url(teacher[:STORED]),
         "students": [
-            {"name": run.name, "layers": _layers(arrays), "sliders": _sliders(arrays["kernel0"])}
+            {"name": run.name, "layers": packed(arrays), "sliders": _sliders(arrays["kernel0"])}
             for run, arrays in zip(runs, students, strict=True)
         ],
     }
 
 
-def _layers(arrays: dict[str, np.ndarray]) -> list[dict[str, object]]:
+def packed(arrays: dict[str, np.ndarray]) -> list[dict[str, object]]:
+    """Return the layers of folded.npz as student.js unpacks them."""
     count = sum(name.startswith("kernel") for name in arrays)
     return [_layer(arrays[f"kernel{k}"], arrays[f"bias{k}"]) for k in range(count)]
 

@@ -13,6 +13,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.report.wording import model_name
 from gankd_jax.runtime import files
 
+MEASURED = ("milliseconds", "images_per_second", "peak_mib")
 Grid = UInt8[np.ndarray, "n h w c"]
 Paths = UInt8[np.ndarray, "paths steps h w c"]
 
@@ -209,7 +210,7 @@ def _stored(size: int, scores: dict[str, Any], timed: dict[str, Any]) -> dict[st
         found[precision] = Stored(
             bytes=scored.get("bytes") or measured.get("bytes") or size,
             scores=_scores(scores if precision == "float32" else scored),
-            **{key: measured.get(key) for key in ("milliseconds", "images_per_second", "peak_mib")},
+            **{key: float(measured[key]) for key in MEASURED if key in measured},
         )
     return found
 
