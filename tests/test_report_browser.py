@@ -17,7 +17,7 @@ from gankd_jax.report.page import write_report
 from gankd_jax.report.player import packed
 from gankd_jax.runtime import files
 
-BOUND = 1e-3  # of a difference between pictures in -1..1
+BOUND = 1e-4  # of a difference between pictures in -1..1
 SHOWN = "student-mse-d4-s0"
 PICTURE = "[...player.find('drawn').getContext('2d').getImageData(0, 0, 16, 16).data]"
 FIRST_SLIDER = "document.querySelector('#sliders input')"

@@ -61,29 +61,31 @@ def write_report(workdir: Path) -> Path:
 def html(study: Study) -> str:
     """Return the page, in the order in which a person asks."""
     before = [
-        _section("", f"{_summary(study)}{player(study)}{_sizes(study)}"),
-        _section("Scores", _scores(study)),
-        _section("Score against size and time", charts(study)),
-        _section("Where the limit lies", _limit(study)),
+        ("What was compressed", f"{_summary(study)}{player(study)}{_sizes(study)}"),
+        ("Scores", _scores(study)),
+        ("Score against size and time", charts(study)),
+        ("Where the limit lies", _limit(study)),
     ]
-    after = [
-        _section("How each number was made", made(study)),
-        _section("Each run", each_run(study)),
-    ]
+    after = [("How each number was made", made(study)), ("Each run", each_run(study))]
     for pictures in PICTURES:
-        shown = [_section(title, content) for title, content in gallery(study, pictures)]
-        page = _page(study, [*before, *shown, *after])
+        page = _page(study, [*before, *gallery(study, pictures), *after])
         if len(page.encode()) <= LIMIT:
             break
     return page
 
 
-def _page(study: Study, sections: Iterable[str]) -> str:
+def _page(study: Study, sections: Iterable[tuple[str, str]]) -> str:
+    shown = [section for section in sections if section[1]]
     return Template(_text("page.html")).substitute(
         title=escape(f"{study.config['name']} study"),
+        name=escape(study.config["name"]),
+        contents=" ".join(f'<a href="#s{k}">{title}</a>' for k, (title, _) in enumerate(shown)),
         style=_text("page.css"),
         script="\n".join(map(_text, SCRIPTS)),
-        body="\n".join(sections),
+        body="\n".join(
+            f'<section id="s{k}"><h2>{title}</h2>\n{content}\n</section>'
+            for k, (title, content) in enumerate(shown)
+        ),
     )
 
 
@@ -91,17 +93,12 @@ def _text(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _section(title: str, content: str) -> str:
-    heading = f"<h2>{title}</h2>" if title else ""
-    return f"<section>{heading}\n{content}\n</section>" if content else ""
-
-
 def _summary(study: Study) -> str:
     first, *others = headline(study)
     missing = progress(study)
     warning = f'<div class="warn">Runs without scores{bullets(missing)}</div>' if missing else ""
     lead = f'<p class="lead">{escape(first)}</p>'
-    return f"<h1>{escape(study.config['name'])}</h1>{lead}{paragraphs(others)}{warning}"
+    return f"{lead}{paragraphs(others)}{warning}"
 
 
 def _sizes(study: Study) -> str:

@@ -4,10 +4,11 @@
 const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0)).buffer;
 const numbers = text => new Float32Array(bytes(text));
 
-// Weights are whole numbers of 16 bits, times a step for each output channel.
+// Weights are whole numbers of 24 bits, lowest first, times a step for each output channel.
 function unpack({ inputs, outputs, kernel, step, bias }) {
-  const whole = new Int16Array(bytes(kernel)), steps = numbers(step);
-  const weights = Float32Array.from(whole, (value, j) => value * steps[j % outputs]);
+  const raw = new Uint8Array(bytes(kernel)), steps = numbers(step);
+  const whole = at => (raw[at] << 8 | raw[at + 1] << 16 | raw[at + 2] << 24) >> 8;
+  const weights = Float32Array.from({ length: raw.length / 3 }, (_, j) => whole(3 * j) * steps[j % outputs]);
   return { inputs, outputs, weights, bias: numbers(bias) };
 }
 
