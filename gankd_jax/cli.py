@@ -151,17 +151,22 @@ def export(values: Values) -> None:
 
 
 def bench(values: Values) -> None:
-    """Time training and drawing: [--against=torch] [--only=CASE,...] [--out=DIR] or --memory."""
+    """Time training and drawing; or --memory of a config's groups; or --export of a study."""
     if values["memory"].value:
         from gankd_jax.bench.memory import memory
 
         print(memory(_config(values)))
         return
+    rounds = _whole(values, "rounds") or 5
+    if values["export"].value:
+        from gankd_jax.bench.export import bench_export
+
+        print(bench_export(_config(values), _workdir(values), rounds=rounds))
+        return
     from gankd_jax.bench import command
 
     folder = _path(values, "out") or Path("bench")
     only = [name for name in (values["only"].value or "").split(",") if name]
-    rounds = _whole(values, "rounds") or 5
     print(command.bench(folder, against=values["against"].value, only=only, rounds=rounds))
 
 
@@ -265,7 +270,10 @@ FLAGS = {
     "data-dir": "folder of prepared data sets (default: TFDS's own)",
 }
 
-SWITCHES = {"memory": "`bench` prints the memory of a config's groups, and runs nothing"}
+SWITCHES = {
+    "memory": "`bench` prints the memory of a config's groups, and runs nothing",
+    "export": "`bench` times a study's exported files, and writes its latency.json",
+}
 
 
 def _check_config_file(argv: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Scores of a generator, and of real images: one pass over the images feeds all of a network's."""
 
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,15 +46,20 @@ def drawn(drawer: Drawer, seed: int, *, count: int, batch_size: int) -> Batches:
         yield sampling.to_uint8(sampling.draw(generator, variables, latents))[:wanted]
 
 
-def pixel_error(
-    student: Drawer, teacher: Drawer, seed: int, *, count: int, batch_size: int
-) -> float:
-    """E ||G_t(z) - G_s(z)||^2 per number of an image, images in -1..1, on the latents of `seed`."""
-    total = 0.0
-    for latents, wanted in _latents(student[0], seed, count=count, batch_size=batch_size):
-        errors = _errors(student[0], teacher[0], student[1], teacher[1], latents=latents)
-        total += float(np.asarray(errors, np.float64)[:wanted].sum())
-    return total / count
+def pixel_errors(
+    students: Sequence[Drawer], teacher: Drawer, seed: int, *, count: int, batch_size: int
+) -> list[float]:
+    """E ||G_t(z) - G_s(z)||^2 per number of an image, images in -1..1, on the latents of `seed`.
+
+    One value for each student; the teacher draws once for all of them.
+    """
+    generators = tuple(generator for generator, _ in students)
+    own = [variables for _, variables in students]
+    total = np.zeros(len(students))
+    for latents, wanted in _latents(teacher[0], seed, count=count, batch_size=batch_size):
+        errors = _errors(generators, teacher[0], own, teacher[1], latents=latents)
+        total += np.asarray(errors, np.float64)[:, :wanted].sum(axis=1)
+    return [float(value) for value in total / count]
 
 
 def _latents(
@@ -69,11 +74,16 @@ def _latents(
 
 @jax.jit(static_argnums=(0, 1))
 def _errors(
-    student: Generator, teacher: Generator, own: Tree, theirs: Tree, *, latents: Array
-) -> Float[Array, " b"]:
-    images = student.apply(own, latents, train=False)
+    students: tuple[Generator, ...],
+    teacher: Generator,
+    own: list[Tree],
+    theirs: Tree,
+    *,
+    latents: Float[Array, "b z"],
+) -> Float[Array, "k b"]:
     wanted = teacher.apply(theirs, latents, train=False)
-    return jnp.mean(jnp.square(images - wanted), axis=(1, 2, 3))
+    images = [s.apply(v, latents, train=False) for s, v in zip(students, own, strict=True)]
+    return jnp.mean(jnp.square(jnp.stack(images) - wanted), axis=(2, 3, 4))
 
 
 def samples(drawer: Drawer) -> dict[str, UInt8[np.ndarray, "..."]]:

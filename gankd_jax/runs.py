@@ -8,6 +8,7 @@ from gankd_jax.data import datasets
 from gankd_jax.errors import UserError
 from gankd_jax.models import conv
 from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.names import run_name
 from gankd_jax.training.group import Member
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Spec
@@ -25,8 +26,7 @@ class Run:
     @property
     def name(self) -> str:
         """Also the name of the run's folder, such as `student-mse-d4-s0`."""
-        parts = [self.kind, self.recipe, f"d{self.width}", f"s{self.seed}"]
-        return "-".join(parts if self.recipe != self.kind else parts[1:])
+        return run_name(self.kind, self.recipe, self.width, self.seed)
 
 
 def teachers(config: ml_collections.ConfigDict) -> list[Run]:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -13,9 +14,11 @@ from jaxtyping import UInt8
 from gankd_jax import evaluate, runs, sampling, workdir
 from gankd_jax.data import datasets
 from gankd_jax.errors import UserError
+from gankd_jax.export.folded import rounded
 from gankd_jax.interop import inception_weights
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
+from gankd_jax.names import LOSSY, PRECISIONS
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files, lock, stop
 from gankd_jax.training import loop
@@ -277,17 +280,37 @@ def _evaluate_real(lab: Lab) -> None:
 
 
 def _evaluate_run(lab: Lab, run: Run) -> None:
-    seed, drawer, folder = lab.config.evaluation.seed, lab.drawer(run), lab.folder / run.name
-    values = scores_of(lab, drawer)
+    folder, drawer = lab.folder / run.name, lab.drawer(run)
+    stored = {precision: rounded(*drawer, precision) for precision in PRECISIONS}
+    values, *lossy = _values(lab, run, [drawer, *(stored[p][:2] for p in LOSSY)])
+    precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][2]} for p in PRECISIONS}
+    for precision, scores in zip(LOSSY, lossy, strict=True):
+        precisions[precision]["scores"] = scores
+    _keep_pictures(lab, run, drawer)
+    made = _made(lab, lab.config.evaluation.samples)
+    made["latents_seed"] = lab.config.evaluation.seed
+    # Last, since it marks the run as scored.
+    written = {"scores": values, "made": made, "precisions": precisions}
+    files.write_json(folder / "scores.json", written)
+
+
+def _keep_pictures(lab: Lab, run: Run, drawer: evaluate.Drawer) -> None:
+    """What the report shows of a run; of a student also the weights that draw in the page."""
+    folder, pictures = lab.folder / run.name, evaluate.samples(drawer)
+    files.write_arrays(folder / "samples.npz", **pictures, **lab.nearest(pictures["grid"]))
+    if run.kind == "student":
+        files.write_arrays(folder / "folded.npz", **evaluate.folded(drawer))
+
+
+def _values(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
+    """The scores of a run's generator in each of its forms."""
+    values = [scores_of(lab, drawer) for drawer in drawers]
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
-        values["pixel_error"] = evaluate.pixel_error(drawer, teacher, seed, **_sizes(lab))
-        files.write_arrays(folder / "folded.npz", **evaluate.folded(drawer))
-    pictures = evaluate.samples(drawer)
-    files.write_arrays(folder / "samples.npz", **pictures, **lab.nearest(pictures["grid"]))
-    made = _made(lab, lab.config.evaluation.samples) | {"latents_seed": seed}
-    # Last, since it marks the run as scored.
-    files.write_json(folder / "scores.json", {"scores": values, "made": made})
+        seed = lab.config.evaluation.seed
+        errors = evaluate.pixel_errors(drawers, teacher, seed, **_sizes(lab))
+        values = [v | {"pixel_error": e} for v, e in zip(values, errors, strict=True)]
+    return values
 
 
 def _made(lab: Lab, count: int) -> dict[str, object]:

@@ -100,16 +100,16 @@ def test_seed_and_batch_size_make_the_images(drawer):
 @pytest.mark.parametrize("count", [4, 7])
 def test_the_pixel_error_is_the_mean_square(count):
     sizes = {"count": count, "batch_size": 4}
-    found = evaluate.pixel_error(constant(0.5), constant(-0.25), 0, **sizes)
-    assert found == pytest.approx(0.75**2, rel=1e-5)
-    assert evaluate.pixel_error(constant(0.5), constant(0.5), 0, **sizes) == 0
+    students = [constant(0.5), constant(-0.25), constant(0.25)]
+    found = evaluate.pixel_errors(students, constant(-0.25), 0, **sizes)
+    assert found == pytest.approx([0.75**2, 0, 0.5**2], rel=1e-5)
 
 
 def test_the_pixel_error_is_taken_on_the_latents_that_are_drawn(drawer):
     images = drawn(drawer, 3, 7, 4).astype(np.float64) / 127.5 - 1
-    found = evaluate.pixel_error(drawer, constant(0.5), 3, count=7, batch_size=4)
+    [found] = evaluate.pixel_errors([drawer], constant(0.5), 3, count=7, batch_size=4)
     assert found == pytest.approx(((images - 0.5) ** 2).mean(), abs=2 / 255)
-    other = evaluate.pixel_error(drawer, constant(0.5), 4, count=7, batch_size=4)
+    [other] = evaluate.pixel_errors([drawer], constant(0.5), 4, count=7, batch_size=4)
     assert other != found
 
 

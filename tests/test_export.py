@@ -14,7 +14,9 @@ from gankd_jax import sampling
 from gankd_jax.errors import UserError
 from gankd_jax.export import command, onnx_file, stablehlo_file, torch_file
 from gankd_jax.export.folded import as_flax, fold, store
+from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.runtime.files import read_json
 
 GENERATOR = Generator(3, 32, 3, latent=7)
 OFFERED = [(k, p) for k, kind in command.FORMATS.items() for p in kind.precisions]
@@ -93,6 +95,26 @@ def test_stablehlo_draws_any_number_of_images_and_holds_small_weights(drawer, pr
     assert b".py" not in program  # nothing of the machine that made it
 
 
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_stored_weights_are_made_float32_once_when_onnxruntime_loads_them(
+    drawer, tmp_path, precision
+):
+    need("onnx", "onnxruntime")
+    import onnx
+    import onnxruntime
+
+    def steps(precision):
+        """What is done for each image, in onnxruntime's own account."""
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / precision)
+        options.log_severity_level = 3
+        model = onnx_file.write([store(layer, precision) for layer in fold(*drawer)])
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return [node.op_type for node in onnx.load(tmp_path / precision).graph.node]
+
+    assert steps(precision) == steps("float32")
+
+
 def test_smaller_numbers_make_smaller_files(drawer):
     def size(write, precision):
         return len(write([store(layer, precision) for layer in fold(*drawer)]))
@@ -149,6 +171,23 @@ def test_the_command_writes_a_file_and_says_how_near_it_is(study, tmp_path, kind
     assert images.shape == (3, 16, 16, 1)
     names = [line.split()[0] for line in said[2:]]
     assert ("fd_classifier" in names) == (precision != "float32")
+
+
+def test_the_study_scores_the_images_that_the_exported_file_draws(study, tmp_path):
+    need("onnx", "onnxruntime")
+    config, folder = study
+    name, out = "student-mse-d1-s0", tmp_path / "made.onnx"
+    command.export(config, folder, **settings(out, kind="onnx", precision="int8"))
+    lab, evaluation, total = Lab(config, folder), config.evaluation, 0.0
+    teacher = lab.drawer(lab.teacher)
+    for k in range(3):  # 200 latents, in batches of 80
+        key = jax.random.fold_in(jax.random.key(evaluation.seed), k)
+        latents = jax.random.normal(key, (80, config.model.latent))[: 200 - 80 * k]
+        images = onnx_file.run(out.read_bytes(), np.asarray(latents))
+        difference = images - np.asarray(sampling.draw(*teacher, latents), np.float64)
+        total += np.square(difference).mean(axis=(1, 2, 3)).sum()
+    found = read_json(folder / name / "scores.json")["precisions"]["int8"]["scores"]
+    assert found["pixel_error"] == pytest.approx(total / 200, rel=1e-4)
 
 
 def latents_of(size):

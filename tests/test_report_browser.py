@@ -59,7 +59,7 @@ def folder(tmp_path_factory, student):
     made = fake_study.make(
         tmp_path_factory.mktemp("study"), seeds=(0, 1), widths=(2, 4), students=("mse",)
     )
-    fake_study.measure(made)
+    fake_study.time(made, widths=(2, 4))
     files.write_arrays(made / SHOWN / "folded.npz", **evaluate.folded(student))
     write_report(made)
     return made

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 
 import fake_study
 import pytest
@@ -85,13 +86,43 @@ def test_csv_holds_every_row_unrounded(full):
 
 def test_markdown_tables_are_rectangular(full):
     tables = [block for block in markdown(full).split("\n\n") if block.startswith("|")]
-    assert len(tables) == 1 + 4
+    assert len(tables) == 2 + 4
     for block in tables:
         assert len({line.count("|") for line in block.splitlines()}) == 1
     assert (
         "| 2 | mse student | 3 | 5.10 ± 0.10 | 64% | +3.00 ± 0.23 | student ahead | "
         in markdown(full)
     )
+
+
+def test_bytes_on_disk_and_the_scores_of_smaller_weights(full):
+    # The teacher has 4 * 100 * 32^2 bytes in float32, the student 100 * 2^2 in int8.
+    assert "| 2 | small | 1,600 | 256:1 | 800 | 512:1 | 400 | 1024:1 |" in markdown(full)
+    assert "| student ahead | 5.80 (83%) | 5.10 | 4.59 | 0: 5.00, 1: 5.10, 2: 5.20 |" in markdown(
+        full
+    )
+    [line] = [
+        r
+        for r in csv.DictReader(io.StringIO(csv_text(full)))
+        if (r["score"], r["recipe"], r["width"]) == ("fd_classifier", "mse", "2")
+    ]
+    assert [line[f"disk_bytes_{p}"] for p in ("float32", "float16", "int8")] == [
+        *("1600", "800", "400")
+    ]
+    assert [float(line[f"disk_ratio_{p}"]) for p in ("float32", "int8")] == [256, 1024]
+    assert [float(line[f"mean_{p}"]) for p in ("float16", "int8")] == [101, pytest.approx(90.9)]
+
+
+def test_a_study_scored_before_there_were_precisions_has_its_table(tmp_path):
+    folder = fake_study.make(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
+    for path in folder.glob("*/scores.json"):
+        path.write_text(
+            json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "precisions"})
+        )
+    study = read(folder)
+    assert "By bytes on disk" not in markdown(study)
+    assert "weights |" not in markdown(study)
+    assert {r["disk_bytes_int8"] for r in csv.DictReader(io.StringIO(csv_text(study)))} == {""}
 
 
 def test_the_papers_numbers_are_said_to_be_another_judges(full):

@@ -14,7 +14,7 @@ PACKAGE = tiny.REPO / "gankd_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 80  # lines of a function
 
-# What a folder may import of the others; beside them, anybody's are `errors` and `paper`.
+# What a folder may import of the others; beside them, anybody's are `LEAVES`.
 DIRECTIONS = {
     "data": set(),
     "models": set(),
@@ -25,9 +25,10 @@ DIRECTIONS = {
     "training": {"models", "data", "runtime"},
     "export": {"models", "runtime", "training", "interop", "evaluate", "lab", "runs", "sampling"}
     | {"study", "workdir"},
-    "bench": {"models", "data", "runtime", "training", "runs", "sampling"},
+    "bench": {"models", "data", "runtime", "training", "runs", "sampling"}
+    | {"export", "lab", "workdir"},
 }
-LEAVES = {"errors", "paper"}
+LEAVES = {"errors", "names", "paper"}
 TORCH_SIDE = "gankd_jax.bench.torch_side"  # runs in a process of its own
 TORCH_FILE = "gankd_jax.export.torch_file"  # tries the file that it wrote
 NETWORKS = {"jax", "flax", "optax", "numpy", "jaxtyping", "clu"}  # clu counts parameters

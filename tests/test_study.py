@@ -160,6 +160,26 @@ def test_a_score_file_says_how_it_was_made(root, finished):
             assert (np.diff(arrays["distances"][arrays["closest"]]) >= 0).all()
 
 
+def test_weights_in_fewer_bytes_are_scored_too(finished):
+    # Width 1 at 16 pixels: kernels of 16 (100 * 2 + 2 * 1 + 1 * 1) numbers, 2 + 1 + 1 biases.
+    numbers, biases = 16 * (100 * 2 + 2 * 1 + 1 * 1), 2 + 1 + 1
+    for name in TRAINED:
+        file = files.read_json(finished / name / "scores.json")
+        found = file["precisions"]
+        assert list(found) == ["float32", "float16", "int8"]
+        assert found["float32"].keys() == {"bytes"}
+        for precision in ("float16", "int8"):
+            assert found[precision]["scores"].keys() == file["scores"].keys()
+        if "-d1-" in name:
+            sizes = [4 * (numbers + biases), 2 * numbers + 4 * biases, numbers + (4 + 4) * biases]
+            assert [each["bytes"] for each in found.values()] == sizes
+        changes = [
+            abs(found[p]["scores"]["fd_classifier"] / file["scores"]["fd_classifier"] - 1)
+            for p in ("float16", "int8")
+        ]
+        assert 0 < changes[0] < changes[1] < 0.2
+
+
 def test_the_real_test_images_are_the_ceiling(finished):
     real = files.read_json(finished / "reference" / "scores.json")
     assert real["made"]["samples"] == 359

@@ -12,9 +12,10 @@ from gankd_jax import runs, sampling, study, workdir
 from gankd_jax.errors import UserError
 from gankd_jax.evaluate import Drawer
 from gankd_jax.export import onnx_file, stablehlo_file, torch_file
-from gankd_jax.export.folded import PRECISIONS, Layer, as_flax, fold, store
+from gankd_jax.export.folded import Layer, as_flax, fold, store
 from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.names import PRECISIONS
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 
@@ -62,25 +63,55 @@ def export(
         is missing, or the file does not draw what the model draws (it is not written then).
     """
     chosen = _check(config, folder, run=run, kind=kind, precision=precision, out=out)
-    lab, way = Lab(config, folder), FORMATS[kind]
-    generator, variables = lab.drawer(chosen)
-    layers = [store(layer, precision) for layer in fold(generator, variables)]
-    stored = as_flax(generator, layers)
-    file = way.write(generator, layers)
-    latents = sampling.latents(SEED, COUNT, generator.latent)
-    drawn = way.run(file, np.asarray(latents))
-    error = _largest(drawn, sampling.draw(*stored, latents))
-    if not error <= BOUND:
-        raise UserError(f"{out} is not written: it draws other images than {run}, by {error:.1e}")
-    files.write_bytes(out, file)
-    difference = _largest(drawn, sampling.draw(generator, variables, latents))
+    lab = Lab(config, folder)
+    made = make(lab.drawer(chosen), kind, precision, what=run)
+    files.write_bytes(out, made.file)
     lines = [
-        f"{out}: {len(file):,} bytes; largest difference to {run} on {COUNT} fresh latents"
-        f" {difference:.1e} (images in -1..1)"
+        f"{out}: {len(made.file):,} bytes; largest difference to {run} on {COUNT} fresh latents"
+        f" {made.difference:.1e} (images in -1..1)"
     ]
     if precision != "float32":
-        lines += _changes(lab, chosen, stored)
+        lines += _changes(lab, chosen, made.stored)
     return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A file that was tried, and the generator that draws as it does."""
+
+    file: bytes
+    stored: Drawer
+    difference: float  # the largest, to the model's images
+
+
+def make(drawer: Drawer, kind: str, precision: str, *, what: str) -> Made:
+    """A generator as the bytes of a file, which was run on fresh latents.
+
+    Raises:
+      UserError: it does not draw what the generator draws with its weights in that precision.
+    """
+    generator, variables = drawer
+    layers = [store(layer, precision) for layer in fold(generator, variables)]
+    stored = as_flax(generator, layers)
+    file = FORMATS[kind].write(generator, layers)
+    latents = sampling.latents(SEED, COUNT, generator.latent)
+    drawn = FORMATS[kind].run(file, np.asarray(latents))
+    error = _largest(drawn, sampling.draw(*stored, latents))
+    if not error <= BOUND:
+        raise UserError(f"no {kind} file: it draws other images than {what}, by {error:.1e}")
+    return Made(file, stored, _largest(drawn, sampling.draw(generator, variables, latents)))
+
+
+def need(kind: str) -> None:
+    """Refuse a format whose packages are missing.
+
+    Raises:
+      UserError: naming the extra that brings them.
+    """
+    for package in FORMATS[kind].needs:
+        if importlib.util.find_spec(package) is None:
+            extra = "torch" if package == "torch" else "export"
+            raise UserError(f"{kind} files need {package}: pip install 'gankd-jax[{extra}]'")
 
 
 def _check(
@@ -102,10 +133,7 @@ def _check(
         raise UserError(f"{run} is not trained; run `gankd train --run={run}` first")
     if out.exists():
         raise UserError(f"--out={out} exists; name another file or remove it")
-    for package in FORMATS[kind].needs:
-        if importlib.util.find_spec(package) is None:
-            extra = "torch" if package == "torch" else "export"
-            raise UserError(f"--format={kind} needs {package}: pip install 'gankd-jax[{extra}]'")
+    need(kind)
     return chosen
 
 

@@ -10,7 +10,6 @@ from gankd_jax.models.dcgan import Generator
 from gankd_jax.training.state import Tree
 
 EPSILON = 1e-5  # Flax's batch norm, and PyTorch's
-PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,12 @@ class Layer:
     def weights(self) -> Float[np.ndarray, "4 4 i o"]:
         """The kernel's values in float32."""
         return self.kernel.astype(np.float32) * self.scale
+
+    @property
+    def bytes(self) -> int:
+        """What the layer takes in a file: kernel, float32 bias, and int8's float32 scales."""
+        scales = self.scale.nbytes if self.kernel.dtype == np.int8 else 0
+        return self.kernel.nbytes + self.bias.nbytes + scales
 
 
 def fold(generator: Generator, variables: Tree) -> list[Layer]:
@@ -61,6 +66,12 @@ def _int8(layer: Layer) -> Layer:
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     numbers: Int8[np.ndarray, "4 4 i o"] = np.round(layer.kernel / scale).astype(np.int8)
     return Layer(numbers, scale, layer.bias)
+
+
+def rounded(generator: Generator, variables: Tree, precision: str) -> tuple[Generator, Tree, int]:
+    """A generator that draws with its weights as `precision` stores them, and their bytes."""
+    layers = [store(layer, precision) for layer in fold(generator, variables)]
+    return *as_flax(generator, layers), sum(layer.bytes for layer in layers)
 
 
 def as_flax(generator: Generator, layers: list[Layer]) -> tuple[Generator, Tree]:

@@ -60,15 +60,14 @@ def _layer(
         numpy_helper.from_array(layer.bias, f"bias{k}"),
     ]
     nodes, weights = [], f"kernel{k}"
-    if kernel.dtype == np.int8:
-        initial.append(numpy_helper.from_array(layer.scale, f"scale{k}"))
-        weights = f"weights{k}"
-        nodes.append(
-            helper.make_node("DequantizeLinear", [f"kernel{k}", f"scale{k}"], [weights], axis=1)
-        )
-    elif kernel.dtype == np.float16:
+    if kernel.dtype != np.float32:
         weights = f"weights{k}"
         nodes.append(helper.make_node("Cast", [f"kernel{k}"], [weights], to=1))  # 1: float32
+    if kernel.dtype == np.int8:
+        # Not DequantizeLinear, which onnxruntime does again for every image.
+        initial.append(numpy_helper.from_array(layer.scale[:, None, None], f"scale{k}"))
+        nodes.append(helper.make_node("Mul", [weights, f"scale{k}"], [f"scaled{k}"]))
+        weights = f"scaled{k}"
     shape: Any = {"strides": [1, 1]} if k == 0 else {"strides": [2, 2], "pads": [1, 1, 1, 1]}
     sums, result = f"sums{k}", "images" if last else f"pixels{k}"
     nodes.append(helper.make_node("ConvTranspose", [value, weights, f"bias{k}"], [sums], **shape))

@@ -1,12 +1,12 @@
 """The page's section of charts: each score against parameters, bytes and latency."""
 
-from gankd_jax.report.costs import MEASURE, costs, not_faster
 from gankd_jax.report.elements import figure, figures, folded, later, note
 from gankd_jax.report.figures import score_figure
 from gankd_jax.report.lines import AXES, Line, lines
 from gankd_jax.report.rows import score_keys
 from gankd_jax.report.runs import Study
 from gankd_jax.report.scores import describe, is_main
+from gankd_jax.report.times import MEASURE, not_faster
 
 ABOUT = (
     "Lines join the means over seeds; bars are their standard deviation, dots the seeds, the star "
@@ -48,10 +48,9 @@ def _drawn(study: Study, key: str, axis: str) -> str:
 
 def _slow(study: Study) -> list[str]:
     """Which widths are smaller than another and yet no faster."""
-    found = costs(study)
-    slow: dict[tuple[int, str], dict[str, None]] = {}
-    for cost in found:
-        if rival := not_faster(cost, found):
-            slow.setdefault((cost.width, rival), {})[cost.precision] = None
-    said = [f"d={d} than {rival} ({', '.join(those)})" for (d, rival), those in slow.items()]
+    slow: dict[tuple[int, int], list[str]] = {}
+    for width, precision in study.timed:
+        if rival := not_faster(study, width, precision):
+            slow.setdefault((width, rival), []).append(precision)
+    said = [f"d={d} than d={rival} ({', '.join(those)})" for (d, rival), those in slow.items()]
     return [f"Smaller and yet not faster: {'; '.join(said)}."] if said else []

@@ -3,6 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
+from gankd_jax.names import PRECISIONS
 from gankd_jax.report.runs import Run, Study
 from gankd_jax.report.scores import Summary
 
@@ -57,8 +58,8 @@ def lines(study: Study, key: str, axis: str) -> list[Line]:
     runs = [*teacher, *(run for run in study.runs if run.key.kind != "teacher")]
     found: dict[tuple[str, str, str], list[_Seed]] = {}
     for run in runs:
-        for precision, stored in run.stored.items():
-            x, score = _place(run, precision, axis), stored.scores.get(key)
+        for precision in PRECISIONS:
+            x, score = _place(study, run, precision, axis=axis), _scores(run, precision).get(key)
             if x is not None and score is not None:
                 seed = _Seed(run.key.width, run.key.seed, x, score)
                 found.setdefault((run.key.kind, run.key.recipe, precision), []).append(seed)
@@ -74,9 +75,18 @@ def _points(seeds: list[_Seed]) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _place(run: Run, precision: str, axis: str) -> float | None:
+def _scores(run: Run, precision: str) -> dict[str, float]:
+    if precision == "float32":
+        return run.scores
+    return run.stored[precision].scores if precision in run.stored else {}
+
+
+def _place(study: Study, run: Run, precision: str, *, axis: str) -> float | None:
     """Where a run stands on an axis; parameters are the same in every precision, so once."""
     if axis == "parameters":
         return float(run.parameters) if precision == "float32" else None
-    stored = run.stored[precision]
-    return float(stored.bytes) if axis == "bytes" else stored.milliseconds
+    if axis == "bytes":
+        stored = run.stored.get(precision)
+        return float(stored.bytes if stored else run.bytes_float32)
+    timed = study.timed.get((run.key.width, precision))
+    return timed.milliseconds if timed else None

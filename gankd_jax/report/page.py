@@ -7,7 +7,6 @@ from pathlib import Path
 from string import Template
 
 from gankd_jax.report.charts import charts
-from gankd_jax.report.costs import cost_tables
 from gankd_jax.report.each_run import each_run
 from gankd_jax.report.elements import bullets, folded, note, paragraphs, titled
 from gankd_jax.report.gallery import Pictures, gallery
@@ -20,7 +19,7 @@ from gankd_jax.report.rows import csv_text, score_keys
 from gankd_jax.report.runs import Study, progress, read
 from gankd_jax.report.scores import is_main
 from gankd_jax.report.sheets import Detail
-from gankd_jax.report.table import markdown, notes, score_table, size_table, teachers_tables
+from gankd_jax.report.table import markdown, notes, score_table, size_tables, teachers_tables
 from gankd_jax.runtime.files import write_bytes
 
 LIMIT = 3_000_000  # bytes of the page
@@ -60,8 +59,9 @@ def write_report(workdir: Path) -> Path:
 
 def html(study: Study) -> str:
     """Return the page, in the order in which a person asks."""
+    sizes = map(titled, size_tables(study))
     before = [
-        ("What was compressed", f"{_summary(study)}{player(study)}{_sizes(study)}"),
+        ("What was compressed", "\n".join([_summary(study), player(study), *sizes])),
         ("Scores", _scores(study)),
         ("Score against size and time", charts(study)),
         ("Where the limit lies", _limit(study)),
@@ -99,10 +99,6 @@ def _summary(study: Study) -> str:
     warning = f'<div class="warn">Runs without scores{bullets(missing)}</div>' if missing else ""
     lead = f'<p class="lead">{escape(first)}</p>'
     return f"{lead}{paragraphs(others)}{warning}"
-
-
-def _sizes(study: Study) -> str:
-    return "\n".join(map(titled, [size_table(study), *cost_tables(study)]))
 
 
 def _scores(study: Study) -> str:

@@ -2,9 +2,11 @@
 
 import csv
 import io
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, field
 
 from gankd_jax import paper
+from gankd_jax.names import LOSSY, PRECISIONS
 from gankd_jax.report.runs import Key, Run, Study
 from gankd_jax.report.scores import Comparison, Summary, compare, describe, ordered, share
 
@@ -26,6 +28,7 @@ class Row:
     comparison: Comparison | None = None  # students only
     paper: float | None = None  # what the paper reports at this width
     paper_share: float | None = None  # of the paper's teacher
+    at: dict[str, float] = field(default_factory=dict)  # the mean with weights of a lower precision
 
 
 def rows(study: Study) -> list[Row]:
@@ -47,9 +50,9 @@ def groups(study: Study) -> list[tuple[str, str, int]]:
 
 
 def of_width(study: Study, width: int) -> Run | None:
-    """Return any student or baseline of a width: all have the same size."""
-    small = (run for run in study.runs if run.key.kind != "teacher")
-    return next((run for run in small if run.key.width == width), None)
+    """Return any student or baseline of a width, a scored one first: all have the same size."""
+    small = [r for r in study.runs if r.key.kind != "teacher" and r.key.width == width]
+    return min(small, key=lambda run: not run.scores, default=None)
 
 
 def ratios(study: Study, run: Run | None) -> tuple[float | None, float | None]:
@@ -58,6 +61,26 @@ def ratios(study: Study, run: Run | None) -> tuple[float | None, float | None]:
     if teacher is None or run is None:
         return None, None
     return teacher.parameters / run.parameters, teacher.paper_parameters / run.paper_parameters
+
+
+def disk(study: Study, run: Run | None, precision: str) -> tuple[int | None, float | None]:
+    """Return the bytes of a run's weights in a file, and the teacher's float32 bytes to them."""
+    if run is None or precision not in run.stored:
+        return None, None
+    found, whole = run.stored[precision].bytes, study.teacher and study.teacher.stored
+    return found, whole["float32"].bytes / found if whole else None
+
+
+def _at(runs: tuple[Run, ...], key: str) -> dict[str, float]:
+    """Return the mean over the seeds for each lower precision that all of them were scored at."""
+    means = {}
+    done = [run for run in runs if run.scores]
+    for precision in LOSSY:
+        scored = [run.stored[precision].scores for run in done if precision in run.stored]
+        values = [scores[key] for scores in scored if key in scores]
+        if values and len(values) == len(done):
+            means[precision] = statistics.fmean(values)
+    return means
 
 
 def in_paper(study: Study, key: str) -> bool:
@@ -99,6 +122,7 @@ def _teacher_row(study: Study, teacher: Run, key: str) -> Row:
         paper_ratio=1.0,
         share=1.0 if summary.values else None,
         paper=paper.TEACHER_SCORE.get(study.data) if in_paper(study, key) else None,
+        at=_at((teacher,), key),
     )
 
 
@@ -122,6 +146,7 @@ def _group_row(study: Study, key: str, kind: str, recipe: str, width: int) -> Ro
         comparison=_compare(study, key, summary, width) if kind == "student" else None,
         paper=theirs,
         paper_share=theirs_share,
+        at=_at(study.group(kind, recipe, width), key),
     )
 
 
@@ -151,7 +176,7 @@ def csv_text(study: Study) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_csv_row(row) for row in rows(study))
+    writer.writerows(_csv_row(row) | _csv_disk(study, row) for row in rows(study))
     return out.getvalue()
 
 
@@ -160,7 +185,18 @@ CSV_FIELDS = (
     *("multiply_adds", "bytes_float32", "ratio", "paper_ratio", "seeds", "seeds_planned", "mean"),
     *("sd", "by_seed", "share_of_teacher", "baseline", "difference", "margin95", "verdict"),
     *("paper", "paper_share_of_teacher"),
+    *(f"disk_bytes_{precision}" for precision in PRECISIONS),
+    *(f"disk_ratio_{precision}" for precision in PRECISIONS),
+    *(f"mean_{precision}" for precision in LOSSY),
 )
+
+
+def _csv_disk(study: Study, row: Row) -> dict[str, object]:
+    """Return the columns that speak of the weights' precision."""
+    found: dict[str, object] = {f"mean_{p}": row.at.get(p) for p in LOSSY}
+    for p in PRECISIONS:
+        found[f"disk_bytes_{p}"], found[f"disk_ratio_{p}"] = disk(study, row.run, p)
+    return found
 
 
 def _csv_row(row: Row) -> dict[str, object]:

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from gankd_jax.errors import UserError
+from gankd_jax.names import run_name
 from gankd_jax.report.wording import model_name
 from gankd_jax.runtime import files
 
-MEASURED = ("milliseconds", "images_per_second", "peak_mib")
 Grid = UInt8[np.ndarray, "n h w c"]
 Paths = UInt8[np.ndarray, "paths steps h w c"]
 
@@ -26,6 +26,29 @@ class Key(NamedTuple):
     width: int
     seed: int
 
+    @property
+    def name(self) -> str:
+        """The name that the run has or will have."""
+        return run_name(*self)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run's weights in one precision: what they take in a file and how they score."""
+
+    bytes: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How fast an exported file draws on one CPU thread."""
+
+    bytes: int
+    milliseconds: float  # for one image
+    images_per_second: float  # in batches of 64
+    peak_mib: float  # memory
+
 
 @dataclass(frozen=True)
 class Nearest:
@@ -34,17 +57,6 @@ class Nearest:
     distances: Float[np.ndarray, " n"]  # of each image, in a network's features
     closest: Int[np.ndarray, " k"]  # the places of those that come nearest
     images: UInt8[np.ndarray, "k h w c"]  # what they come near to
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A run's weights in one precision: what they take and how they score; None: not measured."""
-
-    bytes: int
-    scores: dict[str, float]
-    milliseconds: float | None = None  # for one image, on one CPU thread
-    images_per_second: float | None = None  # in batches of 64, on one CPU thread
-    peak_mib: float | None = None  # memory
 
 
 @dataclass(frozen=True)
@@ -60,10 +72,10 @@ class Run:
     log: tuple[dict[str, Any], ...]  # one record per logged step, steps rising
     scores: dict[str, float]  # {} before the evaluation, and of a failed run
     made: dict[str, Any]  # how the scores were made
+    stored: dict[str, Stored]  # by precision; {} where that was not measured
     grid: Grid | None
     interpolation: Paths | None
     nearest: Nearest | None
-    stored: dict[str, Stored]  # by precision; float32 always
     folded: Path | None  # its weights without batch norm
     failure: str  # why and where it failed; "" if it did not
 
@@ -87,6 +99,7 @@ class Study:
     real_grid: Grid | None
     real_nearest: Nearest | None
     machine: str  # on which the latency was measured; "" before that
+    timed: dict[tuple[int, str], Timed]  # by width and precision: all models of a width are alike
 
     @property
     def data(self) -> str:
@@ -108,15 +121,11 @@ def read(workdir: Path) -> Study:
         raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
     config = _json(workdir / "config.json")
     plan = planned(config)
-    latency = _json(workdir / "latency.json")
-    timed = latency.get("runs", {})
-    found = [
-        _run(file.parent, timed.get(file.parent.name, {}))
-        for file in sorted(workdir.glob("*/run.json"))
-    ]
+    found = [_run(file.parent) for file in sorted(workdir.glob("*/run.json"))]
     place = {key: index for index, key in enumerate(plan)}
     found.sort(key=lambda run: place.get(run.key, len(plan)))
     choice = _json(workdir / "teacher.json")
+    latency = _json(workdir / "latency.json")
     reference = _json(workdir / "reference" / "scores.json")
     pictures = _pictures(workdir / "reference")
     return Study(
@@ -130,6 +139,7 @@ def read(workdir: Path) -> Study:
         real_grid=pictures.get("grid"),
         real_nearest=_nearest(pictures),
         machine=latency.get("machine", ""),
+        timed=_timed(latency, {run.name: run.key.width for run in found}),
     )
 
 
@@ -175,7 +185,7 @@ def _progress(study: Study, key: Key, run: Run | None) -> str:
     return f"{run.name}: at step {run.step:,} of {steps:,}"
 
 
-def _run(folder: Path, timed: dict[str, Any]) -> Run:
+def _run(folder: Path) -> Run:
     about = _json(folder / "run.json")
     recipe = "teacher" if about["kind"] == "teacher" else about["recipe"]
     failed = _json(folder / "failed.json")
@@ -192,27 +202,33 @@ def _run(folder: Path, timed: dict[str, Any]) -> Run:
         log=_log(folder / "log.jsonl"),
         scores=_scores(scores),
         made=scores.get("made", {}),
+        stored=_stored(scores),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
         nearest=_nearest(pictures),
-        stored=_stored(about["bytes_float32"], scores, timed),
         folded=folded if folded.is_file() else None,
         failure=f"at step {failed['step']:,}: {failed['reason']}" if failed else "",
     )
 
 
-def _stored(size: int, scores: dict[str, Any], timed: dict[str, Any]) -> dict[str, Stored]:
-    """What is known of each precision, from a run's score file and from the latency's file."""
-    of_scores = scores.get("precisions", {})
-    found = {}
-    for precision in dict.fromkeys(("float32", *of_scores, *timed)):
-        scored, measured = of_scores.get(precision, {}), timed.get(precision, {})
-        found[precision] = Stored(
-            bytes=scored.get("bytes") or measured.get("bytes") or size,
-            scores=_scores(scores if precision == "float32" else scored),
-            **{key: float(measured[key]) for key in MEASURED if key in measured},
-        )
-    return found
+def _timed(latency: dict[str, Any], widths: dict[str, int]) -> dict[tuple[int, str], Timed]:
+    """What was measured of each width and precision; of a run that is gone it is left out."""
+    numbers = ("milliseconds", "images_per_second", "peak_mib")
+    return {
+        (widths[run], precision): Timed(one["bytes"], *(float(one[key]) for key in numbers))
+        for run, precisions in latency.get("runs", {}).items()
+        if run in widths
+        for precision, one in precisions.items()
+    }
+
+
+def _stored(file: dict[str, Any]) -> dict[str, Stored]:
+    """What a score file has of each precision; the run's own scores are those of float32."""
+    found = file.get("precisions", {})
+    return {
+        precision: Stored(one["bytes"], _scores(file if precision == "float32" else one))
+        for precision, one in found.items()
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:

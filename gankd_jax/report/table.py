@@ -4,21 +4,36 @@ import math
 import textwrap
 
 from gankd_jax import paper
+from gankd_jax.names import LOSSY, PRECISIONS
 from gankd_jax.report.cells import Cell, Table, whole
-from gankd_jax.report.costs import cost_tables
 from gankd_jax.report.headline import headline
-from gankd_jax.report.rows import Row, groups, in_paper, of_width, ratios, rows, score_keys
+from gankd_jax.report.rows import (
+    Row,
+    disk,
+    groups,
+    in_paper,
+    of_width,
+    ratios,
+    rows,
+    score_keys,
+)
 from gankd_jax.report.runs import Run, Study, progress
 from gankd_jax.report.scores import describe, is_main
+from gankd_jax.report.times import time_tables
 from gankd_jax.report.wording import difference, model_name, number, percent, ratio, size, spread
 
 TEXT_WIDTH = 100
 
 
 def tables(study: Study, keys: list[str] | None = None) -> list[Table]:
-    """Return sizes, costs, a table for each score (or of `keys`), and the teachers if several."""
+    """Return sizes, bytes and times, each score (or those of `keys`), and teachers if several."""
     scores = [score_table(study, key) for key in keys or score_keys(study)]
-    return [size_table(study), *cost_tables(study), *scores, *teachers_tables(study)]
+    return [*size_tables(study), *scores, *teachers_tables(study)]
+
+
+def size_tables(study: Study) -> list[Table]:
+    """Return how large each model is, and what of bytes and time was measured."""
+    return [_size_table(study), *_disk_table(study), *time_tables(study)]
 
 
 def notes(study: Study) -> list[str]:
@@ -43,8 +58,7 @@ def notes(study: Study) -> list[str]:
     return lines
 
 
-def size_table(study: Study) -> Table:
-    """Return how large each model is."""
+def _size_table(study: Study) -> Table:
     in_column = study.data in paper.SCORE
     header = ["d", "model", "parameters", "ratio", "paper's count", "its ratio", "multiply-adds"]
     header += ["float32", *(["in the paper"] if in_column else [])]
@@ -74,6 +88,31 @@ def size_table(study: Study) -> Table:
     )
 
 
+def _disk_table(study: Study) -> list[Table]:
+    """Return what the weights take on disk, where that was measured."""
+    widths = sorted({width for _, _, width in groups(study)})
+    models = [("teacher", study.teacher), *(("small", of_width(study, width)) for width in widths)]
+    known = [(model, run) for model, run in models if run and LOSSY[-1] in run.stored]
+    lines = tuple(
+        (whole(run.key.width), Cell(model), *_disk_cells(study, run)) for model, run in known
+    )
+    columns = [name for precision in PRECISIONS for name in (precision, "ratio")]
+    header = ("d", "model", *columns)
+    note = (
+        "What the weights take in an exported file: kernels in that precision, biases in float32, "
+        "int8 with a float32 scale for each output channel; batch norm is folded in. ratio: the "
+        "teacher's float32 bytes to these. The scores with such weights stand in each score's "
+        "table."
+    )
+    return [Table("By bytes on disk", note, header, lines, len(header))] if known else []
+
+
+def _disk_cells(study: Study, run: Run) -> list[Cell]:
+    found = [disk(study, run, precision) for precision in PRECISIONS]
+    pairs = [(whole(count) if count else Cell("-"), Cell(ratio(r), r)) for count, r in found]
+    return [cell for pair in pairs for cell in pair]
+
+
 def _size_cells(study: Study, run: Run) -> list[Cell]:
     true_ratio, paper_ratio = ratios(study, run)
     return [
@@ -97,17 +136,20 @@ def score_table(study: Study, key: str) -> Table:
     header = ["d", "model", "seeds", "score"]
     header += [] if about.students_only else ["kept", "to baseline", "verdict"]
     header += ["paper*"] if with_paper else []
+    lossy = LOSSY if any(row.at for row in rows(study) if row.score == key) else ()
     lines = [
         (
             *_score_cells(row),
             *([] if about.students_only else _against_cells(row)),
             *([_paper_cell(row)] if with_paper else []),
+            *(_number_cell(row.at, precision) for precision in lossy),
             _seeds_cell(row),
         )
         for row in rows(study)
         if row.score == key
     ]
-    return Table(about.title, about.about, (*header, "each seed"), tuple(lines), len(header))
+    wide = (*header, *(f"{precision} weights" for precision in lossy), "each seed")
+    return Table(about.title, about.about, wide, tuple(lines), len(header))
 
 
 def _score_cells(row: Row) -> tuple[Cell, ...]:

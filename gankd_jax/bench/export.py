@@ -1,0 +1,179 @@
+"""What `gankd bench --export` does: teacher and students as files, each timed on one CPU thread."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+
+from gankd_jax import runs, workdir
+from gankd_jax.errors import UserError
+from gankd_jax.export.command import make, need
+from gankd_jax.lab import Lab
+from gankd_jax.models.cost import cost
+from gankd_jax.names import LOSSY, PRECISIONS
+from gankd_jax.runs import Run
+from gankd_jax.runtime import files
+
+AS_FAST = 1.05  # times: a model that is faster by no more is not called faster
+HEADER = ("", "weights", "bytes", "ms, one image", "images/s, batches of 64", "peak MiB")
+MEMORY = Path("/proc/self/status")
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A run's file in one precision, and what was measured of it, a value for each round."""
+
+    run: Run
+    parameters: int
+    precision: str
+    bytes: int
+    rounds: list[dict[str, float]]
+
+    def median(self, name: str) -> float:
+        """The median over the rounds."""
+        return statistics.median(found[name] for found in self.rounds)
+
+
+def bench_export(config: ml_collections.ConfigDict, folder: Path, *, rounds: int) -> str:
+    """Time the exported files of a study; writes `folder/latency.json`, returns the table.
+
+    The chosen teacher and of each student's recipe and width the lowest seed that is trained, in
+    float32, float16 and int8, by onnxruntime on one CPU thread: the median over `rounds` turns of
+    the median time for one image and for batches of 64, and the most memory that its process held.
+
+    Raises:
+      UserError: onnx or onnxruntime is missing, nothing is trained, a file does not draw what its
+        model draws, this system does not tell a process's memory, or latency.json exists.
+    """
+    need("onnx")
+    path = folder / "latency.json"
+    if path.exists():
+        raise UserError(f"{path} exists; remove it to measure again")
+    if not MEMORY.exists():
+        raise UserError(f"--export reads a process's memory from {MEMORY}, which is not there")
+    if not workdir.holds(folder, config):
+        raise UserError(f"--workdir={folder} holds no study; `gankd study` begins one")
+    lab = Lab(config, folder)
+    with tempfile.TemporaryDirectory() as place:
+        made = {Path(place, f"{t.run.name}-{t.precision}"): t for t in _made(lab, Path(place))}
+        empty = _measure()["peak_mib"]
+        for turn in range(rounds):
+            print(f"turn {turn + 1} of {rounds}: {len(made)} files", file=sys.stderr, flush=True)
+            for file, timed in made.items():
+                timed.rounds.append(_measure(file))
+    found = list(made.values())
+    files.write_json(path, {"machine": _machine(), "runs": _results(found)})
+    return "\n".join([_machine(), "", *_table(found), "", *_words(found, empty), str(path)])
+
+
+def chosen(lab: Lab) -> list[Run]:
+    """The teacher, and of each student's recipe and width the lowest seed that is trained."""
+    found: dict[tuple[str, int], Run] = {}
+    for run in sorted(runs.students(lab.config), key=lambda run: run.seed):
+        if workdir.is_trained(lab.folder, lab.config, run):
+            found.setdefault((run.recipe, run.width), run)
+    return [lab.teacher, *(found[key] for key in sorted(found))]
+
+
+def _made(lab: Lab, place: Path) -> Iterator[Timed]:
+    """Each file of each run, written into `place` under its name."""
+    for run in chosen(lab):
+        drawer = lab.drawer(run)
+        size = cost(drawer[0]).parameters
+        for precision in PRECISIONS:
+            file = make(drawer, "onnx", precision, what=run.name).file
+            (place / f"{run.name}-{precision}").write_bytes(file)
+            yield Timed(run, size, precision, len(file), [])
+
+
+def _measure(*file: Path) -> dict[str, float]:
+    """What the process that runs one file says; of none, its memory."""
+    command = [sys.executable, "-m", "gankd_jax.bench.onnx_side", *map(str, file)]
+    one = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=one, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def _machine() -> str:
+    """The processor's name, and what ran the files."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    version = importlib.metadata.version("onnxruntime")
+    return f"{(names or ['unknown processor'])[0]}, one thread, onnxruntime {version}"
+
+
+def _results(found: list[Timed]) -> dict[str, dict[str, dict[str, float]]]:
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    for timed in found:
+        results.setdefault(timed.run.name, {})[timed.precision] = {
+            "bytes": timed.bytes,
+            **{name: timed.median(name) for name in timed.rounds[0]},
+        }
+    return results
+
+
+def _table(found: list[Timed]) -> list[str]:
+    rows = [HEADER, *map(_row, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pairs = (zip(row, widths, strict=True) for row in rows)
+    return ["  ".join(cell.rjust(width) for cell, width in pair) for pair in pairs]
+
+
+def _row(timed: Timed) -> tuple[str, ...]:
+    times = [one["milliseconds"] for one in timed.rounds]
+    return (
+        timed.run.name,
+        timed.precision,
+        f"{timed.bytes:,}",
+        f"{timed.median('milliseconds'):.3f} ({min(times):.3f} to {max(times):.3f})",
+        f"{timed.median('images_per_second'):,.0f}",
+        f"{timed.median('peak_mib'):.1f}",
+    )
+
+
+def _words(found: list[Timed], empty: float) -> list[str]:
+    """Who has fewer parameters and is not faster; what fewer bytes change; the memory's floor."""
+    whole = [timed for timed in found if timed.precision == PRECISIONS[0]]
+    lines = [line for timed in whole for line in not_faster(timed, whole)]
+    for precision in LOSSY:
+        others = [timed for timed in found if timed.precision == precision]
+        pairs = zip(others, whole, strict=True)
+        count = sum(_is_faster(a, b, "milliseconds") for a, b in pairs)
+        lines.append(f"{precision} is faster than float32 in {count} of {len(whole)} models.")
+    return [*lines, f"Python and onnxruntime alone hold {empty:.1f} MiB of the peak."]
+
+
+def not_faster(timed: Timed, others: list[Timed]) -> list[str]:
+    """A line for each way of use in which larger models are as fast, within `AS_FAST`.
+
+    They are those of its recipe, and the teacher.
+    """
+    larger = [
+        other
+        for other in others
+        if other.parameters > timed.parameters and other.run.recipe in (timed.run.recipe, "teacher")
+    ]
+    lines = []
+    for name, use in (("milliseconds", "one image at a time"), ("images_per_second", "in batches")):
+        rivals = [other for other in larger if not _is_faster(timed, other, name)]
+        if rivals:
+            listed = ", ".join(f"{o.run.name} ({o.parameters:,})" for o in rivals)
+            lines.append(
+                f"{timed.run.name} ({timed.parameters:,} parameters) is not faster {use} than"
+                f" {listed}."
+            )
+    return lines
+
+
+def _is_faster(a: Timed, b: Timed, name: str) -> bool:
+    if name == "images_per_second":
+        return a.median(name) > AS_FAST * b.median(name)
+    return b.median(name) > AS_FAST * a.median(name)
