@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from gankd_jax import sampling
+from gankd_jax.export.folded import fold
 from gankd_jax.metrics import features
 from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.metrics.sharpness import variance_of_laplacian
@@ -18,6 +19,7 @@ from gankd_jax.training.state import Tree
 
 Drawer = tuple[Generator, Tree]  # a generator and its variables
 Batches = Iterator[UInt8[np.ndarray, "_ s s c"]]
+CLOSEST = 8  # pairs of an image and its nearest training image that are kept
 
 
 def scores(
@@ -96,6 +98,51 @@ def samples(drawer: Drawer) -> dict[str, UInt8[np.ndarray, "..."]]:
         "grid": sampling.to_uint8(grid),
         "interpolation": sampling.to_uint8(paths).reshape(shape),
     }
+
+
+def features_of(
+    images: UInt8[np.ndarray, "n s s c"], extractor: Extractor
+) -> Float[np.ndarray, "n f"]:
+    """A network's features of every image, in float16: distances keep three digits."""
+    parts = [
+        np.asarray(extractor.features(batch)[extractor.kept], np.float16)
+        for batch in in_batches(images, extractor.batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def nearest(
+    images: UInt8[np.ndarray, "n s s c"],
+    extractor: Extractor,
+    known: Float[np.ndarray, "m f"],
+    *,
+    pixels: UInt8[np.ndarray, "m s s c"],
+) -> dict[str, np.ndarray]:
+    """How near images come to training images `pixels`, whose features are `known`.
+
+    Returns:
+      `distances` [n], Euclidean in the network's features, from each image to its nearest training
+      image; `closest` [k], the places of the `CLOSEST` images that come nearest, nearest first;
+      `nearest` [k s s c], the training images that they come near to.
+    """
+    from sklearn.metrics import pairwise_distances_argmin_min  # slow to import
+
+    own = features_of(images, extractor).astype(np.float32)
+    places, distances = pairwise_distances_argmin_min(own, known.astype(np.float32))
+    closest = np.argsort(distances, kind="stable")[:CLOSEST]
+    found = np.stack([pixels[place] for place in places[closest]])
+    return {"distances": distances, "closest": closest, "nearest": found}
+
+
+def folded(drawer: Drawer) -> dict[str, Float[np.ndarray, "..."]]:
+    """What draws the pictures without Flax: `kernel0` [4 4 i o], `bias0` [o] and so on.
+
+    Batch norm is folded in. `latents` [n z] are those of the grid.
+    """
+    arrays = {"latents": np.asarray(sampling.grid_latents(drawer[0].latent))}
+    for k, layer in enumerate(fold(*drawer)):
+        arrays |= {f"kernel{k}": layer.kernel, f"bias{k}": layer.bias}
+    return arrays
 
 
 def in_batches(images: UInt8[np.ndarray, "n s s c"], size: int) -> Batches:

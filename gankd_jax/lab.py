@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
+from jaxtyping import Float, UInt8
 
 from gankd_jax import evaluate, runs, sampling, workdir
 from gankd_jax.data.load import Images, default_data_dir, load_split
@@ -67,6 +69,22 @@ class Lab:
             weights = inception_weights.default_path()
             found.append(inception_extractor(weights, layers=evaluation.layers))
         return tuple(found)
+
+    @functools.cached_property
+    def known(self) -> Float[np.ndarray, "n f"]:
+        """The first network's features of every training image, kept beside the data set."""
+        name = f"{self.train.key}-{self.extractors[0].name}-every.npz"
+        path = self.data_dir / "gankd_cache" / name
+        if not path.exists():
+            found = evaluate.features_of(self.train.pixels, self.extractors[0])
+            files.write_arrays(path, features=found)
+        return files.read_arrays(path)["features"]
+
+    def nearest(self, images: UInt8[np.ndarray, "n s s c"]) -> dict[str, np.ndarray]:
+        """How near images come to the training images; nothing where no network can tell."""
+        if not self.extractors:
+            return {}
+        return evaluate.nearest(images, self.extractors[0], self.known, pixels=self.train.pixels)
 
     @functools.cached_property
     def references(self) -> list[tuple[Extractor, Summary]]:

@@ -362,7 +362,8 @@ def _evaluate_real(lab: Lab) -> None:
     size, count = lab.config.evaluation.batch_size, len(test.pixels)
     batches = functools.partial(evaluate.in_batches, test.pixels, size)
     values = evaluate.scores(batches, lab.references, count=count)
-    files.write_arrays(folder / "samples.npz", grid=np.asarray(test.pixels[:64]))
+    grid = np.asarray(test.pixels[: sampling.GRID_SIDE**2])
+    files.write_arrays(folder / "samples.npz", grid=grid, **lab.nearest(grid))
     made = _made(lab, count) | {"images": test.key}
     files.write_json(folder / "scores.json", {"scores": values, "made": made})
 
@@ -374,12 +375,20 @@ def _evaluate_run(lab: Lab, run: Run) -> None:
     precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][2]} for p in PRECISIONS}
     for precision, scores in zip(LOSSY, lossy, strict=True):
         precisions[precision]["scores"] = scores
-    files.write_arrays(folder / "samples.npz", **evaluate.samples(drawer))
+    _keep_pictures(lab, run, drawer)
     made = _made(lab, lab.config.evaluation.samples)
     made["latents_seed"] = lab.config.evaluation.seed
     # Last, since it marks the run as scored.
     written = {"scores": values, "made": made, "precisions": precisions}
     files.write_json(folder / "scores.json", written)
+
+
+def _keep_pictures(lab: Lab, run: Run, drawer: evaluate.Drawer) -> None:
+    """What the report shows of a run; of a student also the weights that draw in the page."""
+    folder, pictures = lab.folder / run.name, evaluate.samples(drawer)
+    files.write_arrays(folder / "samples.npz", **pictures, **lab.nearest(pictures["grid"]))
+    if run.kind == "student":
+        files.write_arrays(folder / "folded.npz", **evaluate.folded(drawer))
 
 
 def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:

@@ -1,5 +1,6 @@
 """Writes work directories with made-up numbers, for the tests of the report."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ STUDENT = {
 BASELINE = {2: (2.0, 400.0, 9000.0, 0.0), 4: (5.0, 49.5, 4000.0, 0.0), 8: (7.0, 20.0, 3500.0, 0.0)}
 STEP = {"inception_score": 0.1, "fd_classifier": 1.0, "sharpness": 100.0, "pixel_error": 0.001}
 TEACHER = {"inception_score": 8.0, "inception_score_sd": 0.1, "fd_classifier": 10.0}
+LATENT = 20  # numbers in a latent
 REAL = {"inception_score": 9.8, "fd_classifier": 2.0, "sharpness": 3400.0}
 
 
@@ -157,6 +159,8 @@ def _run(
     lines = [json.dumps(_record(100 * (i + 1), kind, width, seed)) for i in range(10)]
     (folder / name / "log.jsonl").write_text("\n".join(lines) + "\n")
     _pictures(folder / name, size, channels, blur=width)
+    if kind == "student":
+        _folded(folder / name, width, size, channels)
 
 
 def _precisions(width: int, scores: dict[str, float]) -> dict:
@@ -190,8 +194,36 @@ def _pictures(folder: Path, size: int, channels: int, blur: int) -> None:
     arrays = {
         "grid": _discs(places, size, channels, blur),
         "interpolation": np.stack([_discs(path, size, channels, blur) for path in paths]),
+        "distances": np.linspace(blur, 2 * blur, 64),
+        "closest": np.arange(8),
+        "nearest": _discs(places[:8], size, channels, blur=50),
     }
     np.savez(folder / "samples.npz", **arrays)
+
+
+def _folded(folder: Path, width: int, size: int, channels: int) -> None:
+    """Write random weights."""
+    rng = np.random.default_rng(width)
+    hidden = [width * 2**k for k in reversed(range(int(np.log2(size // 4))))]
+    arrays = {"latents": rng.normal(size=(64, LATENT)).astype(np.float32)}
+    for k, (i, o) in enumerate(itertools.pairwise((LATENT, *hidden, channels))):
+        arrays[f"kernel{k}"] = rng.normal(0, 0.2, (4, 4, i, o)).astype(np.float32)
+        arrays[f"bias{k}"] = rng.normal(0, 0.2, o).astype(np.float32)
+    np.savez(folder / "folded.npz", **arrays)
+
+
+def time(folder: Path, *, widths: tuple[int, ...]) -> None:
+    """Add latencies of the teacher and of one student of each width; 2 is as slow as 4."""
+    runs = ["teacher-d32-s0", *(f"student-mse-d{width}-s0" for width in widths)]
+    numbers = {"images_per_second": 5000.0, "peak_mib": 50.0}
+    timed = {
+        run: {
+            precision: {"bytes": 1000, "milliseconds": max(width, 4) / share, **numbers}
+            for precision, share in (("float32", 10), ("int8", 20))
+        }
+        for run, width in zip(runs, (32, *widths), strict=True)
+    }
+    _write(folder / "latency.json", {"machine": "a made-up machine", "runs": timed})
 
 
 def _discs(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:

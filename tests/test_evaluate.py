@@ -1,5 +1,6 @@
 """Scores of real images and of generators, whose images are known."""
 
+import dataclasses
 import importlib.metadata
 import signal
 
@@ -123,6 +124,57 @@ def test_the_pictures_of_a_report_are_of_the_shared_latents(drawer):
     ends = sampling.to_uint8(sampling.draw(generator, variables, paths[:, 0]))
     difference = np.abs(found["interpolation"][:, 0].astype(int) - ends)
     assert difference.max() <= 1  # rounding may differ with the batch
+
+
+def corners() -> features.Extractor:
+    """A network whose features are an image's first two pixels."""
+    return features.Extractor(
+        name="corners",
+        about="",
+        features=lambda images: {"pixels": images[:, 0, :2, 0].astype(np.float32)},
+        distances=("pixels",),
+        kept="pixels",
+        logits=None,
+        batch_size=3,
+    )
+
+
+def with_corners(*pairs: tuple[int, int]) -> np.ndarray:
+    images = np.zeros((len(pairs), 4, 4, 1), np.uint8)
+    images[:, 0, :2, 0] = pairs
+    return images
+
+
+def test_the_nearest_training_images_by_hand():
+    train = with_corners((0, 0), (10, 0), (0, 200), (90, 90))
+    known = evaluate.features_of(train, corners())
+    assert known.shape == (4, 2)
+    drawn = with_corners((3, 4), (10, 1), (90, 78), (0, 200))
+    found = evaluate.nearest(drawn, corners(), known, pixels=train)
+    np.testing.assert_allclose(found["distances"], [5, 1, 12, 0])
+    assert found["closest"].tolist() == [3, 1, 0, 2]  # a copy first
+    np.testing.assert_array_equal(found["nearest"], train[[2, 1, 0, 3]])
+
+
+def test_of_many_images_the_closest_pairs_are_kept():
+    train = with_corners((0, 0), (255, 255))
+    drawn = with_corners(*((20 - k, 0) for k in range(20)))
+    known = evaluate.features_of(train, corners())
+    found = evaluate.nearest(drawn, corners(), known, pixels=train)
+    assert found["closest"].tolist() == list(range(19, 11, -1))
+    assert found["nearest"].shape == (8, 4, 4, 1)
+
+
+def test_folded_weights_draw_the_grid(drawer):
+    arrays = evaluate.folded(drawer)
+    plain = dataclasses.replace(drawer[0], norm="none")
+    params = {
+        f"layer{k}": {"kernel": arrays[f"kernel{k}"], "bias": arrays[f"bias{k}"]} for k in range(3)
+    }
+    images = sampling.to_uint8(sampling.draw(plain, {"params": params}, arrays["latents"]))
+    difference = np.abs(images.astype(int) - evaluate.samples(drawer)["grid"])
+    assert images.std() > 0
+    assert difference.max() <= 1
 
 
 def test_versions_are_those_that_are_installed():

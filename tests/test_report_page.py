@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gankd_jax.report.figures import COLOURS, INK, thinned
-from gankd_jax.report.page import write_report
-from gankd_jax.report.sheets import png
+from gankd_jax.report.drawing import COLOURS, INK
+from gankd_jax.report.elements import picture_url
+from gankd_jax.report.figures import thinned
+from gankd_jax.report.page import LIMIT, write_report
 
 VOID = {"meta", "img", "br"}
 
@@ -24,6 +25,7 @@ class Page(HTMLParser):
         self.found: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.open: list[str] = []
+        self.headings: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
         assert self.open == []
 
@@ -40,6 +42,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.words.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
 
     @property
     def text(self) -> str:
@@ -84,14 +88,16 @@ def test_the_page_is_for_phones_and_dark_rooms(page):
 
 
 def test_the_answers_stand_in_order(page):
-    places = [
-        page.text.index(words)
-        for words in (
-            *("a compression of 256:1", "Sizes", "Score against size", "Training"),
-            *("The same latents", "Between latents", "How each number was made"),
-        )
+    assert page.headings == [
+        *("What was compressed", "Scores", "Score against size and time", "Where the limit lies"),
+        *("The same latents through every generator", "Between latents", "Nearest training images"),
+        *("Blurred and sharp", "How each number was made", "Each run"),
     ]
+    words = ("a compression of 256:1", "This student draws here", "Sizes", "How to read them")
+    places = [page.text.index(word) for word in words]
     assert places == sorted(places)
+    sections = [f"#{section['id']}" for section in page.all("section")]
+    assert [link["href"] for link in page.all("a")] == sections
 
 
 def test_cells_carry_the_numbers_they_are_sorted_by(page):
@@ -104,8 +110,8 @@ def test_cells_carry_the_numbers_they_are_sorted_by(page):
 def test_drawings_follow_the_pages_colours(path, page):
     content = path.read_text(encoding="utf-8")
     assert not any(colour in content for colour in (INK, *COLOURS))
-    # 4 scores; 2 curves each of teacher, mse, joint, baseline
-    assert len(page.all("svg")) == 4 + 2 * 4
+    # 4 scores against parameters and bytes; 2 curves each of teacher, mse, joint, baseline
+    assert len(page.all("svg")) == 4 * 2 + 2 * 4
     ids = [str(attrs["id"]) for _, attrs in page.found if "id" in attrs]
     assert len(ids) == len(set(ids))
     used = set(re.findall(r"url\(#(\w+)\)", content))
@@ -123,7 +129,12 @@ def test_every_model_is_shown_on_the_same_latents(page):
     assert labels[:16] == sheet * 2
     path = ["the teacher along a path"]
     path += [f"images along a path of {model}" for model in models if "student" in model]
-    assert labels[16:] == path * 2
+    assert labels[16:26] == path * 2
+    assert labels[26:28] == [
+        "images of teacher that come nearest to training images",
+        "the training images they come near to",
+    ]
+    assert len(labels) == 26 + 2 * 4 + 8  # pairs of the teacher and three of d=8; all in the blur
 
 
 def test_pictures_are_the_runs_own_pixels(path, page):
@@ -139,9 +150,29 @@ def test_pictures_are_the_runs_own_pixels(path, page):
 
 def test_coloured_images_keep_their_channels():
     images = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
-    strip = decoded(png(images))
+    strip = decoded(picture_url(images))
     np.testing.assert_array_equal(strip[:, :4], images[0])
     np.testing.assert_array_equal(strip[:, 5:], images[1])
+
+
+def test_a_page_of_many_large_pictures_stays_small(tmp_path, monkeypatch):
+    """Noise, which cannot be compressed well, at the paper's size, widths and losses."""
+    monkeypatch.setattr(fake_study, "_discs", noise)
+    made = fake_study.make(
+        tmp_path, seeds=(0,), widths=(2, 4, 8), data="celeb_a", size=64, channels=3
+    )
+    monkeypatch.setattr("gankd_jax.report.page.charts", lambda study: "")
+    monkeypatch.setattr("gankd_jax.report.page.each_run", lambda study: "")
+    path = write_report(made)
+    assert path.stat().st_size <= LIMIT
+    assert "compressed with a small loss" in path.read_text(encoding="utf-8")
+
+
+def noise(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
+    rng = np.random.default_rng(blur)
+    coarse = rng.normal(128, 30, (len(places), size // 2, size // 2, channels))
+    fine = coarse.repeat(2, axis=1).repeat(2, axis=2) + rng.normal(0, 4, (size, size, channels))
+    return fine.clip(0, 255).astype(np.uint8)
 
 
 def decoded(address: str) -> np.ndarray:
@@ -180,6 +211,7 @@ def test_an_unfinished_study_is_shown_as_far_as_it_came(tmp_path):
 def test_a_study_without_a_teacher_has_a_page(tmp_path):
     page = Page(write_report(fake_study.no_teacher(tmp_path)))
     assert "no teacher has been chosen yet" in page.text
+    assert "No student is scored yet, so none runs here." in page.text
     assert len(page.all("svg")) == 2  # the teacher's curves so far
 
 
@@ -191,6 +223,14 @@ def test_a_study_without_classifier_scores_has_a_page(tmp_path):
     assert "Sharpness against parameters" not in page.text
     assert "Inception Score" not in page.text
     assert "d=2 baseline" in page.text
+
+
+def test_a_study_of_one_run_says_that_nothing_is_compared(tmp_path):
+    fake_study.make(tmp_path, seeds=(), widths=(), students=())
+    page = Page(write_report(tmp_path))
+    assert "One run has scores, so nothing is compared." in page.text
+    assert "no student has been scored yet" in page.text
+    assert not page.all("canvas")
 
 
 def test_names_are_escaped(tmp_path):

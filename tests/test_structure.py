@@ -21,7 +21,7 @@ DIRECTIONS = {
     "runtime": set(),
     "metrics": {"models", "runtime"},
     "interop": {"models", "runtime"},
-    "report": {"runtime"},
+    "report": {"metrics", "runtime"},
     "training": {"models", "data", "runtime"},
     "export": {"models", "runtime", "training", "interop", "evaluate", "lab", "runs", "sampling"}
     | {"study", "workdir"},

@@ -66,6 +66,7 @@ def test_every_run_has_its_folder_and_its_files(finished):
     for name in TRAINED:
         found = {path.name for path in (finished / name).iterdir()}
         files_ = {"run.json", "log.jsonl", "scores.json", "samples.npz"}
+        files_ |= {"folded.npz"} if name.startswith("student") else set()
         assert found == files_ | {"checkpoints", "grids", "tensorboard"}
         run = runs.find(tiny.config(), name)
         assert workdir.saved_steps(finished, run) == [30, 40]
@@ -145,6 +146,8 @@ def test_a_score_file_says_how_it_was_made(root, finished):
         with np.load(finished / name / "samples.npz") as arrays:
             assert arrays["grid"].shape == (64, 16, 16, 1)
             assert arrays["interpolation"].shape == (4, 8, 16, 16, 1)
+            assert arrays["nearest"].shape == (8, 16, 16, 1)
+            assert (np.diff(arrays["distances"][arrays["closest"]]) >= 0).all()
 
 
 def test_weights_in_fewer_bytes_are_scored_too(finished):

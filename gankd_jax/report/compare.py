@@ -7,10 +7,11 @@ from pathlib import Path
 
 from gankd_jax import paper
 from gankd_jax.errors import UserError
+from gankd_jax.report.cells import Cell, Table
 from gankd_jax.report.rows import Row, in_paper, rows
 from gankd_jax.report.runs import Study, read
 from gankd_jax.report.scores import describe
-from gankd_jax.report.table import Cell, Table, text_table, wrap
+from gankd_jax.report.table import text_table, wrap
 from gankd_jax.report.wording import difference, model_name, number, spread
 
 COLUMNS = ("data", "score", "width", "student", "baseline")

@@ -80,7 +80,10 @@ def _verdict(row: Row) -> str:
 
 def _state(study: Study) -> str:
     scored = sum(bool(run.scores) for run in study.runs)
-    if scored >= len(study.plan):
-        return ""
     failed = sum(bool(run.failure) for run in study.runs)
-    return f"Unfinished: {scored} of {len(study.plan)} runs have scores, {failed} failed."
+    said = []
+    if scored < len(study.plan):
+        said.append(f"Unfinished: {scored} of {len(study.plan)} runs have scores, {failed} failed.")
+    if scored == 1:
+        said.append("One run has scores, so nothing is compared.")
+    return " ".join(said)

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from gankd_jax.report.runs import Study
-from gankd_jax.report.sheets import Strip, samples
+from gankd_jax.report.sheets import Detail, Strip, samples
 
 PIXELS_PER_INCH = 120
 ROW_INCHES = 0.62
@@ -16,7 +16,7 @@ LABEL_INCHES = 2.3
 
 def picture(study: Study) -> bytes | None:
     """A PNG with a row of samples for each model; None where there are no samples yet."""
-    sheets = samples(study)
+    sheets = samples(study, Detail(sheets=1))
     strips = [strip for strip in (sheets[0] if sheets else []) if strip.images is not None]
     if not strips:
         return None

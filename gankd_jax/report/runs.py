@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from gankd_jax.errors import UserError
 from gankd_jax.names import run_name
@@ -44,6 +44,25 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """How fast an exported file draws on one CPU thread."""
+
+    bytes: int
+    milliseconds: float  # for one image
+    images_per_second: float  # in batches of 64
+    peak_mib: float  # memory
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """How near a set of images comes to the training images."""
+
+    distances: Float[np.ndarray, " n"]  # of each image, in a network's features
+    closest: Int[np.ndarray, " k"]  # the places of those that come nearest
+    images: UInt8[np.ndarray, "k h w c"]  # what they come near to
+
+
+@dataclass(frozen=True)
 class Run:
     """One run, as far as it has come."""
 
@@ -59,6 +78,8 @@ class Run:
     stored: dict[str, Stored]  # by precision; {} where that was not measured
     grid: Grid | None
     interpolation: Paths | None
+    nearest: Nearest | None
+    folded: Path | None  # its weights without batch norm
     failure: str  # why and where it failed; "" if it did not
     retried: tuple[str, ...] = ()  # likewise, of each time that it went on with other numbers
 
@@ -80,6 +101,9 @@ class Study:
     real_scores: dict[str, float]  # of the real test set: the ceiling
     real_made: dict[str, Any]
     real_grid: Grid | None
+    real_nearest: Nearest | None
+    machine: str  # on which the latency was measured; "" before that
+    timed: dict[tuple[int, str], Timed]  # by width and precision: all models of a width are alike
 
     @property
     def data(self) -> str:
@@ -106,7 +130,9 @@ def read(workdir: Path) -> Study:
     place = {key: index for index, key in enumerate(plan)}
     found.sort(key=lambda run: place.get(run.key, len(plan)))
     choice = _json(workdir / "teacher.json")
+    latency = _json(workdir / "latency.json")
     reference = _json(workdir / "reference" / "scores.json")
+    pictures = _pictures(workdir / "reference")
     return Study(
         config=config,
         plan=plan,
@@ -115,7 +141,10 @@ def read(workdir: Path) -> Study:
         choice=choice,
         real_scores=_scores(reference, workdir / "reference" / "scores.json"),
         real_made=reference.get("made", {}),
-        real_grid=_pictures(workdir / "reference").get("grid"),
+        real_grid=pictures.get("grid"),
+        real_nearest=_nearest(pictures),
+        machine=latency.get("machine", ""),
+        timed=_timed(latency, {run.name: run.key.width for run in found}),
     )
 
 
@@ -164,7 +193,8 @@ def _progress(study: Study, key: Key, run: Run | None) -> str:
 def _run(folder: Path) -> Run:
     about = _json(folder / "run.json")
     failed = _json(folder / "failed.json")
-    scores = _json(folder / "scores.json")
+    scores = {} if failed else _json(folder / "scores.json")
+    folded = folder / "folded.npz"
     pictures = _pictures(folder)
     with _reading(folder / "run.json"):
         recipe = "teacher" if about["kind"] == "teacher" else about["recipe"]
@@ -175,11 +205,13 @@ def _run(folder: Path) -> Run:
         key=key,
         **sizes,
         log=_log(folder / "log.jsonl"),
-        scores={} if failed else _scores(scores, folder / "scores.json"),
+        scores=_scores(scores, folder / "scores.json"),
         made=scores.get("made", {}),
-        stored={} if failed else _stored(scores, folder / "scores.json"),
+        stored=_stored(scores, folder / "scores.json"),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
+        nearest=_nearest(pictures),
+        folded=folded if folded.is_file() else None,
         failure=_failure(failed) if failed else "",
         retried=tuple(_failure(_json(path)) for path in sorted(folder.glob("failed-*.json"))),
     )
@@ -197,6 +229,17 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _failure(failed: dict[str, Any]) -> str:
     return f"at step {failed['step']:,}: {failed['reason']}"
+
+
+def _timed(latency: dict[str, Any], widths: dict[str, int]) -> dict[tuple[int, str], Timed]:
+    """What was measured of each width and precision; of a run that is gone it is left out."""
+    numbers = ("milliseconds", "images_per_second", "peak_mib")
+    return {
+        (widths[run], precision): Timed(one["bytes"], *(float(one[key]) for key in numbers))
+        for run, precisions in latency.get("runs", {}).items()
+        if run in widths
+        for precision, one in precisions.items()
+    }
 
 
 def _stored(file: dict[str, Any], path: Path) -> dict[str, Stored]:
@@ -221,6 +264,12 @@ def _scores(file: dict[str, Any], path: Path) -> dict[str, float]:
     with _reading(path):
         scores = file.get("scores", {}).items()
         return {key: math.nan if value is None else float(value) for key, value in scores}
+
+
+def _nearest(pictures: dict[str, np.ndarray]) -> Nearest | None:
+    if "nearest" not in pictures:
+        return None
+    return Nearest(pictures["distances"], pictures["closest"], pictures["nearest"])
 
 
 def _log(path: Path) -> tuple[dict[str, Any], ...]:

@@ -1,18 +1,12 @@
-"""Chooses which images the report shows, and lays them side by side."""
+"""Chooses which images of which models the report shows side by side."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Int, UInt8
 
 from gankd_jax.report.rows import groups
 from gankd_jax.report.runs import Run, Study
-
-PER_STRIP = 8  # sample images side by side
-SHEETS = 2  # strips of samples, and interpolation paths, that are shown of each model
 
 
 @dataclass(frozen=True)
@@ -26,15 +20,23 @@ class Strip:
     first: bool = False  # of its width
 
 
-def samples(study: Study) -> list[list[Strip]]:
+@dataclass(frozen=True)
+class Detail:
+    """How many pictures are shown."""
+
+    columns: int = 8  # side by side
+    sheets: int = 2  # strips of samples, and paths between latents, of each model
+
+
+def samples(study: Study, detail: Detail) -> list[list[Strip]]:
     """Return sheets of strips: real images, the teacher, then every model on the same latents."""
-    models = _models(study, ("student", "baseline"))
-    sheets = [_samples(study, models, index) for index in range(SHEETS)]
+    models = shown_models(study, ("student", "baseline"))
+    parts = [slice(k * detail.columns, (k + 1) * detail.columns) for k in range(detail.sheets)]
+    sheets = [_samples(study, models, part) for part in parts]
     return [sheet for sheet in sheets if any(strip.images is not None for strip in sheet)]
 
 
-def _samples(study: Study, models: list["Model"], index: int) -> list[Strip]:
-    part = slice(index * PER_STRIP, (index + 1) * PER_STRIP)
+def _samples(study: Study, models: list["Model"], part: slice) -> list[Strip]:
     top = []
     if study.real_grid is not None:
         top.append(Strip("real (unmatched)", "images of the real test set", study.real_grid[part]))
@@ -46,17 +48,22 @@ def _samples(study: Study, models: list["Model"], index: int) -> list[Strip]:
     ]
 
 
-def interpolations(study: Study) -> list[list[Strip]]:
+def interpolations(study: Study, detail: Detail) -> list[list[Strip]]:
     """Return one sheet for each latent path: the teacher above every student."""
     if study.teacher is None or study.teacher.interpolation is None:
         return []
-    models = [model for model in _models(study, ("student",)) if model.run]
+    models = [model for model in shown_models(study, ("student",)) if model.run]
+    steps = study.teacher.interpolation.shape[1]
+    chosen = np.linspace(0, steps - 1, min(steps, detail.columns)).round().astype(int)
     return [
         [
-            Strip("teacher", "the teacher along a path", path, pinned=True),
-            *(model.strip(_path(model.run, index), "images along a path") for model in models),
+            Strip("teacher", "the teacher along a path", path[chosen], pinned=True),
+            *(
+                model.strip(_path(model.run, index, chosen), "images along a path")
+                for model in models
+            ),
         ]
-        for index, path in enumerate(study.teacher.interpolation[:SHEETS])
+        for index, path in enumerate(study.teacher.interpolation[: detail.sheets])
     ]
 
 
@@ -69,14 +76,19 @@ class Model:
     run: Run | None
     first: bool
 
+    @property
+    def label(self) -> str:
+        """What stands beside its images."""
+        return f"d={self.width} {self.recipe}"
+
     def strip(self, images: UInt8[np.ndarray, "n h w c"] | None, what: str) -> Strip:
         """Label images of this model."""
-        label = f"d={self.width} {self.recipe}"
-        name = self.run.name if self.run else label
-        return Strip(label, f"{what} of {name}", images, first=self.first)
+        name = self.run.name if self.run else self.label
+        return Strip(self.label, f"{what} of {name}", images, first=self.first)
 
 
-def _models(study: Study, kinds: tuple[str, ...]) -> list[Model]:
+def shown_models(study: Study, kinds: tuple[str, ...]) -> list[Model]:
+    """Return the models of these kinds, narrow before wide."""
     models: list[Model] = []
     for kind, recipe, width in groups(study):
         if kind in kinds:
@@ -94,17 +106,9 @@ def _cut(
     return None if images is None or not len(images[part]) else images[part]
 
 
-def _path(run: Run | None, index: int) -> UInt8[np.ndarray, "n h w c"] | None:
+def _path(
+    run: Run | None, index: int, chosen: Int[np.ndarray, " n"]
+) -> UInt8[np.ndarray, "n h w c"] | None:
     if run is None or run.interpolation is None:
         return None
-    return run.interpolation[index]
-
-
-def png(images: UInt8[np.ndarray, "n h w c"]) -> str:
-    """Return images side by side, a grey line between them, as one PNG `data:` address."""
-    ruled = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=128)
-    strip = np.concatenate(list(ruled), axis=1)[:, :-1]
-    picture = Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip)
-    out = io.BytesIO()
-    picture.save(out, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+    return run.interpolation[index][chosen]

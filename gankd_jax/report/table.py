@@ -2,10 +2,10 @@
 
 import math
 import textwrap
-from dataclasses import dataclass
 
 from gankd_jax import paper
 from gankd_jax.names import LOSSY, PRECISIONS
+from gankd_jax.report.cells import Cell, Table, whole
 from gankd_jax.report.headline import headline
 from gankd_jax.report.rows import (
     Row,
@@ -19,34 +19,21 @@ from gankd_jax.report.rows import (
 )
 from gankd_jax.report.runs import Run, Study, progress
 from gankd_jax.report.scores import describe, is_main
+from gankd_jax.report.times import time_tables
 from gankd_jax.report.wording import difference, model_name, number, percent, ratio, size, spread
 
 TEXT_WIDTH = 100
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell: what is read, and what it is sorted by (None: by its text)."""
-
-    text: str
-    value: int | float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table to be shown; a terminal gets its first `narrow` columns only."""
-
-    title: str
-    note: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    narrow: int
-
-
 def tables(study: Study, keys: list[str] | None = None) -> list[Table]:
-    """Return the sizes, a table for each score (or of `keys`), and the teachers if several."""
-    scores = [_score_table(study, key) for key in keys or score_keys(study)]
-    return [_size_table(study), *_disk_table(study), *scores, *_teachers_table(study)]
+    """Return sizes, bytes and times, each score (or those of `keys`), and teachers if several."""
+    scores = [score_table(study, key) for key in keys or score_keys(study)]
+    return [*size_tables(study), *scores, *teachers_tables(study)]
+
+
+def size_tables(study: Study) -> list[Table]:
+    """Return how large each model is, and what of bytes and time was measured."""
+    return [_size_table(study), *_disk_table(study), *time_tables(study)]
 
 
 def notes(study: Study) -> list[str]:
@@ -86,7 +73,7 @@ def _size_table(study: Study) -> Table:
         models.insert(0, ("teacher", study.teacher.key.width, study.teacher))
     lines = (
         (
-            _whole(width),
+            whole(width),
             Cell(model),
             *(_size_cells(study, run) if run else [Cell("-")] * 6),
             *([_printed_cell(study, model, width)] if in_column else []),
@@ -111,7 +98,7 @@ def _disk_table(study: Study) -> list[Table]:
     models = [("teacher", study.teacher), *(("small", of_width(study, width)) for width in widths)]
     known = [(model, run) for model, run in models if run and LOSSY[-1] in run.stored]
     lines = tuple(
-        (_whole(run.key.width), Cell(model), *_disk_cells(study, run)) for model, run in known
+        (whole(run.key.width), Cell(model), *_disk_cells(study, run)) for model, run in known
     )
     columns = [name for precision in PRECISIONS for name in (precision, "ratio")]
     header = ("d", "model", *columns)
@@ -126,18 +113,18 @@ def _disk_table(study: Study) -> list[Table]:
 
 def _disk_cells(study: Study, run: Run) -> list[Cell]:
     found = [disk(study, run, precision) for precision in PRECISIONS]
-    pairs = [(_whole(count) if count else Cell("-"), Cell(ratio(r), r)) for count, r in found]
+    pairs = [(whole(count) if count else Cell("-"), Cell(ratio(r), r)) for count, r in found]
     return [cell for pair in pairs for cell in pair]
 
 
 def _size_cells(study: Study, run: Run) -> list[Cell]:
     true_ratio, paper_ratio = ratios(study, run)
     return [
-        _whole(run.parameters),
+        whole(run.parameters),
         Cell(ratio(true_ratio), true_ratio),
-        _whole(run.paper_parameters),
+        whole(run.paper_parameters),
         Cell(ratio(paper_ratio), paper_ratio),
-        _whole(run.multiply_adds),
+        whole(run.multiply_adds),
         Cell(size(run.bytes_float32), run.bytes_float32),
     ]
 
@@ -147,11 +134,8 @@ def _printed_cell(study: Study, model: str, width: int) -> Cell:
     return Cell(f"{result.ratio}:1", result.ratio) if result and result.ratio else Cell("-")
 
 
-def _whole(value: int) -> Cell:
-    return Cell(f"{value:,}", value)
-
-
-def _score_table(study: Study, key: str) -> Table:
+def score_table(study: Study, key: str) -> Table:
+    """Return a score of every model, the paper's beside it, and who is ahead."""
     about, with_paper = describe(key), in_paper(study, key)
     header = ["d", "model", "seeds", "score"]
     header += [] if about.students_only else ["kept", "to baseline", "verdict"]
@@ -176,7 +160,7 @@ def _score_cells(row: Row) -> tuple[Cell, ...]:
     mean, seeds = row.summary.mean, len(row.summary.values)
     counted = f"{seeds}" if seeds == row.planned else f"{seeds} of {row.planned}"
     return (
-        Cell("") if row.width is None else _whole(row.width),
+        Cell("") if row.width is None else whole(row.width),
         Cell("real images" if row.kind == "real" else model_name(row.kind, row.recipe)),
         Cell("" if row.kind == "real" else counted),
         Cell(spread(mean, row.summary.sd), None if math.isnan(mean) else mean),
@@ -206,7 +190,8 @@ def _seeds_cell(row: Row) -> Cell:
     return Cell(", ".join(f"{seed}: {number(score)}" for seed, score in row.summary.values.items()))
 
 
-def _teachers_table(study: Study) -> list[Table]:
+def teachers_tables(study: Study) -> list[Table]:
+    """Return the teachers that were tried, where there are several."""
     tried = [run for run in study.runs if run.key.kind == "teacher"]
     if len(tried) < 2:
         return []
@@ -214,11 +199,11 @@ def _teachers_table(study: Study) -> list[Table]:
     judged = study.choice.get("candidates", {})
     lines = tuple(
         (
-            _whole(run.key.width),
+            whole(run.key.width),
             Cell(f"{run.key.seed}"),
             Cell("chosen" if run is study.teacher else "failed" if run.failure else ""),
             _number_cell(judged, run.name),
-            _whole(run.parameters),
+            whole(run.parameters),
             *(_number_cell(run.scores, key) for key in keys),
         )
         for run in tried

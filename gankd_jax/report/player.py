@@ -1,0 +1,165 @@
+"""The students that run in the reader's browser: which ones, their weights, and the controls."""
+
+import base64
+import json
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+
+import numpy as np
+from jaxtyping import Float
+
+from gankd_jax.report.elements import picture_url
+from gankd_jax.report.rows import Row, rows
+from gankd_jax.report.runs import Run, Study
+from gankd_jax.report.scores import describe
+from gankd_jax.report.wording import percent
+from gankd_jax.runtime.files import read_arrays
+
+NEAR = 0.95  # of the teacher's score: a student that keeps so much is as good as it
+CHARACTERS = 1_600_000  # of weights in the page, at most
+PER_PARAMETER = 4  # characters: three bytes in base64
+STORED = 16  # latents of which the teacher's pictures are there
+SLIDERS = 8
+LEVELS = 2**23 - 1  # of a weight in 24 bits, on each side of zero
+RETAKE = "move the runs' scores.json away and type `gankd evaluate` to have them kept"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The students that the page carries, the one shown first in front."""
+
+    runs: tuple[Run, ...]
+    reason: str  # why that one, or why there is none
+
+
+def choose(study: Study) -> Chosen:
+    """Choose the smallest student within 5 % of the teacher's score, else the best.
+
+    The score is the study's first that has a better side and that the teacher has. Smaller students
+    that fit beside it are carried too.
+    """
+    found = [(row, run) for row in _students(study) if (run := _kept_run(study, row))]
+    small = [pair for pair in found if _characters(pair[1]) <= CHARACTERS]
+    if not small:
+        return Chosen((), _why_none(study, too_large=bool(found)))
+    row, first = _best(small)
+    others = [run for _, run in small if run is not first]
+    return Chosen((first, *_beside(first, others)), _reason(row))
+
+
+def _beside(first: Run, others: list[Run]) -> list[Run]:
+    """Those of the others that the page has room for, small ones first."""
+    room, fitting = CHARACTERS - _characters(first), []
+    for run in sorted(others, key=lambda run: run.parameters):
+        if _characters(run) <= room:
+            fitting.append(run)
+            room -= _characters(run)
+    return fitting
+
+
+def _students(study: Study) -> list[Row]:
+    """The students' rows of the first score by which they compare with the teacher."""
+    scored = [row for row in rows(study) if row.kind == "student" and row.summary.values]
+    shared = [row for row in scored if row.share is not None and describe(row.score).better]
+    return [row for row in shared or scored if row.score == (shared or scored)[0].score]
+
+
+def _kept_run(study: Study, row: Row) -> Run | None:
+    """The lowest seed of which there are weights."""
+    runs = study.group("student", row.recipe, row.width or 0)
+    kept = sorted((run for run in runs if run.folded), key=lambda run: run.key.seed)
+    return kept[0] if kept else None
+
+
+def _best(found: list[tuple[Row, Run]]) -> tuple[Row, Run]:
+    near = [pair for pair in found if (pair[0].share or 0) >= NEAR]
+    if near:
+        return min(near, key=lambda pair: (pair[0].width or 0, -(pair[0].share or 0)))
+    return max(found, key=lambda pair: (pair[0].share or 0, pair[0].width or 0))
+
+
+def _reason(row: Row) -> str:
+    label, kept = describe(row.score).label, percent(row.share)
+    if row.share is None:
+        return "Shown first is the widest student: no score compares it with the teacher."
+    if row.share >= NEAR:
+        return f"Shown first is the smallest student within 5 % of the teacher's {label} ({kept})."
+    return f"No student is within 5 % of the teacher's {label}; shown first is the best ({kept})."
+
+
+def _why_none(study: Study, *, too_large: bool) -> str:
+    if too_large:
+        return "The students' weights are too large for a page: see `gankd export`."
+    if any(run.key.kind == "student" and run.scores for run in study.runs):
+        return f"No student's weights were kept for this page: {RETAKE}."
+    return "No student is scored yet, so none runs here."
+
+
+def _characters(run: Run) -> int:
+    return run.parameters * PER_PARAMETER
+
+
+def player(study: Study) -> str:
+    """Return the controls and the students' weights; a sentence where there are none."""
+    chosen = choose(study)
+    if not chosen.runs or study.teacher is None or study.teacher.grid is None:
+        return f'<p class="note">{escape(chosen.reason)}</p>'
+    data = json.dumps(_data(study, chosen.runs, study.teacher.grid)).replace("<", "\\u003c")
+    options = "".join(f"<option>{escape(_label(run))}</option>" for run in chosen.runs)
+    controls = Template((files(__package__) / "player.html").read_text(encoding="utf-8"))
+    return controls.substitute(reason=escape(chosen.reason), options=options, data=data)
+
+
+def _label(run: Run) -> str:
+    return f"{run.name}: {run.parameters:,} parameters"
+
+
+def _data(study: Study, runs: tuple[Run, ...], teacher: np.ndarray) -> dict[str, object]:
+    students = [read_arrays(run.folded) for run in runs if run.folded]
+    return {
+        "size": teacher.shape[1],
+        "channels": teacher.shape[3],
+        "latents": _text(students[0]["latents"][:STORED].astype("<f4")),
+        "teacher": picture_url(teacher[:STORED]),
+        "students": [
+            {"name": run.name, "layers": packed(arrays), "sliders": _sliders(arrays["kernel0"])}
+            for run, arrays in zip(runs, students, strict=True)
+        ],
+    }
+
+
+def packed(arrays: dict[str, np.ndarray]) -> list[dict[str, object]]:
+    """Return the layers of folded.npz as student.js unpacks them."""
+    count = sum(name.startswith("kernel") for name in arrays)
+    return [_layer(arrays[f"kernel{k}"], arrays[f"bias{k}"]) for k in range(count)]
+
+
+def _layer(
+    kernel: Float[np.ndarray, "4 4 i o"], bias: Float[np.ndarray, " o"]
+) -> dict[str, object]:
+    """A layer's weights: whole numbers of 24 bits, times a step for each output channel.
+
+    Pictures keep six digits so; of weights in 16 bits a narrow student keeps three.
+    """
+    largest = np.abs(kernel).max(axis=(0, 1, 2))
+    step = np.where(largest > 0, largest / LEVELS, 1).astype("<f4")
+    whole = np.round(kernel / step.astype(np.float64)).clip(-LEVELS, LEVELS).astype("<i4")
+    return {
+        "inputs": kernel.shape[2],
+        "outputs": kernel.shape[3],
+        "kernel": _text(whole.reshape(-1, 1).view(np.uint8)[:, :3]),  # the highest byte is the sign
+        "step": _text(step),
+        "bias": _text(bias.astype("<f4")),
+    }
+
+
+def _sliders(kernel: Float[np.ndarray, "4 4 z o"]) -> list[int]:
+    """The latent's coordinates that weigh most in the first layer."""
+    weight = np.square(kernel).sum(axis=(0, 1, 3))
+    return np.argsort(-weight, kind="stable")[:SLIDERS].tolist()
+
+
+def _text(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
