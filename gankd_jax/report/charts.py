@@ -1,6 +1,6 @@
 """The page's section of charts: each score against parameters, bytes and latency."""
 
-from gankd_jax.report.elements import figure, figures, folded, later, note
+from gankd_jax.report.elements import details, figure, figures, later, note
 from gankd_jax.report.figures import score_figure
 from gankd_jax.report.lines import AXES, Line, lines
 from gankd_jax.report.rows import score_keys
@@ -22,7 +22,7 @@ def charts(study: Study) -> str:
         return ""
     main = [_row(study, key, first=key == keys[0]) for key in keys if is_main(key)]
     others = [_drawn(study, key, "parameters") for key in keys if not is_main(key)]
-    more = [folded("Further scores", figures(others))] if others else []
+    more = [details("Further scores", figures(others))] if others else []
     return "\n".join([note(ABOUT), *map(note, _slow(study)), *main, *more])
 
 

@@ -31,7 +31,7 @@ def bullets(lines: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
-def folded(title: str, content: str) -> str:
+def details(title: str, content: str) -> str:
     """Return what is shown after a click on its title."""
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 

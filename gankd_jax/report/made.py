@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from gankd_jax.report.cells import Cell, Table
-from gankd_jax.report.elements import titled
+from gankd_jax.report.elements import details, titled
 from gankd_jax.report.runs import Study
 
 
@@ -17,7 +17,7 @@ def made(study: Study) -> str:
     return "\n".join(
         [
             *(titled(table, wrap=True) for table in tables),
-            f"<details><summary>The whole config</summary><pre>{config}</pre></details>",
+            details("The whole config", f"<pre>{config}</pre>"),
         ]
     )
 

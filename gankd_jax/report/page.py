@@ -8,7 +8,7 @@ from string import Template
 
 from gankd_jax.report.charts import charts
 from gankd_jax.report.each_run import each_run
-from gankd_jax.report.elements import bullets, folded, note, paragraphs, titled
+from gankd_jax.report.elements import bullets, details, note, paragraphs, titled
 from gankd_jax.report.gallery import Pictures, gallery
 from gankd_jax.report.headline import headline
 from gankd_jax.report.limit import limit_lines, limit_table
@@ -109,7 +109,7 @@ def _scores(study: Study) -> str:
     others = [score_table(study, key) for key in keys if not is_main(key)]
     parts = [*map(titled, main), *map(titled, teachers_tables(study))]
     if others:
-        parts.append(folded("Further scores", "\n".join(map(titled, others))))
+        parts.append(details("Further scores", "\n".join(map(titled, others))))
     parts.append(f"<h3>How to read them</h3>{bullets(notes(study))}")
     return note("A click on a heading sorts.") + "\n".join(parts)
 
