@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import tiny
 
 from gankd_jax.runtime.checkpoint import Checkpoints
@@ -58,7 +59,7 @@ def weights(run: Path, step: int) -> dict[str, np.ndarray]:
     """
     checkpoints = Checkpoints(run / "checkpoints")
     try:
-        found = checkpoints._manager.restore(step)
+        found = checkpoints._manager.restore(step, args=ocp.args.StandardRestore())
     finally:
         checkpoints.close()
     leaves = jax.tree_util.tree_leaves_with_path(found)

@@ -178,6 +178,11 @@ MISTAKES = {
         ],
         "batch_size is 1439; digits has 1438 training images",
     ),
+    "devices that are not there": (
+        ["study", DIGITS, "--config.training.devices=99", "{new}"],
+        "config.training.devices is 99; JAX sees",
+    ),
+    "half of a cluster": (["study", *TINY, "{new}", "--processes=2"], "need --coordinator=HOST"),
     "held out": (
         ["study", DIGITS, "--config.data.validation=1438", "{new}"],
         "validation=1438 leaves none of digits's 1438 train images",

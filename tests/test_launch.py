@@ -134,7 +134,8 @@ def test_slurm_s_two_processes_stopped_twice_and_queued_again_end_as_if_never(
     second = saved()
     assert 5 <= first < second < STEPS
     wait_for(lambda: slurm.is_over(job), log.read_text())
-    assert alone.wait(400) == 0
+    _, errors = alone.communicate(timeout=400)
+    assert alone.returncode == 0, errors
     assert_equal_runs(folder / NAME, tmp_path / "alone" / NAME, STEPS)
 
 
