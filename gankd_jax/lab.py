@@ -18,6 +18,7 @@ from gankd_jax.judge import Judge, judge
 from gankd_jax.metrics import statistics
 from gankd_jax.metrics.features import Extractor, Summary, summarize
 from gankd_jax.runs import Run
+from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints, is_sound
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member

@@ -294,7 +294,7 @@ def test_checkpoints_of_a_run_in_training_are_not_judged(finished, tmp_path):
     folder, run = tmp_path / "study", runs.find(tiny.config(), "teacher-d4-s0")
     shutil.copytree(finished, folder)
     damage(folder / run.name / "checkpoints" / "40")
-    with lock.hold(folder / loop.LOCKS / run.name, "it"):
+    with lock.hold(folder / lock.LOCKS / run.name, "it"):
         study._set_damaged_aside(folder, [run])
         assert workdir.saved_steps(folder, run) == [30, 40]
     study._set_damaged_aside(folder, [run])

@@ -10,7 +10,7 @@ from gankd_jax.errors import UserError
 
 def batch_indices(
     step: int, *, count: int, batch_size: int, seed: int
-) -> Int64[np.ndarray, "{batch_size}"]:
+) -> Int64[np.ndarray, " {batch_size}"]:
     """The images of batch `step`: indices in [0, `count`).
 
     Batches are cut from an endless stream of epochs, each a fresh permutation of the images drawn
@@ -42,7 +42,7 @@ def _check(count: int, batch_size: int, seed: int) -> None:
         raise UserError(f"seed {seed} must not be negative")
 
 
-def _stream(start: int, length: int, *, count: int, seed: int) -> Int64[np.ndarray, "{length}"]:
+def _stream(start: int, length: int, *, count: int, seed: int) -> Int64[np.ndarray, " {length}"]:
     """`length` entries of the endless stream of epochs from `start` on."""
     stop = start + length
     pieces = []
@@ -53,7 +53,7 @@ def _stream(start: int, length: int, *, count: int, seed: int) -> Int64[np.ndarr
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> Int64[np.ndarray, "{count}"]:
+def _permutation(seed: int, epoch: int, count: int) -> Int64[np.ndarray, " {count}"]:
     """The order of the images in an epoch.
 
     Sorted by random 64-bit numbers, because NumPy promises that the bits of `SeedSequence` and

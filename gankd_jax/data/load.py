@@ -38,7 +38,7 @@ class Images:
     """
 
     pixels: UInt8[np.ndarray, "n s s c"]
-    labels: Int[np.ndarray, "n"] | None
+    labels: Int[np.ndarray, " n"] | None
     key: str
 
 
@@ -47,7 +47,7 @@ class _Stored:
     """A whole stored split after preprocessing, as it lies in the cache."""
 
     pixels: UInt8[np.ndarray, "n s s c"]
-    labels: Int[np.ndarray, "n"] | None
+    labels: Int[np.ndarray, " n"] | None
     sha256: str
 
 

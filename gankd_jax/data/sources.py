@@ -77,7 +77,7 @@ def _png(pixels: UInt8[np.ndarray, "h w c"]) -> bytes:
 
 
 def _labelled(
-    pixels: UInt8[np.ndarray, "n h w c"], labels: UInt8[np.ndarray, "n"], ids: str | None = None
+    pixels: UInt8[np.ndarray, "n h w c"], labels: UInt8[np.ndarray, " n"], ids: str | None = None
 ) -> Split:
     def example(index: int) -> dict[str, Any]:
         made: dict[str, Any] = {"image": _png(pixels[index]), "label": int(labels[index])}
@@ -86,7 +86,7 @@ def _labelled(
     return Split(range(len(pixels)), example)
 
 
-def _check_labels(path: Path, labels: UInt8[np.ndarray, "n"], classes: int | None) -> None:
+def _check_labels(path: Path, labels: UInt8[np.ndarray, " n"], classes: int | None) -> None:
     if classes is not None and labels.max() >= classes:
         raise UserError(f"{path} holds the label {labels.max()}, but there are {classes} classes")
 
