@@ -82,11 +82,13 @@ def _scores(run: Run, precision: str) -> dict[str, float]:
 
 
 def _place(study: Study, run: Run, precision: str, *, axis: str) -> float | None:
-    """Where a run stands on an axis; parameters are the same in every precision, so once."""
-    if axis == "parameters":
-        return float(run.parameters) if precision == "float32" else None
+    """Where a run stands on an axis; a precision changes its bytes alone, as files are unpacked."""
     if axis == "bytes":
         stored = run.stored.get(precision)
         return float(stored.bytes if stored else run.bytes_float32)
+    if precision != "float32":
+        return None
+    if axis == "parameters":
+        return float(run.parameters)
     timed = study.timed.get((run.key.width, precision))
     return timed.milliseconds if timed else None
