@@ -108,7 +108,7 @@ def test_the_screen_counts_states_and_hosts(folder):
     write_lock(folder, "process 7 on elsewhere", age=1)
     lines = screen("runs/x", look(folder, NOW)).splitlines()
     assert lines[0] == ("runs/x: 9 runs: 5 scored, 1 trained, 1 failed, 1 training, 1 waiting")
-    assert lines[1] == "elsewhere: 1 runs"
+    assert lines[1] == "at work on elsewhere: 1 of them"
     assert [line.split()[0] for line in lines[3:]] == [run.name for run in look(folder, NOW)]
     [line] = [line for line in lines if line.startswith(RUN)]
     assert line.split()[1:6] == ["training", "on", "elsewhere:", "step", "300"]

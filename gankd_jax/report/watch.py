@@ -135,10 +135,10 @@ def _time(seconds: float) -> str:
 def screen(title: str, found: list[Seen], size: tuple[int, int] | None = None) -> str:
     """The runs as text, within `size` columns and lines if given."""
     counts = Counter(seen.state for seen in found)
-    hosts = Counter(seen.host for seen in found if seen.host)
+    hosts = Counter(seen.host for seen in found if seen.state == "training")
     lines = [
         f"{title}: {len(found)} runs: " + ", ".join(f"{n} {s}" for s, n in counts.items()),
-        *(f"{host or 'nobody'}: {count} runs" for host, count in hosts.items()),
+        *(f"at work on {host}: {count} of them" for host, count in hosts.items()),
         "",
     ]
     rows = _fold(found, size[1] - len(lines)) if size else found
