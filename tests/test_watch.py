@@ -59,7 +59,7 @@ def test_what_has_ended_is_said(folder):
 def test_a_run_that_nobody_works_at_is_stopped(folder):
     found = seen(folder, RUN)
     assert (found.state, found.host) == ("stopped", "")
-    assert found.text.startswith("step 300 of 1,000, ")
+    assert found.text == "step 300 of 1,000"
 
 
 def test_a_run_whose_lock_is_held_is_in_training(folder):
@@ -101,14 +101,14 @@ def test_a_process_of_this_machine_that_was_killed_is_known(folder):
     write_lock(folder, f"process 7 on {socket.gethostname()}", age=1)
     found = seen(folder, RUN)
     assert found.state == "stopped"
-    assert found.text.endswith(f", process 7 on {socket.gethostname()} has ended")
+    assert found.text == f"step 300 of 1,000, process 7 on {socket.gethostname()} has ended"
 
 
 def test_the_screen_counts_states_and_hosts(folder):
     write_lock(folder, "process 7 on elsewhere", age=1)
     lines = screen("runs/x", look(folder, NOW)).splitlines()
     assert lines[0] == ("runs/x: 9 runs: 5 scored, 1 trained, 1 failed, 1 training, 1 waiting")
-    assert lines[1] == "elsewhere: 1 runs"
+    assert lines[1] == "at work on elsewhere: 1 of them"
     assert [line.split()[0] for line in lines[3:]] == [run.name for run in look(folder, NOW)]
     [line] = [line for line in lines if line.startswith(RUN)]
     assert line.split()[1:6] == ["training", "on", "elsewhere:", "step", "300"]

@@ -74,8 +74,7 @@ def _see(folder: Path, config: dict[str, Any], key: Key, *, now: float) -> Seen:
     if (own / "checkpoints" / str(steps)).exists():
         return Seen(key.name, "trained", text="not scored yet")
     log = read_log(own)
-    text = _course(log, steps) if log else ""
-    return _at_work(folder, key.name, log, text=text, now=now)
+    return _at_work(folder, key.name, log, steps=steps, now=now)
 
 
 def _scores(file: dict[str, Any]) -> str:
@@ -90,33 +89,34 @@ def _last(log: list[dict[str, Any]]) -> tuple[int, float]:
     return log[-1]["step"] - before["step"], log[-1]["seconds"] - before["seconds"]
 
 
-def _course(log: list[dict[str, Any]], steps: int) -> str:
-    """How far a run is, how fast it is, how long it will take, and its last losses."""
+def _course(log: list[dict[str, Any]], steps: int) -> list[str]:
+    """How far a run is; how fast it is, how long it will take, and its last losses."""
+    if not log:
+        return []
     last, (count, seconds) = log[-1], _last(log)
     pace = count / seconds
     left = (steps - last["step"]) / pace
     losses = [f"{name} {last[name]:.4g}" for name in LOSSES if name in last]
-    parts = [f"step {last['step']:,} of {steps:,}", f"{pace:.3g} steps/s", f"{_time(left)} left"]
-    return ", ".join([*parts, *losses])
+    place = f"step {last['step']:,} of {steps:,}"
+    return [place, f"{pace:.3g} steps/s", f"{_time(left)} left", *losses]
 
 
-def _at_work(folder: Path, name: str, log: list[dict[str, Any]], *, text: str, now: float) -> Seen:
+def _at_work(folder: Path, name: str, log: list[dict[str, Any]], *, steps: int, now: float) -> Seen:
     """A run that is not trained: at work if its lock is held, or if its log says so.
 
     A lock that a process of another machine holds is not seen on every file system.
     """
-    path = folder / lock.LOCKS / name
+    path, course = folder / lock.LOCKS / name, _course(log, steps)
     holder, held = lock.holder(path), lock.is_held(path)
     host = holder.rpartition(" on ")[2]
     if not holder:
-        return Seen(name, "stopped" if text else "waiting", text=text)
+        return Seen(name, "stopped" if course else "waiting", text="".join(course[:1]))
     if not held and host == socket.gethostname():
-        return Seen(name, "stopped", text=", ".join(filter(None, [text, f"{holder} has ended"])))
+        return Seen(name, "stopped", text=", ".join([*course[:1], f"{holder} has ended"]))
     age = now - max(p.stat().st_mtime for p in (path, folder / name / "log.jsonl") if p.exists())
     late = age > _patience(log)
-    news = [f"no news for {_time(age)}"] if late else [] if text else ["no line of its log yet"]
-    state = "training" if held or not late else "silent"
-    return Seen(name, state, host, ", ".join(filter(None, [text, *news])))
+    news = [f"no news for {_time(age)}"] if late else [] if log else ["no line of its log yet"]
+    return Seen(name, "training" if held or not late else "silent", host, ", ".join(course + news))
 
 
 def _patience(log: list[dict[str, Any]]) -> float:
@@ -135,10 +135,10 @@ def _time(seconds: float) -> str:
 def screen(title: str, found: list[Seen], size: tuple[int, int] | None = None) -> str:
     """The runs as text, within `size` columns and lines if given."""
     counts = Counter(seen.state for seen in found)
-    hosts = Counter(seen.host for seen in found if seen.host)
+    hosts = Counter(seen.host for seen in found if seen.state == "training")
     lines = [
         f"{title}: {len(found)} runs: " + ", ".join(f"{n} {s}" for s, n in counts.items()),
-        *(f"{host or 'nobody'}: {count} runs" for host, count in hosts.items()),
+        *(f"at work on {host}: {count} of them" for host, count in hosts.items()),
         "",
     ]
     rows = _fold(found, size[1] - len(lines)) if size else found
