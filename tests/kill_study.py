@@ -156,17 +156,21 @@ def main(kills: int = 20, seed: int = 0) -> None:
     """The long form."""
     chance, root = random.Random(seed), Path(tempfile.mkdtemp(prefix="kill-study-"))
     study(root, root / "whole", MANY_STEPS)
-    made = 0
-    for phase in phases(kills, chance):
-        where = kill(root, root / "killed", phase, chance=chance, fields=MANY_STEPS)
-        made += bool(where)
-        print(where or f"{phase}: it had ended", flush=True)
-    study(root, root / "killed", MANY_STEPS)
-    config = tiny.config(**MANY_STEPS)
-    unequal = differences(config, root / "killed", root / "whole")
-    count = len(holdings(config, root / "whole"))
-    print(f"{made} kills; {count} files and arrays compared, {len(unequal)} differ {unequal[:5]}")
-    sys.exit(bool(unequal) or made < kills)
+    left, folders = phases(kills, chance), [root / "killed-1"]
+    while left:
+        where = kill(root, folders[-1], left[0], chance=chance, fields=MANY_STEPS)
+        print(where or f"{left[0]}: it had ended, and another begins", flush=True)
+        if where:
+            left.pop(0)
+        else:
+            folders.append(root / f"killed-{len(folders) + 1}")
+    config, unequal = tiny.config(**MANY_STEPS), []
+    for folder in folders:
+        study(root, folder, MANY_STEPS)
+        unequal += differences(config, folder, root / "whole")
+    count = len(folders) * len(holdings(config, root / "whole"))
+    print(f"{kills} kills; {count} files and arrays compared, {len(unequal)} differ {unequal[:5]}")
+    sys.exit(bool(unequal))
 
 
 if __name__ == "__main__":
