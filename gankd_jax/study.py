@@ -37,7 +37,7 @@ def study(
     config: ml_collections.ConfigDict,
     folder: Path,
     share: tuple[int, int] = (1, 1),
-    patience: float = 0,
+    patience: int = 0,
 ) -> None:
     """Train, score and choose whatever is not done yet, of share k of n.
 
@@ -60,7 +60,7 @@ def study(
     evaluate_runs(lab, wanted)
 
 
-def _await_teacher(lab: Lab, patience: float) -> None:
+def _await_teacher(lab: Lab, patience: int) -> None:
     """Wait while other processes train the teacher's candidates, or may yet begin to."""
     names = [run.name for run in runs.teachers(lab.config)]
     seen = time.monotonic()

@@ -198,4 +198,4 @@ def test_a_signal_is_heeded_at_the_next_batch(drawer, monkeypatch):
         with pytest.raises(stop.Stopped):
             next(each)
     with pytest.raises(stop.Stopped):
-        evaluate.pixel_error(drawer, drawer, 0, count=40, batch_size=20)
+        evaluate.pixel_errors([drawer], drawer, 0, count=40, batch_size=20)

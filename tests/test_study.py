@@ -287,7 +287,7 @@ def test_a_share_waits_for_a_teacher_that_is_not_begun_yet(tmp_path, monkeypatch
     assert naps == [study.WAIT] * 3
     (tmp_path / "teacher.json").unlink()
     with pytest.raises(UserError, match="none is trained: run teacher-d4-s0 first"):
-        study._await_teacher(lab, patience=0)
+        study._await_teacher(Lab(tiny.config(), tmp_path), patience=0)
 
 
 def test_checkpoints_of_a_run_in_training_are_not_judged(finished, tmp_path):

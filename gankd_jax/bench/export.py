@@ -110,8 +110,8 @@ def _machine() -> str:
     return f"{(names or ['unknown processor'])[0]}, one thread, onnxruntime {version}"
 
 
-def _results(found: list[Timed]) -> dict[str, dict[str, dict[str, float]]]:
-    results: dict[str, dict[str, dict[str, float]]] = {}
+def _results(found: list[Timed]) -> dict[str, dict[str, dict[str, float | int]]]:
+    results: dict[str, dict[str, dict[str, float | int]]] = {}
     for timed in found:
         results.setdefault(timed.run.name, {})[timed.precision] = {
             "bytes": timed.bytes,

@@ -14,6 +14,8 @@ from gankd_jax.runtime import files
 
 # Orbax tells each save in several lines of INFO; a study has hundreds.
 logging.getLogger("absl").setLevel(logging.WARNING)
+# Where one of its writes fails, the others find their event loop closed and tell so at length.
+logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
 
 KEPT = 2  # checkpoints of a run; the runs of a group stopped while it saved then share one
 SEAL = "sha256"
