@@ -29,7 +29,9 @@ FORMS = ("dilated", "phase", "matmul")
 def resolve_form(form: str, backend: str = "") -> str:
     """'auto' is matmul on CPU and dilated elsewhere; other names stand for themselves.
 
-    `backend` is cpu, gpu or tpu; that of this process where it is not given.
+    `backend` is cpu, gpu or tpu; that of this process where it is not given.  For TPUs this is the
+    compiler's word (configs/results/tpu/forms.md): the other forms read and write up to four times
+    as many bytes, in gathered patches and moved axes, and take about twice as long.
     """
     if form != "auto":
         return form
