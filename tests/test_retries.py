@@ -111,12 +111,12 @@ def test_it_goes_on_from_its_last_checkpoint_with_another_seed(root, tmp_path, p
     assert not (tmp_path / NAMES[1] / "failed.json").exists()
     failed = files.read_json(tmp_path / NAMES[1] / "failed-1.json")
     assert failed["step"] == 15
-    reason = "generator_loss not finite by step 15 (generator_loss nan); last checkpoint before: 10"
+    reason = "not finite: generator_loss nan; finite: none; last checkpoint before: 10"
     assert failed["reason"] == reason
     for name in NAMES:
         assert [line["step"] for line in read_log(tmp_path / name)] == [10, 20, 30, 40]
     told = capsys.readouterr().err
-    assert f"{NAMES[1]} has failed: {reason}\n" in told
+    assert f"{NAMES[1]} has failed at step 15: {reason}\n" in told
     assert f"{NAMES[1]} goes on from its last checkpoint: retry 1 of 1\n" in told
 
 

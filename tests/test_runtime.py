@@ -321,9 +321,10 @@ def test_a_failure_names_what_was_not_finite_and_the_last_checkpoint(tmp_path, c
         record.fail(5, {"a": 1.0, "b": float("nan"), "c": float("inf")})
         failed = files.read_json(tmp_path / "failed.json")
         assert failed["step"] == 5
-        values = "b, c not finite by step 5 (a 1, b nan, c inf)"
+        values = "not finite: b nan, c inf; finite: a 1"
         assert failed["reason"] == f"{values}; last checkpoint before: none"
-        assert capsys.readouterr().err == f"{tmp_path.name} has failed: {failed['reason']}\n"
+        told = f"{tmp_path.name} has failed at step 5: {failed['reason']}\n"
+        assert capsys.readouterr().err == told
         record.save(10, state(10))
         record.fail(15, {"a": float("-inf")})
     assert files.read_json(tmp_path / "failed.json")["reason"].endswith("before: 10")

@@ -81,12 +81,16 @@ class Record:
 
     def fail(self, step: int, values: dict[str, float]) -> None:
         """Say, and keep, that the run was stopped by a value that is not finite."""
-        wrong = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        finite: dict[bool, list[str]] = {False: [], True: []}
+        for name, value in values.items():
+            finite[math.isfinite(value)].append(f"{name} {value:.4g}")
+        wrong, right = (", ".join(finite[kind]) or "none" for kind in (False, True))
         good = max(self.checkpoints.steps(), default="none")
-        reason = f"{wrong} not finite by step {step} ({told}); last checkpoint before: {good}"
+        reason = f"not finite: {wrong}; finite: {right}; last checkpoint before: {good}"
         files.write_json(self.folder / "failed.json", {"step": step, "reason": reason})
-        print(f"{self.folder.name} has failed: {reason}", file=sys.stderr, flush=True)
+        print(
+            f"{self.folder.name} has failed at step {step}: {reason}", file=sys.stderr, flush=True
+        )
 
 
 class NoRecord:
