@@ -57,8 +57,9 @@ def test_a_full_disk_is_told_and_nothing_is_lost(root, finished, tmp_path):
         (tmp_path / "disk" / "other").write_bytes(bytes(room - 64 * 2**10))
         done = train(root, folder)
         assert (done.returncode, done.stdout) == (2, "")
-        line = done.stderr.splitlines()[-1]
-        assert re.match(r"gankd: the checkpoint of step 40 .* is kept: 30$", line), done.stderr
+        progress, line = done.stderr.splitlines()
+        assert progress.startswith(f"{TEACHER}: step 40/40")
+        assert re.match(r"gankd: the checkpoint of step 40 .* No space left .* is kept: 30$", line)
         assert tiny.snapshot(folder / TEACHER / "checkpoints" / "30") == saved
         (tmp_path / "disk" / "other").unlink()
         kill_study.study(root, folder, {})

@@ -1,5 +1,6 @@
 """A run's checkpoints: Orbax, the newest ones kept, each sealed with a hash of its files."""
 
+import errno
 import hashlib
 import logging
 import shutil
@@ -19,6 +20,7 @@ logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
 
 KEPT = 2  # checkpoints of a run; the runs of a group stopped while it saved then share one
 SEAL = "sha256"
+ROOM = 2**18  # bytes of a checkpoint beside its arrays
 DELETED = ".deleted"  # where a checkpoint goes in one move, before its files are deleted one by one
 
 
@@ -62,7 +64,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:
-        """Write the pytree `state` as that of `step`: plain arrays, wherever they lay."""
+        """Write the pytree `state` as that of `step`: plain arrays, wherever they lay.
+
+        Raises:
+          OSError: the disk is full, which Orbax would tell of in hundreds of lines.
+        """
+        needed = ROOM + sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(state))
+        if shutil.disk_usage(self._manager.directory).free < needed:
+            raise OSError(errno.ENOSPC, "No space left on device")
         self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(state)))
         self._sweep()
         folder = Path(self._manager.directory) / str(step)
