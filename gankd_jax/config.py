@@ -20,9 +20,11 @@ IMAGE_SIZES = (16, 32, 64, 128)
 SEEDS = range(2**31)  # what an int32 holds
 OPTIONS = {
     "loss": ("bce", "bce_saturating", "hinge", "wgan", "wgan_gp"),
-    "distance": ("mse", "l1"),
+    "distance": ("mse", "l1", "huber", "pyramid"),
+    "features": ("none", "l1", "energy"),
     "reduction": ("mean", "sum"),
     "critic": ("fresh", "teacher"),
+    "critic_sees": ("data", "teacher"),
     "schedule": ("constant", "cosine", "linear"),
     "norm": ("batch", "none"),
     "critic_norm": ("batch", "layer", "none"),
@@ -31,6 +33,11 @@ OPTIONS = {
     "layers": ("64", "192", "768", "1280", "2048"),
     "statistics": ("recomputed", "running"),
 }
+
+RECIPE_OPTIONS = (
+    *("loss", "distance", "reduction", "features"),
+    *("critic", "critic_sees", "critic_norm", "schedule"),
+)
 
 
 def recipe(**changes: Any) -> ml_collections.ConfigDict:
@@ -257,9 +264,12 @@ def _validate_study(config: ml_collections.ConfigDict) -> None:
 def _validate_recipe(
     field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
 ) -> None:
-    for name in ("loss", "distance", "reduction", "critic", "critic_norm", "schedule"):
+    for name in RECIPE_OPTIONS:
         _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
-    _need(f"{field}.alpha", fields.alpha, 0 <= fields.alpha <= 1, "0 to 1")
+    for name in ("alpha", "feature_share"):
+        _need(f"{field}.{name}", fields[name], 0 <= fields[name] <= 1, "0 to 1")
+    power = fields.lr_power
+    _need(f"{field}.lr_power", power, math.isfinite(power), "finite")
     for name in ("b1", "b2", "ema"):
         _need(f"{field}.{name}", fields[name], 0 <= fields[name] < 1, "0 to below 1")
     for name in ("steps", "batch_size", "critic_steps"):
@@ -286,5 +296,19 @@ def _validate_critic(
             f" config.recipes.{owner}.critic_norm is batch; set that to layer or none"
         )
     taught = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
-    if not taught and (fields.alpha < 1 or fields.critic == "teacher"):
-        raise UserError(f"config.{field} trains without a teacher: alpha is 1 and critic fresh")
+    seen = "teacher" in (fields.critic, fields.critic_sees) or fields.features != "none"
+    if not taught and (fields.alpha < 1 or seen or fields.warm_start):
+        raise UserError(
+            f"config.{field} trains without a teacher: alpha is 1, critic fresh, critic_sees data,"
+            " features none and warm_start False"
+        )
+    if fields.critic_sees == "teacher" and fields.critic_steps > 1:
+        raise UserError(
+            f"config.{field}.critic_sees is teacher, who draws once for a step: critic_steps is 1"
+        )
+    narrowest = min(config.study.teacher_widths)
+    if fields.warm_start and max(config.study.widths, default=0) > narrowest:
+        raise UserError(
+            f"config.{field}.warm_start takes channels of the teacher, which may have"
+            f" {narrowest}: config.study.widths go no further"
+        )

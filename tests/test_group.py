@@ -12,7 +12,7 @@ from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.training.group import Member, make_chunk, streams_of
 from gankd_jax.training.recipe import Recipe
-from gankd_jax.training.state import Spec, State, init, variables
+from gankd_jax.training.state import Frozen, Network, Spec, State, init, variables
 
 LATENT, BATCH, SIZE, COUNT = 4, 4, 16, 11
 RATES = {"generator_lr": 1e-3, "critic_lr": 1e-3, "batch_size": BATCH}
@@ -59,10 +59,14 @@ def train(members: dict[str, Member], steps: int, *, on_device: bool = True):
     }
     return make_chunk(members, TEACHER.spec.generator)(
         states,
-        variables(taught.generator.params, taught.generator.stats),
+        Frozen(generator=_variables(taught.generator), critic=_variables(taught.critic)),
         jnp.asarray(pixels) if on_device else None,
         jnp.asarray(batches if on_device else pixels[batches]),
     )
+
+
+def _variables(network: Network):
+    return variables(network.params, network.stats)
 
 
 def goes_on(run: Member) -> bool:
