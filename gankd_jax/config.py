@@ -30,6 +30,7 @@ OPTIONS = {
     "critic_norm": ("batch", "layer", "none"),
     "conv": ("auto", "dilated", "phase", "matmul"),
     "placement": ("auto", "device", "host"),
+    "judges": ("classifier", "mixer"),
     "layers": ("64", "192", "768", "1280", "2048"),
     "statistics": ("recomputed", "running"),
 }
@@ -92,6 +93,7 @@ def base() -> ml_collections.ConfigDict:
     evaluation.samples = 10_000  # images drawn from each generator
     evaluation.batch_size = 250  # images in one forward pass
     evaluation.seed = 1_000_000  # of the latents; never used in training
+    evaluation.judges = ("classifier",)  # of a labelled set: classifier, mixer; the first chooses
     evaluation.layers = ()  # of the FID network: 64, 192, 768, 1280, 2048, as text; (): not used
     evaluation.statistics = "recomputed"  # batch norm's: recomputed (fixed latents), running
     return config
@@ -174,8 +176,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _one_of("model.generator_norm", config.model.generator_norm, OPTIONS["norm"])
     _one_of("model.conv", config.model.conv, OPTIONS["conv"])
     _one_of("evaluation.statistics", config.evaluation.statistics, OPTIONS["statistics"])
-    for layer in config.evaluation.layers:
-        _one_of("evaluation.layers", layer, OPTIONS["layers"])
+    for field in ("judges", "layers"):
+        for name in config.evaluation[field]:
+            _one_of(f"evaluation.{field}", name, OPTIONS[field])
     _validate_numbers(config)
     _validate_study(config)
     for name, fields in config.recipes.items():
@@ -231,6 +234,9 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     _need("model.latent", config.model.latent, config.model.latent >= 1, "1 or more")
     _need("evaluation.samples", evaluation.samples, evaluation.samples >= 10, "10 or more images")
     _need("evaluation.batch_size", evaluation.batch_size, evaluation.batch_size >= 1, "1 or more")
+    judges = evaluation.judges
+    first = tuple(judges[:1]) == ("classifier",)
+    _need("evaluation.judges", judges, first, "classifier, then others")
     # The next seed is the one on which teachers are compared.
     whole = evaluation.seed in SEEDS[:-1]
     _need("evaluation.seed", evaluation.seed, whole, f"0 to {SEEDS[-2]}")

@@ -32,8 +32,15 @@ def scores(
     values: dict[str, float] = {}
     for extractor, reference in references:
         found = features.summarize(batches(), extractor, count=count)
-        values |= features.own_scores(found) | features.compare(found, reference)
+        own = features.own_scores(found)
+        if "inception_score" in values:  # by another network: its name tells them apart
+            own = {_by(extractor, name): value for name, value in own.items()}
+        values |= own | features.compare(found, reference)
     return values or {"sharpness": _sharpness(batches()) / count}
+
+
+def _by(extractor: Extractor, name: str) -> str:
+    return f"{name}_{extractor.kept}" if name.startswith("inception_score") else name
 
 
 def _sharpness(batches: Batches) -> float:

@@ -409,9 +409,10 @@ def _made(lab: Lab, count: int) -> dict[str, object]:
         made["reference"] = lab.train.key
         made["reference_samples"] = len(lab.train.pixels)
         made["networks"] = {x.name: x.about for x in lab.extractors}
-    if lab.judge:
-        made["weights"] = f"sha256:{lab.judge.weights}"
-        made["classifier_accuracy"] = lab.judge.accuracy
+    for judge in lab.judges:
+        end = "" if judge.kind == "classifier" else f"_{judge.kind}"
+        made[f"weights{end}"] = f"sha256:{judge.weights}"
+        made[f"{judge.kind}_accuracy"] = judge.accuracy
     return made
 
 

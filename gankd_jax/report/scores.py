@@ -37,6 +37,16 @@ SCORES = {
         "lower",
         f"{_FRECHET}, last hidden layer of the study's own classifier; not comparable with FID",
     ),
+    "inception_score_mixer": Score(
+        "Inception Score by the second classifier",
+        "higher",
+        "the same by an MLP-Mixer that nothing was chosen by",
+    ),
+    "fd_mixer": Score(
+        "Fréchet distance, second classifier's features",
+        "lower",
+        f"{_FRECHET}, last hidden layer of an MLP-Mixer that nothing was chosen by",
+    ),
     "kid": Score(
         "KID", "lower", "kernel distance of the features (cubic, unbiased, may be below 0)"
     ),

@@ -89,7 +89,7 @@ def l1(student: Images, teacher: Images, reduction: str) -> Scalar:
 
 def huber(student: Images, teacher: Images, reduction: str) -> Scalar:
     """Squares halved below `HUBER`, lines above it (Huber 1964), of the pixels' differences."""
-    return _reduce(optax.losses.huber_loss(student, teacher, HUBER), reduction)
+    return _reduce(optax.losses.huber_loss(student, teacher, delta=HUBER), reduction)
 
 
 def pyramid(student: Images, teacher: Images, reduction: str) -> Scalar:
