@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from gankd_jax import runs, study, workdir
+from gankd_jax import runs, score_runs, study, workdir
 from gankd_jax.errors import UserError
 from gankd_jax.interop import torch_weights
 from gankd_jax.interop.torch_weights import Trees
@@ -78,7 +78,7 @@ def import_torch(
         files.write_json(Path(work, run, "imported.json"), _origin(path, critic_path))
         _save(Path(work, run, "checkpoints"), _state(member, generator, critic))
         Path(work, run).rename(target)  # the run is there whole or not at all
-    study.choose_teacher(Lab(config, folder))
+    score_runs.choose_teacher(Lab(config, folder))
     return target
 
 

@@ -70,6 +70,12 @@ def grid_latents(size: int) -> Float[Array, "n z"]:
     return latents(GRID_SEED, GRID_SIDE * GRID_SIDE, size)
 
 
+def grid(generator: Generator, variables: Tree) -> UInt8[np.ndarray, "h w c"]:
+    """A generator's images of the grid's latents, as one picture."""
+    images = draw(generator, variables, grid_latents(generator.latent))
+    return tile(to_uint8(images), GRID_SIDE)
+
+
 def path_latents(size: int) -> Float[Array, "n z"]:
     """Paths between pairs of latents, `PATHS * PATH_STEPS` rows.
 

@@ -51,6 +51,16 @@ def _is_other(entry: Path) -> bool:
     return not entry.name.startswith(".config.json.")
 
 
+def need(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Find that the folder holds this config's study.
+
+    Raises:
+      UserError: it does not.
+    """
+    if not holds(workdir, config):
+        raise UserError(f"--workdir={workdir} holds no study; `gankd study` begins one")
+
+
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Make the folder this config's, or find that it is.
 
@@ -149,6 +159,16 @@ def retry(workdir: Path, run: Run) -> int:
 def is_scored(workdir: Path, run: Run) -> bool:
     """Whether a run's scores are written."""
     return (workdir / run.name / "scores.json").exists()
+
+
+def has_given_up(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
+    """Whether a run has failed for good."""
+    return has_failed(workdir, run) and not may_retry(workdir, config, run)
+
+
+def is_done(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
+    """Whether nothing is left to do of a run."""
+    return is_scored(workdir, run) or has_given_up(workdir, config, run)
 
 
 def is_settled(workdir: Path, run: Run) -> bool:

@@ -96,10 +96,11 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     state.init = double(state.init)
     from gankd_jax import cli, study
+    from gankd_jax.commands import calls
     from gankd_jax.training import loop
 
     study.evaluate_runs = lambda *_: None
-    cli.report = lambda *_: None
+    calls.report = lambda *_: None
     loop._Trainer._call = disturbed(loop._Trainer._call)
     words = sys.argv[1:]
     while words:

@@ -9,8 +9,8 @@ import pytest
 import tiny
 from PIL import Image
 
-from gankd_jax import cli
-from gankd_jax.usage import Command
+from gankd_jax.commands.table import COMMANDS
+from gankd_jax.commands.usage import Command
 
 TINY = tiny.flags()
 MNIST = f"--config={tiny.REPO / 'configs' / 'mnist.py'}"
@@ -295,7 +295,7 @@ def test_an_interrupt_is_no_traceback(command, monkeypatch):
     def interrupted(values):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "describe", Command(interrupted, needs=("config",)))
+    monkeypatch.setitem(COMMANDS, "describe", Command(interrupted, needs=("config",)))
     status, out, err = command("describe", DIGITS)
     assert (status, out) == (130, "")
     assert err == "gankd: stopped; the same command goes on from where it was\n"

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import tiny
 
-from gankd_jax import cli
-from gankd_jax.completion import script
+from gankd_jax.commands.completion import script
+from gankd_jax.commands.options import SWITCHES
+from gankd_jax.commands.table import COMMANDS
 from gankd_jax.errors import UserError
 
 CONFIGS = {str(path.relative_to(tiny.REPO)) for path in (tiny.REPO / "configs").glob("*.py")}
-FIRST = {name.split()[0] for name in cli.COMMANDS}
+FIRST = {name.split()[0] for name in COMMANDS}
 
 
 def flags(name: str) -> set[str]:
-    named = cli.COMMANDS[name].flags
-    return {f"--{flag}" if flag in cli.SWITCHES else f"--{flag}=" for flag in named} | {"--help"}
+    named = COMMANDS[name].flags
+    return {f"--{flag}" if flag in SWITCHES else f"--{flag}=" for flag in named} | {"--help"}
 
 
 # What is typed, in which {x} is a folder with two runs, and what may come.
@@ -57,7 +58,7 @@ def answers(shell: list[str], program: str, *arguments: str) -> set[str]:
 
 def source(shell: str, folder: Path) -> Path:
     path = folder / f"gankd.{shell}"
-    path.write_text(script(shell, cli.COMMANDS, cli.SWITCHES))
+    path.write_text(script(shell, COMMANDS, SWITCHES))
     return path
 
 
@@ -117,9 +118,9 @@ def test_zsh_offers_what_may_come(folder, typed):
 def test_the_command_prints_the_script(command):
     status, out, err = command("completion", "zsh")
     assert (status, err) == (0, "")
-    assert out == script("zsh", cli.COMMANDS, cli.SWITCHES) + "\n"
+    assert out == script("zsh", COMMANDS, SWITCHES) + "\n"
 
 
 def test_another_shell_is_a_mistake():
     with pytest.raises(UserError, match="no completion for fish; there is bash, zsh"):
-        script("fish", cli.COMMANDS, cli.SWITCHES)
+        script("fish", COMMANDS, SWITCHES)

@@ -17,6 +17,7 @@ from gankd_jax.lab import Lab
 from gankd_jax.report.runs import read
 from gankd_jax.report.table import text
 from gankd_jax.runs import find, teachers
+from gankd_jax.train_runs import cohorts
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 twin = pytest.importorskip("torch_twin")
@@ -236,7 +237,7 @@ def test_the_other_candidates_are_still_to_train(tmp_path: Path, files: tuple[Pa
     config, folder = tiny(**changes), tmp_path / "work"
     into(config, folder, files)
     lab = Lab(config, folder)
-    assert study.cohorts(lab, teachers(config)) == [[find(config, "teacher-d3-s1")]]
+    assert cohorts(lab, teachers(config)) == [[find(config, "teacher-d3-s1")]]
     assert not (folder / "teacher.json").exists()
 
 

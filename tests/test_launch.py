@@ -16,7 +16,8 @@ import tiny
 import yaml
 from in_float64 import assert_equal_runs, begin, surroundings
 
-from gankd_jax import cli, runs, workdir
+from gankd_jax import runs, workdir
+from gankd_jax.commands import options
 
 LAUNCH = tiny.REPO / "launch"
 NAME = "teacher-d4-s0"
@@ -238,7 +239,7 @@ def test_the_pods_start_gankd_with_flags_that_it_has(job, monkeypatch):
     shown = line.replace("exec gankd", "printf '%s\\n'")
     done = subprocess.run(["sh", "-c", shown], env=index, capture_output=True, text=True)
     monkeypatch.chdir(tiny.REPO)
-    values, words = cli._parse(["gankd", *done.stdout.split()])
+    values, words = options.parse(["gankd", *done.stdout.split()])
     assert words == ["study"]
     count = job["spec"]["completions"]
     assert job["spec"]["parallelism"] == count

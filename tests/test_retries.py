@@ -20,6 +20,7 @@ from gankd_jax.report import runs as report
 from gankd_jax.report import table
 from gankd_jax.runtime import files
 from gankd_jax.runtime.writers import read_log
+from gankd_jax.train_runs import train_runs
 from gankd_jax.training import loop
 from gankd_jax.training.state import State
 
@@ -78,7 +79,7 @@ def lab(root: Path, folder: Path, *, retries: int) -> Lab:
 
 
 def train(made: Lab) -> None:
-    study.train_runs(made, runs.baselines(made.config))
+    train_runs(made, runs.baselines(made.config))
 
 
 def last(made: Lab, name: str) -> State:

@@ -24,9 +24,11 @@ DIRECTIONS = {
     "report": {"metrics", "runtime"},
     "training": {"models", "data", "runtime"},
     "export": {"models", "runtime", "training", "interop", "evaluate", "lab", "runs", "sampling"}
-    | {"study", "workdir"},
+    | {"score_runs", "workdir"},
     "bench": {"models", "data", "runtime", "training", "runs", "sampling"}
     | {"export", "lab", "workdir"},
+    "commands": {"bench", "data", "export", "interop", "report", "runtime", "config", "describe"}
+    | {"exchange", "sample", "score", "study", "train_runs"},
 }
 LEAVES = {"errors", "names", "paper"}
 TORCH_SIDE = "gankd_jax.bench.torch_side"  # runs in a process of its own
@@ -94,6 +96,8 @@ def test_no_imports_go_round_in_a_circle():
 def test_nobody_imports_the_command_line():
     users = {module for module in TREES if "gankd_jax.cli" in ours(module)}
     assert users == {"gankd_jax.__main__"}
+    users = {module for module in TREES if "commands" in map(folder, ours(module))}
+    assert users - {*below("commands")} == {"gankd_jax.cli"}
 
 
 @pytest.mark.parametrize("name", ["data", "report"])

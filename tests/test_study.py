@@ -20,7 +20,7 @@ import tiny
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from gankd_jax import evaluate, judge, runs, study, workdir
+from gankd_jax import evaluate, judge, runs, score_runs, study, train_runs, workdir
 from gankd_jax.config import to_json
 from gankd_jax.errors import UserError
 from gankd_jax.lab import Lab
@@ -359,7 +359,7 @@ def pair(data_dir: str) -> ConfigDict:
 def never_stopped(root, tmp_path_factory) -> Path:
     """The two baselines, trained without a stop."""
     folder, config = tmp_path_factory.mktemp("pair"), pair(str(tiny.data(root)))
-    study.train_runs(Lab(config, folder), runs.baselines(config))
+    train_runs.train_runs(Lab(config, folder), runs.baselines(config))
     return folder
 
 
@@ -379,7 +379,7 @@ def test_stopped_between_two_runs_saves_both_end_with_the_same_bits(
     for name, steps in missing.items():
         for step in steps:
             shutil.rmtree(folder / name / "checkpoints" / step)
-    study.train_runs(Lab(config, folder), runs.baselines(config))
+    train_runs.train_runs(Lab(config, folder), runs.baselines(config))
     for run in runs.baselines(config):
         ours, theirs = (weights(config, where, run.name) for where in (folder, never_stopped))
         assert tiny.differences(ours, theirs) == []
@@ -398,7 +398,7 @@ def cohorts(folder: Path, saved: dict[str, list[int]], *marks: str) -> list[list
     for mark in marks:
         (folder / mark).parent.mkdir(exist_ok=True)
         (folder / mark).touch()
-    found = study.cohorts(Lab(config, folder), runs.baselines(config))
+    found = train_runs.cohorts(Lab(config, folder), runs.baselines(config))
     return [[run.name.removeprefix("baseline-d1-") for run in cohort] for cohort in found]
 
 
@@ -439,7 +439,7 @@ def candidates(tmp_path, monkeypatch, data_dir) -> Lab:
     """Three candidates, of which the distances are given."""
     config = tiny.config(data__dir=data_dir, data__validation=400, study__teacher_widths=(4, 8, 16))
     distances = {"teacher-d4-s0": 5.0, "teacher-d8-s0": 3.0, "teacher-d16-s0": 4.0}
-    monkeypatch.setattr(study, "_validation_distance", lambda _, run: distances[run.name])
+    monkeypatch.setattr(score_runs, "_validation_distance", lambda _, run: distances[run.name])
     return Lab(config, tmp_path)
 
 
@@ -453,7 +453,7 @@ def end(lab: Lab, *widths: int, fail: bool = False) -> None:
 
 def test_the_nearest_to_the_validation_images_teaches(candidates):
     end(candidates, 4, 8, 16)
-    study.choose_teacher(candidates)
+    score_runs.choose_teacher(candidates)
     choice = files.read_json(candidates.folder / "teacher.json")
     assert choice["run"] == "teacher-d8-s0"
     assert choice["chosen_by"] == "fd_classifier on validation"
@@ -464,26 +464,26 @@ def test_the_nearest_to_the_validation_images_teaches(candidates):
 def test_a_failed_candidate_does_not_teach(candidates):
     end(candidates, 4, 16)
     end(candidates, 8, fail=True)
-    study.choose_teacher(candidates)
+    score_runs.choose_teacher(candidates)
     assert files.read_json(candidates.folder / "teacher.json")["run"] == "teacher-d16-s0"
 
 
 def test_nobody_is_chosen_before_all_have_ended_nor_twice(candidates):
     end(candidates, 4, 8)
-    study.choose_teacher(candidates)
+    score_runs.choose_teacher(candidates)
     assert not (candidates.folder / "teacher.json").exists()
     with pytest.raises(UserError, match="a student needs a teacher, and none is trained"):
         _ = candidates.teacher
     end(candidates, 16)
     files.write_json(candidates.folder / "teacher.json", {"run": "teacher-d4-s0"})
-    study.choose_teacher(candidates)
+    score_runs.choose_teacher(candidates)
     assert files.read_json(candidates.folder / "teacher.json") == {"run": "teacher-d4-s0"}
 
 
 def test_it_is_told_if_every_candidate_failed(candidates):
     end(candidates, 4, 8, 16, fail=True)
     with pytest.raises(UserError, match=r"every teacher failed; see .*failed.json"):
-        study.choose_teacher(candidates)
+        score_runs.choose_teacher(candidates)
 
 
 def test_candidates_are_compared_with_the_images_held_out(
@@ -498,7 +498,7 @@ def test_candidates_are_compared_with_the_images_held_out(
 
     monkeypatch.setattr(judge, "_train", untrained)
     teacher = runs.find(config, "teacher-d4-s0")
-    found = study._validation_distance(lab, teacher)
+    found = score_runs._validation_distance(lab, teacher)
     latents = {"count": 200, "batch_size": 80}
     drawn = np.concatenate(list(evaluate.drawn(lab.drawer(teacher), 1_000_001, **latents)))
     held_out = np.asarray(lab.split("validation").pixels)

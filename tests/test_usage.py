@@ -5,37 +5,40 @@ import inspect
 import re
 import shlex
 import sys
+from types import ModuleType
 
 import pytest
 import tiny
 from ml_collections import ConfigDict
 
 from gankd_jax import cli, runs
+from gankd_jax.commands import options
+from gankd_jax.commands.table import COMMANDS
 from gankd_jax.config import validate
 from gankd_jax.export.command import FORMATS
 
 # ml_collections reads a config file by a deprecated call.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-TEXTS = cli.CONFIG | cli.FLAGS | cli.SWITCHES
-EXAMPLES = sorted({e for command in cli.COMMANDS.values() for e in command.examples})
+TEXTS = options.CONFIG | options.FLAGS | options.SWITCHES
+EXAMPLES = sorted({e for command in COMMANDS.values() for e in command.examples})
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("weights", "--help")])
 def test_help_names_every_command(command, words):
     status, out, _ = command(*words)
     assert status == 0
-    for name in cli.COMMANDS:
+    for name in COMMANDS:
         assert f"\n  {name} " in out
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_commands_help_shows_its_own_flags_and_examples(command, name):
     status, out, _ = command(*name.split(), "--help")
     assert status == 0
     shown = {word for line in out.splitlines() for word in re.findall(r"^  --([a-z-]+)", line)}
-    assert shown == set(cli.COMMANDS[name].flags)
-    assert cli.COMMANDS[name].examples
-    for example in cli.COMMANDS[name].examples:
+    assert shown == set(COMMANDS[name].flags)
+    assert COMMANDS[name].examples
+    for example in COMMANDS[name].examples:
         assert f"\n  {example}" in out
 
 
@@ -45,22 +48,31 @@ def test_help_of_an_unknown_command_is_a_mistake(command):
     assert err.startswith("gankd: no command 'frobnicate'; there are describe")
 
 
+def functions(module: ModuleType) -> dict[str, ast.FunctionDef]:
+    nodes = ast.parse(inspect.getsource(module)).body
+    return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+VALUES = functions(options)
+
+
 def used(function: str, tree: dict[str, ast.FunctionDef]) -> set[str]:
-    """The flags that a function of the command line reads, or one that it calls."""
+    """The flags that a command's function reads, or one that it calls."""
     found = set()
     for node in ast.walk(tree[function]):
         if isinstance(node, ast.Constant) and node.value in TEXTS:
             found.add(node.value)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == f"options.{node.attr}":
+            found |= used(node.attr, VALUES)
         elif isinstance(node, ast.Name) and node.id in tree and node.id != function:
             found |= used(node.id, tree)
     return found
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_names_the_flags_that_it_reads(name):
-    nodes = ast.parse(inspect.getsource(cli)).body
-    tree = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
-    assert used(cli.COMMANDS[name].run.__name__, tree) == set(cli.COMMANDS[name].flags)
+    run = COMMANDS[name].run
+    assert used(run.__name__, functions(inspect.getmodule(run))) == set(COMMANDS[name].flags)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -71,7 +83,7 @@ def test_an_example_is_a_command_that_its_flags_allow(monkeypatch, example):
     assert gankd == "gankd"
     monkeypatch.setattr(sys, "argv", ["gankd", *words])  # where ml_collections finds fields
     monkeypatch.delitem(sys.modules, "config_config", raising=False)
-    values, words = cli._parse(sys.argv)
+    values, words = options.parse(sys.argv)
     name, command = cli._command(words)
     assert len(words) == len(name.split()) + len(command.takes)
     given = {flag.split(".")[0] for flag in values if values[flag].present}
@@ -86,6 +98,6 @@ def test_an_example_is_a_command_that_its_flags_allow(monkeypatch, example):
 
 
 def test_an_example_runs(command):
-    status, out, _ = command(*shlex.split(cli.COMMANDS["describe"].examples[0])[1:])
+    status, out, _ = command(*shlex.split(COMMANDS["describe"].examples[0])[1:])
     assert status == 0
     assert "1669:1" in out

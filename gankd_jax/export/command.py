@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from gankd_jax import runs, sampling, study, workdir
+from gankd_jax import runs, sampling, score_runs, workdir
 from gankd_jax.errors import UserError
 from gankd_jax.evaluate import Drawer
 from gankd_jax.export import onnx_file, safetensors_file, stablehlo_file, torch_file
@@ -164,7 +164,7 @@ def _largest(a: np.ndarray, b: object) -> float:
 
 def _changes(lab: Lab, run: Run, stored: Drawer) -> list[str]:
     """Each of the report's scores with the weights as they were, and as they are stored."""
-    before, after = study.values_of(lab, run, [lab.drawer(run), stored])
+    before, after = score_runs.values_of(lab, run, [lab.drawer(run), stored])
     width = max(map(len, before))
     lines = (
         f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"

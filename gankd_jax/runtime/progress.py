@@ -1,4 +1,4 @@
-"""What a person sees while a group trains: a bar on a terminal, a line now and then in a file."""
+"""What a person sees of the work: a bar on a terminal, a line now and then in a file."""
 
 import sys
 import time
@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 20.0
+
+
+def tell(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -35,8 +40,7 @@ class Progress:
         rate = (step - self._first) / max(self._told - self._began, 1e-9)
         left = (self._total - step) / rate if rate else float("inf")
         pace = f"{rate:.3g} steps/s, {left:.0f} s left"
-        text = f"{self._title}: step {step}/{self._total}, {pace}, {text}"
-        print(text, file=sys.stderr, flush=True)
+        tell(f"{self._title}: step {step}/{self._total}, {pace}, {text}")
 
     def close(self) -> None:
         """Leave the finished bar on the terminal."""

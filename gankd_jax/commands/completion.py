@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping
 
+from gankd_jax.commands.usage import Command
 from gankd_jax.errors import UserError
-from gankd_jax.usage import Command
 
 FOLDERS = ("workdir", "source-dir", "data-dir")  # flags whose value is a folder
 

@@ -1,0 +1,203 @@
+"""What each command does: its flags' values, handed to one function."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict, config_flags
+
+from gankd_jax.commands import options
+from gankd_jax.commands.options import Values
+from gankd_jax.runtime import stop
+
+
+def describe(values: Values) -> None:
+    """Print the cost of every width of a config, and of the study: [--rate=TFLOP/s]."""
+    from gankd_jax.describe import describe as text_of
+
+    print(text_of(options.config(values), options.rate(values)))
+
+
+def data_prepare(values: Values, name: str) -> None:
+    """Make a data set ready: digits, mnist, cifar10, celeb_a."""
+    from gankd_jax.data.load import default_data_dir
+    from gankd_jax.data.prepare import prepare
+
+    target = options.path(values, "data-dir") or default_data_dir()
+    print(prepare(name, options.path(values, "source-dir"), target))
+
+
+def study(values: Values) -> None:
+    """Train, score and report all that a config asks for and that is not done yet."""
+    from gankd_jax import study as job
+
+    def work(config: ConfigDict, folder: Path) -> None:
+        job.study(config, folder, options.share(values), options.whole(values, "wait") or 0)
+        report(values)
+
+    _together(values, work)
+
+
+def train(values: Values) -> None:
+    """Train one run of a study."""
+    from gankd_jax import study as job
+
+    name = options.needed(values, "run")
+    _together(values, lambda config, folder: job.train_one(config, folder, name))
+
+
+def evaluate(values: Values) -> None:
+    """Score every run that is trained and not scored yet."""
+    from gankd_jax import study as job
+
+    _together(values, job.evaluate_study)
+
+
+def _together(values: Values, work: Callable[[ConfigDict, Path], None]) -> None:
+    """Do the work in the leading process; the others follow it to its end."""
+    from gankd_jax import train_runs
+    from gankd_jax.runtime import distributed
+
+    config, folder = options.config(values), options.workdir(values)
+    distributed.start(*(values[name].value for name in ("coordinator", "processes", "process")))
+    stop.listen()
+    if not distributed.leads():
+        train_runs.follow(config, folder)
+    with distributed.leading():
+        work(config, folder)
+
+
+def report(values: Values) -> None:
+    """Write table.md, table.csv and report.html of what the work directory holds."""
+    from gankd_jax.report.page import write_report
+    from gankd_jax.report.runs import read
+    from gankd_jax.report.table import text
+
+    folder = options.workdir(values)
+    page = write_report(folder)
+    print(text(read(folder)))
+    print(page)
+
+
+def watch(values: Values) -> None:
+    """Show the state of a running study, on however many machines, until Ctrl-C."""
+    from gankd_jax.report.watch import watch as show
+
+    show(options.workdir(values), once=bool(values["once"].value))
+
+
+def sample(values: Values) -> None:
+    """Write a grid of a trained run's images as PNG."""
+    from gankd_jax.sample import sample as write
+
+    out = Path(options.needed(values, "out")).expanduser()
+    write(options.config(values), options.workdir(values), options.needed(values, "run"), out=out)
+    print(out)
+
+
+def compare(values: Values) -> None:
+    """Print a study's scores beside the paper's, or beside a table."""
+    from gankd_jax.report.compare import compare as text_of
+
+    print(text_of(options.workdir(values), options.path(values, "reference")))
+
+
+def score(values: Values, a: str, b: str) -> None:
+    """Print all scores of images A against B: a folder, a run's, .npz, mnist:test."""
+    from gankd_jax import score as job
+    from gankd_jax.data.load import default_data_dir
+
+    data_dir = options.path(values, "data-dir") or default_data_dir()
+    settings = job.Settings(
+        data_dir=data_dir,
+        image_size=options.whole(values, "image-size"),
+        pad=options.whole(values, "pad") or 0,
+        cache=data_dir / "gankd_cache",
+    )
+    weights, out = options.path(values, "weights"), options.path(values, "out")
+    result = job.score_with_inception(a, b, weights=weights, settings=settings, out=out)
+    print(job.text(result))
+
+
+def weights_fetch(values: Values) -> None:
+    """Download the FID network's weights, or take them from a file."""
+    from gankd_jax.interop import inception_weights
+
+    target = inception_weights.default_path()
+    inception_weights.fetch(options.path(values, "from"), target)
+    print(f"{target} serves the layers {', '.join(inception_weights.served(target))}")
+
+
+def import_torch(values: Values, file: str) -> None:
+    """Make a PyTorch DCGAN a study's teacher."""
+    from gankd_jax import exchange
+
+    path = Path(file).expanduser()
+    run, critic = options.needed(values, "run"), options.path(values, "critic")
+    print(
+        exchange.import_torch(
+            options.config(values), options.workdir(values), path, run=run, critic_path=critic
+        )
+    )
+
+
+def export_torch(values: Values) -> None:
+    """Write a run's generator as a PyTorch state_dict."""
+    from gankd_jax import exchange
+
+    out = Path(options.needed(values, "out")).expanduser()
+    exchange.export_torch(
+        options.config(values), options.workdir(values), run=options.needed(values, "run"), out=out
+    )
+    print(out)
+
+
+def export(values: Values) -> None:
+    """Write a run's generator as a file for other programs, and try it."""
+    from gankd_jax.export import command
+
+    print(
+        command.export(
+            options.config(values),
+            options.workdir(values),
+            run=options.needed(values, "run"),
+            kind=options.needed(values, "format"),
+            precision=values["precision"].value or "float32",
+            out=Path(options.needed(values, "out")).expanduser(),
+        )
+    )
+
+
+def bench(values: Values) -> None:
+    """Time training and drawing; or, of a config, what --memory, --start and the others name."""
+    if values["memory"].value:
+        from gankd_jax.bench.memory import memory
+
+        print(memory(options.config(values)))
+        return
+    rounds = options.whole(values, "rounds") or 5
+    if values["start"].value:
+        from gankd_jax.bench.start import start
+
+        made = [f"--config={config_flags.get_config_filename(values['config'])}"]
+        made += [word for word in sys.argv if word.startswith("--config.")]
+        print(start(options.config(values), made, rounds))
+        return
+    if values["compile-for"].value:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run; else JAX would look for the TPU
+        from gankd_jax.bench.compile_for import compile_for
+
+        print(compile_for(options.config(values), values["compile-for"].value))
+        return
+    if values["export"].value:
+        from gankd_jax.bench.export import bench_export
+
+        print(bench_export(options.config(values), options.workdir(values), rounds=rounds))
+        return
+    from gankd_jax.bench import command
+
+    folder = options.path(values, "out") or Path("bench")
+    names = {flag: (values[flag].value or "").split(",") for flag in ("only", "against")}
+    chosen = {flag: [name for name in words if name] for flag, words in names.items()}
+    print(command.bench(folder, rounds=rounds, **chosen))

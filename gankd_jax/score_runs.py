@@ -1,0 +1,133 @@
+"""What scores: the runs that are trained, the real images, and the teacher's candidates."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gankd_jax import evaluate, runs, sampling, workdir
+from gankd_jax.errors import UserError
+from gankd_jax.export.folded import rounded
+from gankd_jax.lab import Lab
+from gankd_jax.metrics.features import Extractor, Summary
+from gankd_jax.names import LOSSY, PRECISIONS
+from gankd_jax.runs import Run
+from gankd_jax.runtime import files, stop
+from gankd_jax.runtime.progress import tell
+
+
+def choose_teacher(lab: Lab) -> None:
+    """Name the candidate whose images lie nearest to the validation images; once, then kept.
+
+    Raises:
+      UserError: every candidate has failed.
+    """
+    path = lab.folder / "teacher.json"
+    candidates = runs.teachers(lab.config)
+    finished = [r for r in candidates if workdir.is_trained(lab.folder, lab.config, r)]
+    failed = [r for r in candidates if workdir.has_given_up(lab.folder, lab.config, r)]
+    if path.exists() or len(finished) + len(failed) < len(candidates):
+        return
+    if not finished:
+        raise UserError(f"every teacher failed; see {lab.folder / failed[0].name / 'failed.json'}")
+    if len(candidates) == 1:
+        files.write_json(path, {"run": finished[0].name, "chosen_by": "the only candidate"})
+        return
+    distances = {run.name: _validation_distance(lab, run) for run in finished}
+    best = min(distances, key=distances.__getitem__)
+    chosen = {"run": best, "chosen_by": "fd_classifier on validation", "candidates": distances}
+    files.write_json(path, chosen)
+
+
+def _validation_distance(lab: Lab, run: Run) -> float:
+    """fd_classifier between a teacher's images, on latents of their own, and validation images."""
+    seed, real = lab.config.evaluation.seed + 1, lab.summaries(lab.split("validation"))
+    return _scores(lab, lab.drawer(run), seed, references=real[:1])["fd_classifier"]
+
+
+def evaluate_runs(lab: Lab, wanted: Sequence[Run]) -> None:
+    """Score those of the runs that are trained and not scored."""
+    _evaluate_real(lab)
+    for run in wanted:
+        stop.check()
+        trained = workdir.is_trained(lab.folder, lab.config, run)
+        if trained and not workdir.is_scored(lab.folder, run):
+            tell(f"scoring {run.name}")
+            _evaluate_run(lab, run)
+
+
+def _evaluate_real(lab: Lab) -> None:
+    """The test set's own scores: the ceiling."""
+    folder = lab.folder / "reference"
+    if (folder / "scores.json").exists():
+        return
+    test = lab.split("test")
+    size, count = lab.config.evaluation.batch_size, len(test.pixels)
+    batches = functools.partial(evaluate.in_batches, test.pixels, size)
+    values = evaluate.scores(batches, lab.references, count=count)
+    grid = np.asarray(test.pixels[: sampling.GRID_SIDE**2])
+    files.write_arrays(folder / "samples.npz", grid=grid, **lab.nearest(grid))
+    made = _made(lab, count) | {"images": test.key}
+    files.write_json(folder / "scores.json", {"scores": values, "made": made})
+
+
+def _evaluate_run(lab: Lab, run: Run) -> None:
+    folder, drawer = lab.folder / run.name, lab.drawer(run)
+    stored = {precision: rounded(*drawer, precision) for precision in PRECISIONS}
+    values, *lossy = values_of(lab, run, [drawer, *(stored[p][:2] for p in LOSSY)])
+    precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][2]} for p in PRECISIONS}
+    for precision, scores in zip(LOSSY, lossy, strict=True):
+        precisions[precision]["scores"] = scores
+    _keep_pictures(lab, run, drawer)
+    made = _made(lab, lab.config.evaluation.samples)
+    made["latents_seed"] = lab.config.evaluation.seed
+    # Last, since it marks the run as scored.
+    written = {"scores": values, "made": made, "precisions": precisions}
+    files.write_json(folder / "scores.json", written)
+
+
+def _keep_pictures(lab: Lab, run: Run, drawer: evaluate.Drawer) -> None:
+    """What the report shows of a run; of a student also the weights that draw in the page."""
+    folder, pictures = lab.folder / run.name, evaluate.samples(drawer)
+    files.write_arrays(folder / "samples.npz", **pictures, **lab.nearest(pictures["grid"]))
+    if run.kind == "student":
+        files.write_arrays(folder / "folded.npz", **evaluate.folded(drawer))
+
+
+def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
+    """The report's scores of a run's generator in each of its forms, on the same latents."""
+    seed = lab.config.evaluation.seed
+    values = [_scores(lab, drawer, seed, references=lab.references) for drawer in drawers]
+    if run.kind == "student":
+        teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
+        errors = evaluate.pixel_errors(drawers, teacher, seed, **_sizes(lab))
+        values = [v | {"pixel_error": e} for v, e in zip(values, errors, strict=True)]
+    return values
+
+
+def _scores(
+    lab: Lab, drawer: evaluate.Drawer, seed: int, *, references: list[tuple[Extractor, Summary]]
+) -> dict[str, float]:
+    sizes = _sizes(lab)
+    batches = functools.partial(evaluate.drawn, drawer, seed, **sizes)
+    return evaluate.scores(batches, references, count=sizes["count"])
+
+
+def _sizes(lab: Lab) -> dict[str, int]:
+    evaluation = lab.config.evaluation
+    return {"count": evaluation.samples, "batch_size": evaluation.batch_size}
+
+
+def _made(lab: Lab, count: int) -> dict[str, object]:
+    """How a score was made."""
+    made: dict[str, object] = {"samples": count, "versions": evaluate.versions()}
+    if lab.references:
+        made["reference"] = lab.train.key
+        made["reference_samples"] = len(lab.train.pixels)
+        made["networks"] = {x.name: x.about for x in lab.extractors}
+    for judge in lab.judges:
+        end = "" if judge.kind == "classifier" else f"_{judge.kind}"
+        made[f"weights{end}"] = f"sha256:{judge.weights}"
+        made[f"{judge.kind}_accuracy"] = judge.accuracy
+    return made
