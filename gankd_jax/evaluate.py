@@ -70,6 +70,19 @@ def pixel_errors(
     return [float(value) for value in total / count]
 
 
+def pixel_error_on(
+    student: Drawer, teacher: Drawer, latents: Float[Array, "n z"], *, batch_size: int
+) -> float:
+    """The same on latents that are given; `batch_size` divides their number."""
+    total = 0.0
+    for first in range(0, len(latents), batch_size):
+        stop.check()
+        batch = latents[first : first + batch_size]
+        errors = _errors((student[0],), teacher[0], [student[1]], teacher[1], latents=batch)
+        total += float(np.asarray(errors, np.float64).sum())
+    return total / len(latents)
+
+
 def _latents(
     generator: Generator, seed: int, *, count: int, batch_size: int
 ) -> Iterator[tuple[Float[Array, "b z"], int]]:

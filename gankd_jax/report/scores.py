@@ -61,6 +61,19 @@ SCORES = {
         "an image, black -1 and white 1, on latents never trained on",
         students_only=True,
     ),
+    "pixel_error_seen": Score(
+        "Pixel error on latents of the training",
+        "lower",
+        "the same on the latents of the last training steps: far below the one on fresh latents, "
+        "it would mean that latents were memorised",
+        students_only=True,
+    ),
+    "pixel_error_between": Score(
+        "Pixel error between latents",
+        "lower",
+        "the same along great circles between pairs of fresh latents",
+        students_only=True,
+    ),
     "sharpness": Score(
         "Sharpness (variance of the Laplacian)",
         "",
