@@ -104,7 +104,9 @@ def _keep_pictures(lab: Lab, run: Run, drawer: evaluate.Drawer) -> None:
 def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
     """The report's scores of a run's generator in each of its forms, on the same latents."""
     seed = lab.config.evaluation.seed
-    values = [_scores(lab, drawer, seed, references=lab.references) for drawer in drawers]
+    # Of lower precisions one judge is told: what changes shows there.
+    told = [lab.references, *[lab.references[:1]] * (len(drawers) - 1)]
+    values = [_scores(lab, d, seed, references=r) for d, r in zip(drawers, told, strict=True)]
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
         errors = evaluate.pixel_errors(drawers, teacher, seed, **_sizes(lab))

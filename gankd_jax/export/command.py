@@ -169,5 +169,6 @@ def _changes(lab: Lab, run: Run, stored: Drawer) -> list[str]:
     lines = (
         f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"
         for name, value in before.items()
+        if name in after
     )
     return [f"scores of {lab.config.evaluation.samples:,} images", *lines]
