@@ -12,17 +12,17 @@ short training, for students and baselines alike; they were found on MNIST.
 
 from ml_collections import ConfigDict
 
-from gankd_jax.config import base, finish, short_recipes
+from gankd_jax.config import base, best, finish, short_recipes
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The paper's study; variants: small."""
+    """The paper's study; variants: small, best."""
     config = base()
     config.name = "cifar10"
     config.data.name = "cifar10"
     config.study.teacher_widths = (64,)
     config.study.widths = (2, 4, 8, 16, 32, 48)
-    return finish(config, variants, {"small": small})
+    return finish(config, variants, {"small": small, "best": best})
 
 
 def small(config: ConfigDict) -> None:
@@ -30,7 +30,8 @@ def small(config: ConfigDict) -> None:
     config.name = "cifar10-small"
     config.data.image_size = 32
     config.study.teacher_widths = (32,)
-    config.study.widths = (2, 4, 8, 16)
+    config.study.widths = (1, 2, 4, 8)
     config.study.students = ("mse", "l1", "joint")
-    config.recipes.update(short_recipes(teacher_steps=4_000, steps=6_000, joint_steps=1_500))
+    config.recipes.update(short_recipes(teacher_steps=6_000, steps=2_500, joint_steps=1_000))
     config.training.checkpoint_every = 500
+    config.evaluation.samples = 2_500
