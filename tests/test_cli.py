@@ -1,5 +1,6 @@
 """The command line: what each command prints and writes, and one line for each mistake."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from gankd_jax.commands.table import COMMANDS
 from gankd_jax.commands.usage import Command
+from gankd_jax.runtime.files import read_arrays
 
 TINY = tiny.flags()
 MNIST = f"--config={tiny.REPO / 'configs' / 'mnist.py'}"
@@ -100,6 +102,20 @@ def test_evaluate_leaves_what_is_scored(command, finished):
     before = tiny.snapshot(finished)
     assert command("evaluate", *TINY, f"--workdir={finished}")[0] == 0
     assert tiny.snapshot(finished) == before
+
+
+def test_evaluate_keeps_the_weights_that_the_page_lacks(command, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "study")
+    kept = folder / "student-mse-d1-s0" / "folded.npz"
+    before = read_arrays(kept)
+    scores = {path: path.read_bytes() for path in folder.rglob("scores.json")}
+    kept.unlink()
+    status, _, err = command("evaluate", *TINY, f"--workdir={folder}")
+    assert (status, err) == (0, "drawing student-mse-d1-s0\n")
+    after = read_arrays(kept)
+    assert after.keys() == before.keys()
+    assert all((after[name] == before[name]).all() for name in before)
+    assert scores == {path: path.read_bytes() for path in folder.rglob("scores.json")}
 
 
 def test_train_leaves_what_is_trained(command, finished):
