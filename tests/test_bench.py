@@ -254,8 +254,9 @@ def test_turns_that_differ_are_told():
     calm.rounds.append({"milliseconds": 1.1, "images_per_second": 9.0})
     busy.rounds.append({"milliseconds": 6.3, "images_per_second": 7.0})
     assert busy.spread == pytest.approx(2.1)
-    [line] = [line for line in export._words([calm, busy], 30.0) if "turns" in line]
+    [line] = export.disturbed([calm, busy])
     assert line.startswith("The turns of 1 of 2 files differ by up to 2.1 times:")
+    assert export.disturbed([calm]) == []
 
 
 def test_without_onnx_one_line_names_the_extra(study, monkeypatch):

@@ -156,13 +156,19 @@ def _words(found: list[Timed], empty: float) -> list[str]:
         pairs = zip(others, whole, strict=True)
         count = sum(_is_faster(a, b, "milliseconds") for a, b in pairs)
         lines.append(f"{precision} is faster than float32 in {count} of {len(whole)} models.")
-    busy = [timed.spread for timed in found if timed.spread > STEADY]
-    if busy:
-        lines.append(
-            f"The turns of {len(busy)} of {len(found)} files differ by up to {max(busy):.1f} times:"
-            " something else ran on this machine; measure again when it is idle."
-        )
+    lines += disturbed(found)
     return [*lines, f"Python and onnxruntime alone hold {empty:.1f} MiB of the peak."]
+
+
+def disturbed(found: list[Timed]) -> list[str]:
+    """A line where the turns say that something else ran."""
+    busy = [timed.spread for timed in found if timed.spread > STEADY]
+    if not busy:
+        return []
+    return [
+        f"The turns of {len(busy)} of {len(found)} files differ by up to {max(busy):.1f} times:"
+        " something else ran on this machine; measure again when it is idle."
+    ]
 
 
 def not_faster(timed: Timed, others: list[Timed]) -> list[str]:
