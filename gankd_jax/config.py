@@ -20,17 +20,25 @@ IMAGE_SIZES = (16, 32, 64, 128)
 SEEDS = range(2**31)  # what an int32 holds
 OPTIONS = {
     "loss": ("bce", "bce_saturating", "hinge", "wgan", "wgan_gp"),
-    "distance": ("mse", "l1"),
+    "distance": ("mse", "l1", "huber", "pyramid"),
+    "features": ("none", "l1", "energy"),
     "reduction": ("mean", "sum"),
     "critic": ("fresh", "teacher"),
+    "critic_sees": ("data", "teacher"),
     "schedule": ("constant", "cosine", "linear"),
     "norm": ("batch", "none"),
     "critic_norm": ("batch", "layer", "none"),
     "conv": ("auto", "dilated", "phase", "matmul"),
     "placement": ("auto", "device", "host"),
+    "judges": ("classifier", "mixer"),
     "layers": ("64", "192", "768", "1280", "2048"),
     "statistics": ("recomputed", "running"),
 }
+
+RECIPE_OPTIONS = (
+    *("loss", "distance", "reduction", "features"),
+    *("critic", "critic_sees", "critic_norm", "schedule"),
+)
 
 
 def recipe(**changes: Any) -> ml_collections.ConfigDict:
@@ -85,6 +93,7 @@ def base() -> ml_collections.ConfigDict:
     evaluation.samples = 10_000  # images drawn from each generator
     evaluation.batch_size = 250  # images in one forward pass
     evaluation.seed = 1_000_000  # of the latents; never used in training
+    evaluation.judges = ("classifier",)  # of a labelled set: classifier, mixer; the first chooses
     evaluation.layers = ()  # of the FID network: 64, 192, 768, 1280, 2048, as text; (): not used
     evaluation.statistics = "recomputed"  # batch norm's: recomputed (fixed latents), running
     return config
@@ -167,8 +176,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _one_of("model.generator_norm", config.model.generator_norm, OPTIONS["norm"])
     _one_of("model.conv", config.model.conv, OPTIONS["conv"])
     _one_of("evaluation.statistics", config.evaluation.statistics, OPTIONS["statistics"])
-    for layer in config.evaluation.layers:
-        _one_of("evaluation.layers", layer, OPTIONS["layers"])
+    for field in ("judges", "layers"):
+        for name in config.evaluation[field]:
+            _one_of(f"evaluation.{field}", name, OPTIONS[field])
     _validate_numbers(config)
     _validate_study(config)
     for name, fields in config.recipes.items():
@@ -224,6 +234,9 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     _need("model.latent", config.model.latent, config.model.latent >= 1, "1 or more")
     _need("evaluation.samples", evaluation.samples, evaluation.samples >= 10, "10 or more images")
     _need("evaluation.batch_size", evaluation.batch_size, evaluation.batch_size >= 1, "1 or more")
+    judges = evaluation.judges
+    first = tuple(judges[:1]) == ("classifier",)
+    _need("evaluation.judges", judges, first, "classifier, then others")
     # The next seed is the one on which teachers are compared.
     whole = evaluation.seed in SEEDS[:-1]
     _need("evaluation.seed", evaluation.seed, whole, f"0 to {SEEDS[-2]}")
@@ -257,9 +270,12 @@ def _validate_study(config: ml_collections.ConfigDict) -> None:
 def _validate_recipe(
     field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
 ) -> None:
-    for name in ("loss", "distance", "reduction", "critic", "critic_norm", "schedule"):
+    for name in RECIPE_OPTIONS:
         _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
-    _need(f"{field}.alpha", fields.alpha, 0 <= fields.alpha <= 1, "0 to 1")
+    for name in ("alpha", "feature_share"):
+        _need(f"{field}.{name}", fields[name], 0 <= fields[name] <= 1, "0 to 1")
+    power = fields.lr_power
+    _need(f"{field}.lr_power", power, math.isfinite(power), "finite")
     for name in ("b1", "b2", "ema"):
         _need(f"{field}.{name}", fields[name], 0 <= fields[name] < 1, "0 to below 1")
     for name in ("steps", "batch_size", "critic_steps"):
@@ -286,5 +302,19 @@ def _validate_critic(
             f" config.recipes.{owner}.critic_norm is batch; set that to layer or none"
         )
     taught = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
-    if not taught and (fields.alpha < 1 or fields.critic == "teacher"):
-        raise UserError(f"config.{field} trains without a teacher: alpha is 1 and critic fresh")
+    seen = "teacher" in (fields.critic, fields.critic_sees) or fields.features != "none"
+    if not taught and (fields.alpha < 1 or seen or fields.warm_start):
+        raise UserError(
+            f"config.{field} trains without a teacher: alpha is 1, critic fresh, critic_sees data,"
+            " features none and warm_start False"
+        )
+    if fields.critic_sees == "teacher" and fields.critic_steps > 1:
+        raise UserError(
+            f"config.{field}.critic_sees is teacher, who draws once for a step: critic_steps is 1"
+        )
+    narrowest = min(config.study.teacher_widths)
+    if fields.warm_start and max(config.study.widths, default=0) > narrowest:
+        raise UserError(
+            f"config.{field}.warm_start takes channels of the teacher, which may have"
+            f" {narrowest}: config.study.widths go no further"
+        )

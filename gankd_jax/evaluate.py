@@ -32,8 +32,15 @@ def scores(
     values: dict[str, float] = {}
     for extractor, reference in references:
         found = features.summarize(batches(), extractor, count=count)
-        values |= features.own_scores(found) | features.compare(found, reference)
+        own = features.own_scores(found)
+        if "inception_score" in values:  # by another network: its name tells them apart
+            own = {_by(extractor, name): value for name, value in own.items()}
+        values |= own | features.compare(found, reference)
     return values or {"sharpness": _sharpness(batches()) / count}
+
+
+def _by(extractor: Extractor, name: str) -> str:
+    return f"{name}_{extractor.kept}" if name.startswith("inception_score") else name
 
 
 def _sharpness(batches: Batches) -> float:
@@ -61,6 +68,19 @@ def pixel_errors(
         errors = _errors(generators, teacher[0], own, teacher[1], latents=latents)
         total += np.asarray(errors, np.float64)[:, :wanted].sum(axis=1)
     return [float(value) for value in total / count]
+
+
+def pixel_error_on(
+    student: Drawer, teacher: Drawer, latents: Float[Array, "n z"], *, batch_size: int
+) -> float:
+    """The same on latents that are given; `batch_size` divides their number."""
+    total = 0.0
+    for first in range(0, len(latents), batch_size):
+        stop.check()
+        batch = latents[first : first + batch_size]
+        errors = _errors((student[0],), teacher[0], [student[1]], teacher[1], latents=batch)
+        total += float(np.asarray(errors, np.float64).sum())
+    return total / len(latents)
 
 
 def _latents(

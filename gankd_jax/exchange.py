@@ -117,7 +117,7 @@ def _read(
 def _state(member: Member, generator: Trees, critic: Trees | None) -> State:
     """The weights as the run's last state."""
     recipe = member.spec.recipe
-    drawer = _network(generator, generator_optimizer(recipe))
+    drawer = _network(generator, generator_optimizer(recipe, member.spec.generator.width))
     if critic:
         judge = _network(critic, critic_optimizer(recipe))
     else:

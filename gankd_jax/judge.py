@@ -1,4 +1,4 @@
-"""The classifier that judges a data set's images: trained once on its training labels, then cached.
+"""The classifiers that judge a data set's images: trained once on its training labels, then cached.
 
 Its scores are the project's own measure: they compare models with each other, not with numbers from
 other networks, and never bear the names FID or IS of the ImageNet network.
@@ -22,6 +22,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.metrics.features import Extractor
 from gankd_jax.models import conv
 from gankd_jax.models.classifier import Classifier
+from gankd_jax.models.mixer import Mixer
 from gankd_jax.runtime import files, stop
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.training.state import Tree
@@ -30,14 +31,17 @@ from gankd_jax.training.steps import to_unit
 STEPS, BATCH, RATE, SEED = 3_000, 128, 1e-3, 0
 STEPS_PER_CALL = 100
 SHIFT = 16  # training images are shifted by up to 1/16 of their side
-RECIPE = f"classifier-1 steps={STEPS} batch={BATCH} rate={RATE} shift=1/{SHIFT} seed={SEED}"
+RECIPE = f"steps={STEPS} batch={BATCH} rate={RATE} shift=1/{SHIFT} seed={SEED}"
+KINDS = ("classifier", "mixer")
+Network = Classifier | Mixer
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
     """A trained classifier."""
 
-    network: Classifier
+    kind: str  # of KINDS
+    network: Network
     params: Tree
     accuracy: float  # on the test labels, 0..1
     weights: str  # sha256 of the weights
@@ -49,53 +53,55 @@ class Judge:
         return _judge(self.network, self.params, jnp.asarray(images))
 
     def extractor(self, batch_size: int) -> Extractor:
-        """The judge as the scores use it: `fd_classifier` and so on, and the Inception Score."""
+        """The judge as the scores use it: `fd_KIND` and so on, and the Inception Score."""
 
         def features(images: UInt8[np.ndarray, "b s s c"]) -> dict[str, Array]:
             logits, found = self(images)
-            return {"logits": logits, "classifier": found}
+            return {"logits": logits, self.kind: found}
 
         return Extractor(
-            name=f"classifier-{self.weights[:12]}",
-            about=f"the study's classifier, test accuracy {self.accuracy:.4f}",
+            name=f"{self.kind}-{self.weights[:12]}",
+            about=f"the study's {self.kind}, test accuracy {self.accuracy:.4f}",
             features=features,
-            distances=("classifier",),
-            kept="classifier",
+            distances=(self.kind,),
+            kept=self.kind,
             logits="logits",
             batch_size=batch_size,
         )
 
 
-def judge(train: Images, test: Images, cache: Path) -> Judge:
-    """The judge of a labelled data set, from `cache` where it was trained before.
+def judge(train: Images, test: Images, cache: Path, kind: str = "classifier") -> Judge:
+    """The judge of that kind of a labelled data set, from `cache` where it was trained before.
 
     The cache is found by the data's own hash and by how the classifier is trained.
     """
     if train.labels is None or test.labels is None:
         raise ValueError("a judge needs labels")
-    _, size, _, channels = train.pixels.shape
-    network = Classifier(
-        classes=int(train.labels.max()) + 1,
-        image_size=size,
-        channels=channels,
-        form=conv.resolve_form("auto"),
-    )
-    key = hashlib.sha256(f"{RECIPE} {train.key} {test.key}".encode()).hexdigest()[:16]
-    path = cache / f"classifier-{key}.npz"
+    network = _network(kind, train.pixels, classes=int(train.labels.max()) + 1)
+    key = hashlib.sha256(f"{kind}-1 {RECIPE} {train.key} {test.key}".encode()).hexdigest()[:16]
+    path = cache / f"{kind}-{key}.npz"
     if path.exists():
-        return _restore(network, path)
-    params = _train(network, train)
-    accuracy = _accuracy(network, params, test)
-    _save(path, params, accuracy)
-    return Judge(network, params, accuracy, _hash(params))
+        params, accuracy = _restore(path)
+    else:
+        params = _train(network, train, title=kind)
+        accuracy = _accuracy(network, params, test)
+        _save(path, params, accuracy)
+    return Judge(kind, network, params, accuracy, _hash(params))
 
 
-def _train(network: Classifier, train: Images) -> Tree:
+def _network(kind: str, pixels: UInt8[np.ndarray, "n s s c"], classes: int) -> Network:
+    sizes = {"classes": classes, "image_size": pixels.shape[1], "channels": pixels.shape[3]}
+    return (
+        Mixer(**sizes) if kind == "mixer" else Classifier(**sizes, form=conv.resolve_form("auto"))
+    )
+
+
+def _train(network: Network, train: Images, title: str) -> Tree:
     """Adam with a cosine schedule over `STEPS` batches of shifted images."""
     blank = jnp.zeros((1, *train.pixels.shape[1:]))
     params = network.init(jax.random.key(SEED), blank)["params"]
     state = _optimizer().init(params)
-    progress = Progress("classifier", first=0, total=STEPS)
+    progress = Progress(title, first=0, total=STEPS)
     for step in range(0, STEPS, STEPS_PER_CALL):
         stop.check()  # it takes a minute, and begins anew
         places = np.stack(
@@ -118,7 +124,7 @@ def _optimizer() -> optax.GradientTransformation:
 
 @partial(jax.jit, static_argnums=0)
 def _train_steps(
-    network: Classifier,
+    network: Network,
     params: Tree,
     state: optax.OptState,
     key: Array,
@@ -157,12 +163,12 @@ def _shift(key: Array, images: Float[Array, "b s s c"]) -> Float[Array, "b s s c
 
 @partial(jax.jit, static_argnums=0)
 def _judge(
-    network: Classifier, params: Tree, images: UInt8[Array, "b s s c"]
+    network: Network, params: Tree, images: UInt8[Array, "b s s c"]
 ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
     return network.apply({"params": params}, to_unit(images))
 
 
-def _accuracy(network: Classifier, params: Tree, test: Images) -> float:
+def _accuracy(network: Network, params: Tree, test: Images) -> float:
     right, labels = 0, np.asarray(test.labels)
     for first in range(0, len(test.pixels), 1000):
         logits, _ = _judge(network, params, jnp.asarray(test.pixels[first : first + 1000]))
@@ -176,14 +182,14 @@ def _save(path: Path, params: Tree, accuracy: float) -> None:
     files.write_arrays(path, accuracy=np.asarray(accuracy), **arrays)
 
 
-def _restore(network: Classifier, path: Path) -> Judge:
+def _restore(path: Path) -> tuple[Tree, float]:
+    """Weights and accuracy."""
     try:
         arrays = files.read_arrays(path)
         accuracy = float(arrays.pop("accuracy"))
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it to train it anew") from error
-    params = traverse_util.unflatten_dict(arrays, sep="/")
-    return Judge(network, params, accuracy, _hash(params))
+    return traverse_util.unflatten_dict(arrays, sep="/"), accuracy
 
 
 def _hash(params: Tree) -> str:

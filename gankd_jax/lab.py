@@ -55,17 +55,18 @@ class Lab:
         return self.split("train")
 
     @functools.cached_property
-    def judge(self) -> Judge | None:
-        """The data set's classifier; None where it has no labels."""
+    def judges(self) -> tuple[Judge, ...]:
+        """The data set's classifiers; none where it has no labels."""
         if self.train.labels is None:
-            return None
-        return judge(self.train, self.split("test"), self.data_dir / "gankd_cache")
+            return ()
+        test, cache = self.split("test"), self.data_dir / "gankd_cache"
+        return tuple(judge(self.train, test, cache, kind) for kind in self.config.evaluation.judges)
 
     @functools.cached_property
     def extractors(self) -> tuple[Extractor, ...]:
-        """The networks whose features are compared: the judge, and the FID network if asked for."""
+        """The networks whose features are compared: judges, and the FID network if asked for."""
         evaluation = self.config.evaluation
-        found = [self.judge.extractor(evaluation.batch_size)] if self.judge else []
+        found = [judge.extractor(evaluation.batch_size) for judge in self.judges]
         if evaluation.layers:
             weights = inception_weights.default_path()
             found.append(inception_extractor(weights, layers=evaluation.layers))

@@ -124,9 +124,18 @@ def member(
         generator=generator(config, run.width),
         critic=critic(config, width, likeness.critic_norm) if recipe.alpha > 0 else None,
         recipe=recipe,
+        frozen_critic=_frozen_critic(config, teacher) if recipe.features != "none" else None,
     )
     seeds = {"seed": run.seed, "stream": (teacher or run).seed}
     return Member(spec=spec, **{name: retry_seed(seed, retries) for name, seed in seeds.items()})
+
+
+def _frozen_critic(config: ml_collections.ConfigDict, teacher: Run | None) -> Critic | None:
+    """The teacher's critic; None without a teacher."""
+    if teacher is None:
+        return None
+    recipe = config.recipes[teacher.recipe]
+    return critic(config, recipe.critic_width or teacher.width, recipe.critic_norm)
 
 
 def retry_seed(seed: int, retries: int) -> int:

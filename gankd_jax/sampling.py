@@ -76,13 +76,13 @@ def grid(generator: Generator, variables: Tree) -> UInt8[np.ndarray, "h w c"]:
     return tile(to_uint8(images), GRID_SIDE)
 
 
-def path_latents(size: int) -> Float[Array, "n z"]:
-    """Paths between pairs of latents, `PATHS * PATH_STEPS` rows.
+def path_latents(size: int, paths: int = PATHS) -> Float[Array, "n z"]:
+    """Paths between pairs of latents, `paths * PATH_STEPS` rows.
 
     Along a great circle, so that each point has a length that the normal distribution gives.
     """
-    ends = latents(GRID_SEED + 1, 2 * PATHS, size)
-    starts, stops = ends[:PATHS, None], ends[PATHS:, None]
+    ends = latents(GRID_SEED + 1, 2 * paths, size)
+    starts, stops = ends[:paths, None], ends[paths:, None]
     angle = jnp.linspace(0, jnp.pi / 2, PATH_STEPS)[None, :, None]
     return (jnp.cos(angle) * starts + jnp.sin(angle) * stops).reshape(-1, size)
 

@@ -4,7 +4,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from gankd_jax import evaluate, runs, sampling, workdir
 from gankd_jax.errors import UserError
@@ -15,6 +17,8 @@ from gankd_jax.names import LOSSY, PRECISIONS
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files, stop
 from gankd_jax.runtime.progress import tell
+from gankd_jax.training.group import Member
+from gankd_jax.training.steps import draw
 
 
 def choose_teacher(lab: Lab) -> None:
@@ -86,6 +90,8 @@ def _evaluate_run(lab: Lab, run: Run) -> None:
     folder, drawer = lab.folder / run.name, lab.drawer(run)
     stored = {precision: rounded(*drawer, precision) for precision in PRECISIONS}
     values, *lossy = values_of(lab, run, [drawer, *(stored[p][:2] for p in LOSSY)])
+    if run.kind == "student":
+        values |= _pixel_errors_elsewhere(lab, run, drawer)
     precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][2]} for p in PRECISIONS}
     for precision, scores in zip(LOSSY, lossy, strict=True):
         precisions[precision]["scores"] = scores
@@ -107,12 +113,44 @@ def _keep_pictures(lab: Lab, run: Run, drawer: evaluate.Drawer) -> None:
 def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
     """The report's scores of a run's generator in each of its forms, on the same latents."""
     seed = lab.config.evaluation.seed
-    values = [_scores(lab, drawer, seed, references=lab.references) for drawer in drawers]
+    # Of lower precisions one judge is told: what changes shows there.
+    told = [lab.references, *[lab.references[:1]] * (len(drawers) - 1)]
+    values = [_scores(lab, d, seed, references=r) for d, r in zip(drawers, told, strict=True)]
     if run.kind == "student":
         teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
         errors = evaluate.pixel_errors(drawers, teacher, seed, **_sizes(lab))
         values = [v | {"pixel_error": e} for v, e in zip(values, errors, strict=True)]
     return values
+
+
+def _pixel_errors_elsewhere(lab: Lab, run: Run, student: evaluate.Drawer) -> dict[str, float]:
+    """How well the student copies its teacher on latents of its training, and on paths."""
+    teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
+    size = lab.config.evaluation.batch_size
+    places = {
+        "pixel_error_seen": _seen_latents(lab.member(run), sampling.PATH_STEPS * size),
+        "pixel_error_between": sampling.path_latents(student[0].latent, paths=size),
+    }
+    return {
+        name: evaluate.pixel_error_on(student, teacher, latents, batch_size=size)
+        for name, latents in places.items()
+    }
+
+
+def _seen_latents(member: Member, count: int) -> Float[Array, "n z"]:
+    """Latents of a run's last steps."""
+    recipe = member.spec.recipe
+    sizes = {"critic_steps": recipe.critic_steps, "batch": recipe.batch_size}
+    last = [
+        draw(
+            member.stream,
+            jnp.asarray((recipe.steps - 1 - k) % recipe.steps),
+            latent=member.spec.generator.latent,
+            **sizes,
+        ).latents[-1]
+        for k in range(-(-count // recipe.batch_size))
+    ]
+    return jnp.concatenate(last)[:count]
 
 
 def _scores(
@@ -135,7 +173,8 @@ def _made(lab: Lab, count: int) -> dict[str, object]:
         made["reference"] = lab.train.key
         made["reference_samples"] = len(lab.train.pixels)
         made["networks"] = {x.name: x.about for x in lab.extractors}
-    if lab.judge:
-        made["weights"] = f"sha256:{lab.judge.weights}"
-        made["classifier_accuracy"] = lab.judge.accuracy
+    for judge in lab.judges:
+        end = "" if judge.kind == "classifier" else f"_{judge.kind}"
+        made[f"weights{end}"] = f"sha256:{judge.weights}"
+        made[f"{judge.kind}_accuracy"] = judge.accuracy
     return made

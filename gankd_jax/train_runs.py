@@ -19,7 +19,7 @@ from gankd_jax.runtime import mesh
 from gankd_jax.runtime.progress import tell
 from gankd_jax.training import crew, loop
 from gankd_jax.training.group import Member
-from gankd_jax.training.state import State, init
+from gankd_jax.training.state import Frozen, State, init
 
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
 
@@ -130,13 +130,13 @@ def _followed(lab: Lab, order: crew.Order) -> tuple[loop.Group, crew.Start]:
         run.name: dataclasses.replace(runs.member(config, run, teacher), seed=seed, stream=stream)
         for run, (seed, stream) in zip(found, order.seeds.values(), strict=True)
     }
-    taught = None
-    if teacher:
-        taught = loop.Teacher(
-            teacher.name, runs.generator(config, teacher.width), order.variables, None
-        )
+    taught, frozen = None, None
+    if teacher and order.frozen:
+        frozen = Frozen(**order.frozen)
+        drawer = runs.generator(config, teacher.width)
+        taught = loop.Teacher(teacher.name, drawer, frozen.generator, None)
     likes = {n: jax.eval_shape(functools.partial(init, m.spec), m.seed) for n, m in members.items()}
-    start = crew.Start(order.step, serialization.from_state_dict(likes, order.states))
+    start = crew.Start(order.step, serialization.from_state_dict(likes, order.states), frozen)
     return _group(lab, members, taught, title=_title(found)), start
 
 

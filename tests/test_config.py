@@ -138,7 +138,16 @@ WRONG = [
     ("recipes.mse.alpha", 1.5, "config.recipes.mse.alpha is 1.5; it must be 0 to 1"),
     ("recipes.mse.alpha", -0.1, "0 to 1"),
     ("recipes.mse.alpha", float("nan"), "0 to 1"),
-    ("recipes.mse.distance", "huber", "it can be mse, l1"),
+    ("recipes.mse.distance", "l2", "it can be mse, l1, huber, pyramid"),
+    ("recipes.mse.features", "mmd", "it can be none, l1, energy"),
+    ("recipes.mse.feature_share", 1.5, "0 to 1"),
+    ("recipes.mse.lr_power", float("nan"), "finite"),
+    ("recipes.joint.critic_sees", "student", "it can be data, teacher"),
+    ("recipes.baseline.critic_sees", "teacher", "config.recipes.baseline trains without a teacher"),
+    ("recipes.teacher.features", "l1", "config.recipes.teacher trains without a teacher"),
+    ("recipes.baseline.warm_start", True, "config.recipes.baseline trains without a teacher"),
+    ("evaluation.judges", ("mixer",), "it must be classifier, then others"),
+    ("evaluation.judges", ("classifier", "lenet"), "it can be classifier, mixer"),
     ("recipes.mse.reduction", "max", "it can be mean, sum"),
     ("recipes.mse.steps", 0, "1 or more"),
     ("recipes.mse.steps", 1001, "a multiple of training.steps_per_call = 50"),
@@ -201,6 +210,22 @@ def test_the_edges_of_what_is_allowed_pass(field, value):
     made = base()
     made.update_from_flattened_dict({field: value})
     validate(made)
+
+
+def test_a_warm_start_needs_a_teacher_as_wide_as_the_student():
+    made = base()
+    made.recipes.mse.warm_start = True
+    validate(made)
+    made.study.widths = (2, 65)
+    with pytest.raises(UserError, match=r"which may have 64: config.study.widths go no further"):
+        validate(made)
+
+
+def test_a_critic_of_the_teachers_images_takes_one_step():
+    made = base()
+    made.recipes.joint.update({"critic_sees": "teacher", "critic_steps": 2})
+    with pytest.raises(UserError, match="critic_steps is 1"):
+        validate(made)
 
 
 def test_a_penalised_critic_without_batch_norm_passes():

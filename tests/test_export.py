@@ -12,7 +12,14 @@ import tiny
 
 from gankd_jax import sampling
 from gankd_jax.errors import UserError
-from gankd_jax.export import command, folded, onnx_file, stablehlo_file, torch_file
+from gankd_jax.export import (
+    command,
+    folded,
+    onnx_file,
+    safetensors_file,
+    stablehlo_file,
+    torch_file,
+)
 from gankd_jax.export.folded import as_flax, fold, store
 from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Generator
@@ -153,6 +160,24 @@ def test_the_torch_file_loads_strictly(drawer, precision):
     stored = as_flax(GENERATOR, layers)
     np.testing.assert_allclose(images, sampling.draw(*stored, latents(4)), atol=2e-5)
     np.testing.assert_array_equal(torch_file.run(file, latents(4)), images)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_safetensors_hold_the_stored_weights_and_the_card(drawer, precision):
+    layers = [store(layer, precision) for layer in fold(*drawer)]
+    file = safetensors_file.with_card(safetensors_file.write(GENERATOR, layers), {"made": "here"})
+    generator, variables, card = safetensors_file.read(file)
+    assert card == {"made": "here"}
+    assert (generator.width, generator.image_size, generator.channels) == (3, 32, 3)
+    kept = as_flax(GENERATOR, layers)[1]
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), variables, kept))
+
+
+@pytest.mark.parametrize("damage", [lambda f: b"", lambda f: f[:-9], lambda f: b"\x80" + f[1:]])
+def test_what_is_no_generators_file_is_refused(drawer, damage):
+    file = safetensors_file.write(GENERATOR, fold(*drawer))
+    with pytest.raises(ValueError, match="not a generator's weights"):
+        safetensors_file.read(damage(file))
 
 
 @pytest.fixture

@@ -134,3 +134,13 @@ def test_inception_features_do_not_depend_on_batches() -> None:
         np.asarray(grey(np.repeat(pixels[..., :1], 3, axis=3))["64"]),
         rtol=1e-6,
     )
+
+
+def test_what_is_kept_of_the_real_images_serves_every_other_set() -> None:
+    real = summarize(batches(images(1, 47), 10), extractor(), count=47)
+    for count in (41, 60, 41):
+        fake = summarize(batches(images(count % 3, count), 10), extractor(), count=count)
+        found, theirs, ours = compare(fake, real), fake.kept["2048"], real.kept["2048"]
+        mean, deviation = kernel_distance(theirs, ours, subset_size=min(count, 47))
+        expected = manifold_scores(theirs, ours) | {"kid": mean, "kid_sd": deviation}
+        assert {name: found[name] for name in expected} == expected

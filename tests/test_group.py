@@ -12,20 +12,22 @@ from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.training.group import Member, make_chunk, streams_of
 from gankd_jax.training.recipe import Recipe
-from gankd_jax.training.state import Spec, State, init, variables
+from gankd_jax.training.state import Frozen, Network, Spec, State, init, variables
 
 LATENT, BATCH, SIZE, COUNT = 4, 4, 16, 11
 RATES = {"generator_lr": 1e-3, "critic_lr": 1e-3, "batch_size": BATCH}
 MSE = Recipe(alpha=0.0, reduction="sum", **RATES)
 JOINT = Recipe(alpha=0.3, reduction="sum", critic="teacher", **RATES)
 BASELINE = Recipe(**RATES)
+FEATURES = Recipe(alpha=0.0, features="energy", feature_share=1.0, steps=5, **RATES)
 
 
 def member(recipe: Recipe, *, width: int = 1, seed: int = 0, stream: int | None = None) -> Member:
     """A run; a critic that goes on from the teacher's has its width, 2."""
     critic_width = 2 if recipe.critic == "teacher" else width
     critic = Critic(critic_width, SIZE, 1, form="matmul") if recipe.alpha else None
-    spec = Spec(Generator(width, SIZE, 1, LATENT, form="matmul"), critic, recipe)
+    eye = Critic(2, SIZE, 1, form="matmul") if recipe.features != "none" else None
+    spec = Spec(Generator(width, SIZE, 1, LATENT, form="matmul"), critic, recipe, eye)
     return Member(spec, seed, seed if stream is None else stream)
 
 
@@ -59,10 +61,14 @@ def train(members: dict[str, Member], steps: int, *, on_device: bool = True):
     }
     return make_chunk(members, TEACHER.spec.generator)(
         states,
-        variables(taught.generator.params, taught.generator.stats),
+        Frozen(generator=_variables(taught.generator), critic=_variables(taught.critic)),
         jnp.asarray(pixels) if on_device else None,
         jnp.asarray(batches if on_device else pixels[batches]),
     )
+
+
+def _variables(network: Network):
+    return variables(network.params, network.stats)
 
 
 def goes_on(run: Member) -> bool:
@@ -134,6 +140,17 @@ def test_a_group_trains_as_each_of_its_runs_alone_in_float64():
         # The joint students' critics began as the teacher's, whose own arrays are as they were.
         assert 0.01 < largest(together["joint 5"].critic.params, taught.critic.params) < 0.2
         assert_equal_to_the_bit(teacher(np.float64), taught)
+
+
+def test_students_that_see_features_or_begin_from_the_teacher_train_as_alone():
+    recipes = [FEATURES, dataclasses.replace(JOINT, critic_sees="teacher")]
+    members = {str(k): member(r, seed=k, stream=3) for k, r in enumerate(recipes)}
+    _, together = train(members, 5)
+    for name, run in members.items():
+        _, expected = train({name: run}, 5)
+        for metric, value in expected[name].items():
+            assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
+    assert together["0"]["feature_distance"] > 0
 
 
 def test_alpha_0_is_the_mse_run_to_the_bit():

@@ -66,7 +66,9 @@ def test_it_is_trained_once_and_found_again(tmp_path, digits, quick, trained):
 
 @pytest.mark.parametrize("changed", ["train", "test"])
 def test_other_data_make_another_judge(tmp_path, digits, quick, monkeypatch, changed):
-    monkeypatch.setattr(module, "_train", lambda network, images: quick.append(images.key) or {})
+    monkeypatch.setattr(
+        module, "_train", lambda network, images, title: quick.append(images.key) or {}
+    )
     monkeypatch.setattr(module, "_accuracy", lambda *_: 0.5)
     train, test = digits
     judge(train, test, tmp_path)
@@ -75,6 +77,19 @@ def test_other_data_make_another_judge(tmp_path, digits, quick, monkeypatch, cha
     judge(found["train"], found["test"], tmp_path)
     judge(train, test, tmp_path)
     assert len(quick) == len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_second_judge_is_another_network_with_a_file_of_its_own(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 400)
+    mixer = judge(*digits, tmp_path, "mixer")
+    assert mixer.accuracy > 0.85
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["mixer"]
+    extractor = mixer.extractor(80)
+    found = extractor.features(digits[1].pixels[:30])
+    assert found[extractor.kept].shape == (30, 64)
+    assert (extractor.kept, extractor.distances) == ("mixer", ("mixer",))
+    again = judge(*digits, tmp_path, "mixer")
+    assert (again.kind, again.weights) == ("mixer", mixer.weights)
 
 
 def test_unlabelled_images_are_refused(tmp_path, digits):

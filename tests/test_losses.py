@@ -125,3 +125,62 @@ def test_the_sum_is_the_mean_times_the_numbers_of_an_image(name):
     student, teacher = random_images(1), random_images(2)
     total = losses.DISTANCES[name](student, teacher, "sum")
     assert total == pytest.approx(4 * 4 * 2 * losses.DISTANCES[name](student, teacher, "mean"))
+
+
+def test_huber_is_a_parabola_and_then_a_line():
+    student = jnp.array([0.1, -0.2, 0.5, -1.0]).reshape(2, 1, 1, 2)
+    # d^2 / 2 up to 0.2, then 0.2 (|d| - 0.1)
+    expected = [0.005, 0.02, 0.08, 0.18]
+    assert losses.huber(student, jnp.zeros_like(student), "mean") == pytest.approx(
+        np.mean(expected), rel=1e-5
+    )
+
+
+def test_the_pyramid_of_a_constant_difference_is_its_size():
+    difference = jnp.full((2, 16, 16, 3), -0.3)
+    found = losses.pyramid(difference, jnp.zeros_like(difference), "mean")
+    assert found == pytest.approx(0.3, rel=1e-5)
+
+
+def test_the_pyramid_counts_each_band_by_itself():
+    fine = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1.0  # of single pixels: in no coarser band
+    coarse = np.kron(np.indices((4, 4)).sum(axis=0) % 2 * 2 - 1.0, np.ones((2, 2)))
+    images = jnp.asarray(0.5 * fine + 0.25 * coarse, jnp.float32)[None, :, :, None]
+    found = losses.pyramid(images, jnp.zeros_like(images), "mean")
+    assert found == pytest.approx(0.5 + 0.25, rel=1e-5)
+
+
+def features_of(seed: int, count: int = 6, scale: float = 1.0):
+    keys = jax.random.split(jax.random.key(seed))
+    return (
+        scale * jax.random.normal(keys[0], (count, 2, 2, 3)),
+        scale * jax.random.normal(keys[1], (count, 5)),
+    )
+
+
+def test_the_distance_of_features_is_relative_in_each_layer():
+    teacher = features_of(1)
+    student = (teacher[0] * 1.5, teacher[1] * 0.9)
+    assert losses.feature_l1(student, teacher) == pytest.approx((0.5 + 0.1) / 2, rel=1e-5)
+
+
+def test_the_energy_distance_by_loops():
+    student, teacher = features_of(1), features_of(2, scale=2.0)
+    expected = []
+    for s, t in zip(student, teacher, strict=True):
+        s, t = (np.asarray(x, np.float64).reshape(6, -1) for x in (s, t))
+
+        def mean(x, y):
+            others = [(i, j) for i in range(6) for j in range(6) if i != j]
+            return np.mean([np.linalg.norm(x[i] - y[j]) for i, j in others])
+
+        expected.append((2 * mean(s, t) - mean(s, s) - mean(t, t)) / mean(t, t))
+    assert losses.feature_energy(student, teacher) == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", losses.FEATURE_DISTANCES)
+def test_equal_features_have_no_distance_and_a_finite_gradient(name):
+    teacher = features_of(3)
+    value, slope = jax.value_and_grad(losses.FEATURE_DISTANCES[name])(teacher, teacher)
+    assert value == pytest.approx(0, abs=1e-6)
+    assert all(np.isfinite(leaf).all() for leaf in slope)

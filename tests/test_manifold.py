@@ -15,11 +15,12 @@ def features(seed: int, n: int, f: int = 8, spread: float = 1.0) -> np.ndarray:
     return (spread * np.random.default_rng(seed).normal(size=(n, f))).astype(np.float32)
 
 
-def test_four_points_on_a_line_by_hand() -> None:
+def test_four_points_on_a_line_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifold, "NEIGHBOURS", (1, 1))
     real = np.array([[0.0], [1.0], [3.0], [7.0]])
     fake = np.array([[2.0], [8.0], [20.0]])
     # nearest other: real 1, 1, 2, 4; fake 6, 6, 12
-    scores = manifold_scores(fake, real, recall_neighbours=1, coverage_neighbours=1)
+    scores = manifold_scores(fake, real)
     assert scores == {
         "precision": 2 / 3,  # 2 lies in the ball of 1 (edge) and of 3, 8 in that of 7
         "recall": 1.0,  # 2's ball reaches from -4 to 8

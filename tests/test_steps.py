@@ -1,5 +1,6 @@
 """One training step: schedules, averages, clipping, what is trained and what is not."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,10 +14,11 @@ from gankd_jax.training.state import (
     Spec,
     State,
     critic_optimizer,
+    generator_optimizer,
     init,
     learning_rate,
 )
-from gankd_jax.training.steps import draw, to_unit, train_step
+from gankd_jax.training.steps import Target, draw, features, to_unit, train_step
 
 LATENT, BATCH, SIZE = 4, 4, 16
 SIZES = {"critic_steps": 1, "batch": BATCH, "latent": LATENT}
@@ -42,7 +44,7 @@ def trained(a_spec: Spec, steps: int) -> list[State]:
     for step in range(steps):
         draws = draw(0, jnp.array(step), **SIZES | {"critic_steps": recipe.critic_steps})
         real = images(step, recipe.critic_steps, BATCH) if a_spec.critic else None
-        target = images(step + 100, BATCH) if recipe.alpha < 1 else None
+        target = Target(images(step + 100, BATCH), None) if recipe.alpha < 1 else None
         states.append(jitted(a_spec, states[-1], draws, real=real, target=target)[0])
     return states
 
@@ -200,3 +202,52 @@ def test_generator_and_critic_start_from_numbers_of_their_seed():
     for network in ("generator", "critic"):
         kernels = [getattr(s, network).params["layer1"]["kernel"] for s in (one, other)]
         assert not np.any(kernels[0] == kernels[1])
+
+
+def test_a_critic_of_the_teachers_images_takes_them_for_real():
+    state, draws = init(spec(Recipe(alpha=0.5)), 0), draw(0, jnp.array(0), **SIZES)
+    data, shown = images(1, 1, BATCH), images(2, BATCH)
+
+    def critic_after(recipe, real):
+        target = Target(shown, None)
+        return jitted(spec(recipe), state, draws, real=real, target=target)[0].critic
+
+    seen = critic_after(Recipe(alpha=0.5, critic_sees="teacher"), data)
+    assert not differ(seen, critic_after(Recipe(alpha=0.5), shown[None]))
+    assert differ(seen, critic_after(Recipe(alpha=0.5), data))
+
+
+def test_the_rate_falls_with_the_width_as_the_power_says():
+    weight = jnp.zeros(())
+    for power, expected in ((0.0, 0.1), (1.0, 0.1 / 8), (0.5, 0.1 / 8**0.5)):
+        adam = generator_optimizer(Recipe(generator_lr=0.1, lr_power=power), 8)
+        update, _ = adam.update(jnp.ones(()), adam.init(weight), weight)
+        assert -float(update) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_share_of_the_features_rises_from_none_to_its_end():
+    recipe = Recipe(alpha=0.0, features="l1", feature_share=0.8, steps=4)
+    eye = Critic(2, SIZE, 1, norm="none", form="matmul")
+    frozen = eye.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
+    shown = images(2, BATCH)
+    target = Target(shown, features(eye, frozen, shown))
+    assert [layer.shape for layer in target.features] == [(BATCH, 8, 8, 2), (BATCH, 4, 4, 4)]
+    a_spec = dataclasses.replace(spec(recipe), frozen_critic=eye)
+    begun = init(a_spec, 0)
+    for step in (0, 1, 4):
+        state = dataclasses.replace(begun, step=jnp.array(step))
+        draws = draw(0, jnp.array(0), **SIZES)
+        _, found = jitted(a_spec, state, draws, real=None, target=target, frozen=frozen)
+        share = 0.8 * step / 4
+        expected = (1 - share) * found["pixel_error"] + share * found["feature_distance"]
+        assert found["distance"] == pytest.approx(float(expected), rel=1e-5)
+        assert abs(found["pixel_error"] - found["feature_distance"]) > 0.01
+
+
+def test_a_frozen_critics_features_are_of_each_image_by_itself():
+    eye = Critic(2, SIZE, 1, norm="batch", form="matmul")
+    frozen = eye.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
+    together = features(eye, frozen, images(1, 3))
+    alone = features(eye, frozen, images(1, 3)[1:2])
+    for all_of_them, one in zip(together, alone, strict=True):
+        np.testing.assert_allclose(all_of_them[1:2], one, atol=1e-6)

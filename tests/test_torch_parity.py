@@ -180,7 +180,7 @@ class Pair:
         critic = self.twin.critic
         return State(
             step=jnp.zeros((), jnp.int32),
-            generator=network(self.twin.generator, generator_optimizer(recipe)),
+            generator=network(self.twin.generator, generator_optimizer(recipe, self.case.width)),
             critic=network(critic, critic_optimizer(recipe)) if critic else None,
             average=None,
         )

@@ -16,7 +16,7 @@ from gankd_jax.models import conv
 from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.training.group import Member, Members, make_chunk
 from gankd_jax.training.recipe import Recipe
-from gankd_jax.training.state import Spec, init
+from gankd_jax.training.state import Frozen, Spec, init
 
 SIZE, CHANNELS, BATCH = 64, 3, 64
 TEACHER, WIDTHS = 64, (2, 4, 8, 16, 32)
@@ -154,11 +154,11 @@ def _train(
     pixels = None if images is None else jnp.asarray(images)
     chunk = make_chunk(members, teacher)
     states = {name: init(member.spec, member.seed) for name, member in members.items()}
-    variables = _variables(teacher) if teacher else None
+    frozen = Frozen(generator=_variables(teacher), critic=None) if teacher else None
 
     def work() -> Any:
         nonlocal states
-        states, metrics = chunk(states, variables, pixels, jnp.asarray(batches()))
+        states, metrics = chunk(states, frozen, pixels, jnp.asarray(batches()))
         return metrics
 
     return work

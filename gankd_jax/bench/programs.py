@@ -16,7 +16,7 @@ from gankd_jax.models.dcgan import Generator
 from gankd_jax.models.inception import LOGITS, SIZE, FidInception, prepare
 from gankd_jax.runs import Run
 from gankd_jax.training.group import Member, make_chunk, streams_of
-from gankd_jax.training.state import Tree, init
+from gankd_jax.training.state import Frozen, Tree, init
 
 FEATURES = ("2048", LOGITS[0])  # what FID and the Inception Score take
 FEATURES_BATCH = 32  # images in one pass of the FID network
@@ -63,7 +63,7 @@ def _group(config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | Non
         title=f"{group[0].kind}s",
         runs=len(group),
         function=make_chunk(members, generator, mesh),
-        arguments=(states, _variables(generator) if generator else None, images, batches),
+        arguments=(states, _frozen(members, generator) if generator else None, images, batches),
         images=images.size,
         steps=config.training.steps_per_call,
     )
@@ -84,6 +84,16 @@ def _data(
 def _variables(generator: Generator) -> Tree:
     blank = jnp.zeros((2, generator.latent))
     return jax.eval_shape(lambda: generator.init(jax.random.key(0), blank, train=False))
+
+
+def _frozen(members: dict[str, Member], generator: Generator) -> Frozen:
+    """The shapes of what the students see of their teacher."""
+    eye = next(iter(members.values())).spec.frozen_critic
+    critic = None
+    if eye:
+        blank = jnp.zeros((2, eye.image_size, eye.image_size, eye.channels))
+        critic = jax.eval_shape(lambda: eye.init(jax.random.key(0), blank, train=False))
+    return Frozen(generator=_variables(generator), critic=critic)
 
 
 def _network() -> Tree:

@@ -88,11 +88,15 @@ def watch(values: Values) -> None:
 
 
 def sample(values: Values) -> None:
-    """Write a grid of a trained run's images as PNG."""
-    from gankd_jax.sample import sample as write
+    """Write a grid of images as PNG: of a study's run, or of a pretrained generator."""
+    from gankd_jax import sample as job
 
     out = Path(options.needed(values, "out")).expanduser()
-    write(options.config(values), options.workdir(values), options.needed(values, "run"), out=out)
+    if name := values["pretrained"].value:
+        job.sample_pretrained(name, out)
+    else:
+        run = options.needed(values, "run")
+        job.sample(options.config(values), options.workdir(values), run, out=out)
     print(out)
 
 

@@ -64,8 +64,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "sample": Command(
         calls.sample,
-        needs=("config", "workdir", "run", "out"),
+        needs=("out",),
+        may=("pretrained", "config", "workdir", "run"),
         examples=(
+            "gankd sample --pretrained=mnist-d2 --out=mnist-d2.png",
             "gankd sample --config=configs/digits.py --workdir=runs/digits"
             " --run=student-mse-d4-s0 --out=grid.png",
         ),

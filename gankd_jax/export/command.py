@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from gankd_jax import runs, sampling, score_runs, workdir
 from gankd_jax.errors import UserError
 from gankd_jax.evaluate import Drawer
-from gankd_jax.export import onnx_file, stablehlo_file, torch_file
+from gankd_jax.export import onnx_file, safetensors_file, stablehlo_file, torch_file
 from gankd_jax.export.folded import Layer, as_flax, fold, store
 from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Generator
@@ -38,6 +39,7 @@ FORMATS = {
     ),
     "stablehlo": Format(stablehlo_file.write, stablehlo_file.run),
     "torch": Format(lambda _, layers: torch_file.write(layers), torch_file.run, ("torch",)),
+    "safetensors": Format(safetensors_file.write, safetensors_file.run),
 }
 
 
@@ -59,9 +61,12 @@ def export(
     chosen = _check(config, folder, run=run, kind=kind, precision=precision, out=out)
     lab = Lab(config, folder)
     made = make(lab.drawer(chosen), kind, precision, what=run)
-    files.write_bytes(out, made.file)
+    file = made.file
+    if kind == "safetensors":
+        file = safetensors_file.with_card(file, _card(lab, chosen, precision))
+    files.write_bytes(out, file)
     lines = [
-        f"{out}: {len(made.file):,} bytes; largest difference to {run} on {COUNT} fresh latents"
+        f"{out}: {len(file):,} bytes; largest difference to {run} on {COUNT} fresh latents"
         f" {made.difference:.1e} (images in -1..1)"
     ]
     if precision != "float32":
@@ -97,6 +102,19 @@ def make(drawer: Drawer, kind: str, precision: str, *, what: str) -> Made:
     if not error <= BOUND:
         raise UserError(f"no {kind} file: it draws other images than {what}, by {error:.1e}")
     return Made(file, stored, difference)
+
+
+def _card(lab: Lab, run: Run, precision: str) -> dict[str, Any]:
+    """How a run was made, and its scores where it has them."""
+    card = {
+        "study": lab.config.name,
+        "run": run.name,
+        "precision": precision,
+        "recipe": lab.config.recipes[run.recipe].to_dict(),
+        "data": lab.train.key,
+    }
+    scores = lab.folder / run.name / "scores.json"
+    return card | (files.read_json(scores) if scores.exists() else {})
 
 
 def need(kind: str) -> None:
@@ -145,5 +163,6 @@ def _changes(lab: Lab, run: Run, stored: Drawer) -> list[str]:
     lines = (
         f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"
         for name, value in before.items()
+        if name in after
     )
     return [f"scores of {lab.config.evaluation.samples:,} images", *lines]

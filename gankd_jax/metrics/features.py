@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from gankd_jax.metrics.frechet import Moments, frechet_between
 from gankd_jax.metrics.inception_score import Answers, split_of
-from gankd_jax.metrics.kernel import kernel_distance
-from gankd_jax.metrics.manifold import manifold_scores
+from gankd_jax.metrics.kernel import kernel_distance, within_b
+from gankd_jax.metrics.manifold import manifold_scores, radii
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models.inception import FidInception, prepare
 
@@ -47,7 +48,7 @@ class Extractor:
     batch_size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is its own, so that what is known of it can be kept
 class Summary:
     """What the scores need of a set of images; where something is unknown, its scores are left out.
 
@@ -120,17 +121,29 @@ def compare(fake: Summary, real: Summary) -> dict[str, float]:
         scores[name] = frechet_between(fake.moments[layer], real.moments[layer])
     for layer in (x for x in fake.kept if x in real.kept):
         end = "" if layer == "2048" else f"_{layer}"
-        found = _pair_scores(fake.kept[layer], real.kept[layer])
+        found = _pair_scores(fake.kept[layer], real, layer)
         scores |= {f"{name}{end}": value for name, value in found.items()}
     return scores
 
 
-def _pair_scores(
-    fake: Float[np.ndarray, "n f"], real: Float[np.ndarray, "m f"]
-) -> dict[str, float]:
+def _pair_scores(fake: Float[np.ndarray, "n f"], summary: Summary, layer: str) -> dict[str, float]:
+    real = summary.kept[layer]
     subset = min(SUBSET, len(fake), len(real))
-    mean, deviation = kernel_distance(fake, real, subset_size=subset)
-    return {"kid": mean, "kid_sd": deviation} | manifold_scores(fake, real)
+    within = _within(summary, layer, len(fake), subset)
+    mean, deviation = kernel_distance(fake, real, subset_size=subset, within_b=within)
+    kid = {"kid": mean, "kid_sd": deviation}
+    return kid | manifold_scores(fake, real, real_radii=_radii(summary, layer))
+
+
+# The real images are the same for every run of a study, and the larger set: half of the time.
+@functools.lru_cache(maxsize=4)
+def _within(real: Summary, layer: str, count: int, subset: int) -> Float[np.ndarray, " k"]:
+    return within_b(count, real.kept[layer], subset_size=subset)
+
+
+@functools.lru_cache(maxsize=4)
+def _radii(real: Summary, layer: str) -> Float[np.ndarray, "n 2"]:
+    return radii(real.kept[layer])
 
 
 def _drawn(count: int) -> Bool[np.ndarray, " n"]:

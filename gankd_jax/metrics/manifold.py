@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from gankd_jax.errors import UserError
 
+NEIGHBOURS = (3, 5)  # of precision and recall, of density and coverage
 WORKING_MEMORY = 256  # MiB for a block of distances
 
 
@@ -16,8 +17,7 @@ def manifold_scores(
     fake: Float[np.ndarray, "n f"],
     real: Float[np.ndarray, "m f"],
     *,
-    recall_neighbours: int = 3,
-    coverage_neighbours: int = 5,
+    real_radii: Float[np.ndarray, "m 2"] | None = None,
 ) -> dict[str, float]:
     """Precision and recall (Kynkäänniemi 2019), density and coverage (Naeem 2020).
 
@@ -27,16 +27,14 @@ def manifold_scores(
     real balls a fake lies, over k; coverage: the share of real balls that hold a fake; k = 5 and
     edges do not count, as prdc.
 
-    Distances are worked out block by block in `WORKING_MEMORY`.
+    Distances are worked out block by block in `WORKING_MEMORY`.  `real_radii` are `radii(real)`,
+    where they are known.
 
     Raises:
         UserError: a set has no more features than neighbours.
     """
-    most = max(recall_neighbours, coverage_neighbours)
-    if min(len(fake), len(real)) <= most:
-        raise UserError(f"precision and recall need more than {most} images in each set")
-    real_edge, real_reach = _radii(real, recall_neighbours, coverage_neighbours).T
-    (fake_edge,) = _radii(fake, recall_neighbours).T
+    real_edge, real_reach = (radii(real) if real_radii is None else real_radii).T
+    fake_edge, _ = radii(fake).T
     precise, density, first = 0, 0, 0
     recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
     for distances in _blocks(fake, real):
@@ -50,16 +48,22 @@ def manifold_scores(
     return {
         "precision": precise / len(fake),
         "recall": float(recalled.mean()),
-        "density": density / (coverage_neighbours * len(fake)),
+        "density": density / (NEIGHBOURS[1] * len(fake)),
         "coverage": float(covered.mean()),
     }
 
 
-def _radii(features: Float[np.ndarray, "n f"], *neighbours: int) -> Float[np.ndarray, "n k"]:
-    """The distance of each feature to its k-th nearest other one, for each k."""
+def radii(features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n 2"]:
+    """The distance of each feature to its k-th nearest other one, for each k of `NEIGHBOURS`.
+
+    Raises:
+        UserError: there are no more features than neighbours.
+    """
+    if len(features) <= max(NEIGHBOURS):
+        raise UserError(f"precision and recall need more than {max(NEIGHBOURS)} images in each set")
     # Each feature is its own neighbour at distance 0, so the k-th other one has index k.
     parts = [
-        np.partition(distances, neighbours, axis=1)[:, neighbours]
+        np.partition(distances, NEIGHBOURS, axis=1)[:, NEIGHBOURS]
         for distances in _blocks(features, features)
     ]
     return np.concatenate(parts)

@@ -105,5 +105,6 @@ class Critic(nn.Module):
             if k > 0:
                 images = Norm(self.norm, name=f"norm{k}")(images, train)
             images = nn.leaky_relu(images, LEAK)
+            self.sow("intermediates", "features", images)  # kept only where they are asked for
         kernel, bias = Weights(hidden[-1], 1, name=f"layer{len(hidden)}")()
         return images.reshape(images.shape[0], -1) @ kernel.reshape(-1) + bias

@@ -7,7 +7,7 @@ from gankd_jax.report.runs import Study
 from gankd_jax.report.scores import describe, is_main, share
 from gankd_jax.report.wording import model_name, percent, ratio
 
-LEVELS = (0.95, 0.9, 0.75, 0.5)
+LEVELS = (0.99, 0.95, 0.9, 0.75, 0.5)
 
 
 def limit_lines(study: Study) -> list[str]:

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from gankd_jax.report.advantage import advantage_table
 from gankd_jax.report.charts import charts
 from gankd_jax.report.each_run import each_run
 from gankd_jax.report.elements import bullets, details, note, paragraphs, titled
@@ -120,5 +121,6 @@ def _scores(study: Study) -> str:
 
 
 def _limit(study: Study) -> str:
-    table = limit_table(study)
-    return "" if table is None else f"{paragraphs(limit_lines(study))}{titled(table)}"
+    table, advantage = limit_table(study), advantage_table(study)
+    limit = "" if table is None else f"{paragraphs(limit_lines(study))}{titled(table)}"
+    return limit + ("" if advantage is None else titled(advantage))

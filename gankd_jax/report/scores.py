@@ -37,6 +37,16 @@ SCORES = {
         "lower",
         f"{_FRECHET}, last hidden layer of the study's own classifier; not comparable with FID",
     ),
+    "inception_score_mixer": Score(
+        "Inception Score by the second classifier",
+        "higher",
+        "the same by an MLP-Mixer that nothing was chosen by",
+    ),
+    "fd_mixer": Score(
+        "Fréchet distance, second classifier's features",
+        "lower",
+        f"{_FRECHET}, last hidden layer of an MLP-Mixer that nothing was chosen by",
+    ),
     "kid": Score(
         "KID", "lower", "kernel distance of the features (cubic, unbiased, may be below 0)"
     ),
@@ -49,6 +59,19 @@ SCORES = {
         "lower",
         "mean square of the difference from the teacher's image of the same latent, per number of "
         "an image, black -1 and white 1, on latents never trained on",
+        students_only=True,
+    ),
+    "pixel_error_seen": Score(
+        "Pixel error on latents of the training",
+        "lower",
+        "the same on the latents of the last training steps: far below the one on fresh latents, "
+        "it would mean that latents were memorised",
+        students_only=True,
+    ),
+    "pixel_error_between": Score(
+        "Pixel error between latents",
+        "lower",
+        "the same along great circles between pairs of fresh latents",
         students_only=True,
     ),
     "sharpness": Score(

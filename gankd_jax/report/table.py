@@ -5,8 +5,10 @@ import textwrap
 
 from gankd_jax import paper
 from gankd_jax.names import LOSSY, PRECISIONS
+from gankd_jax.report.advantage import advantage_table
 from gankd_jax.report.cells import Cell, Table, whole
 from gankd_jax.report.headline import headline
+from gankd_jax.report.limit import limit_table
 from gankd_jax.report.rows import (
     Row,
     disk,
@@ -265,7 +267,8 @@ def _cut(cell: str) -> str:
 def markdown(study: Study) -> str:
     """Return the report as Markdown."""
     parts = [f"# {study.config['name']}", *headline(study)]
-    for table in tables(study):
+    limits = [table for table in (limit_table(study), advantage_table(study)) if table]
+    for table in [*tables(study), *limits]:
         parts += [f"## {table.title}", table.note, _markdown_table(table)]
     missing = progress(study)
     if missing:

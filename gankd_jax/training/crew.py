@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from gankd_jax.errors import UserError
 from gankd_jax.runtime import distributed
 from gankd_jax.training.group import Members
-from gankd_jax.training.state import State, Tree
+from gankd_jax.training.state import Frozen, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Start:
 
     step: int
     states: dict[str, State]
+    frozen: Frozen | None  # the teacher's part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Order:
     step: int
     states: dict[str, Any]
     teacher: str | None
-    variables: dict[str, Any] | None  # the teacher's
+    frozen: dict[str, Any] | None  # the teacher's part
 
 
-def call(members: Members, start: Start, teacher: str | None, *, variables: Tree | None) -> None:
+def call(members: Members, start: Start, teacher: str | None) -> None:
     """Have the other processes take part in a group (the leader's side)."""
     if distributed.alone():
         return
@@ -43,7 +44,7 @@ def call(members: Members, start: Start, teacher: str | None, *, variables: Tree
         step=start.step,
         states=serialization.to_state_dict(jax.device_get(start.states)),
         teacher=teacher,
-        variables=jax.device_get(variables),
+        frozen=serialization.to_state_dict(jax.device_get(start.frozen)) if start.frozen else None,
     )
     content = {field.name: getattr(order, field.name) for field in dataclasses.fields(order)}
     distributed.exchange(0)

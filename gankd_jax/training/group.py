@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.runtime.mesh import constrain, everywhere
-from gankd_jax.training.state import Spec, State, Tree
-from gankd_jax.training.steps import Draws, Metrics, draw, to_unit, train_step
+from gankd_jax.training.state import Frozen, Spec, State, Tree
+from gankd_jax.training.steps import Draws, Metrics, Target, draw, features, to_unit, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +31,16 @@ class Member:
 
 Members = Mapping[str, Member]
 States = dict[str, State]
-Inputs = tuple[Draws, Array | None, Array | None]  # draws, real images, the teacher's images
+Inputs = tuple[Draws, Array | None, Target | None]  # draws, real images, the teacher's part
 CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
 Chunk = jax.stages.Wrapped  # what jit gives
 
 
 def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = None) -> Chunk:
-    """Compile `chunk(states, teacher_variables, images, batches) -> (states, metrics)`.
+    """Compile `chunk(states, teacher_weights, images, batches) -> (states, metrics)`.
 
-    With a mesh, whose size divides `b`, its devices share each batch; all else lies everywhere.
+    `teacher_weights` is a `Frozen`, or None without a teacher.  With a mesh, whose size divides
+    `b`, its devices share each batch; all else lies everywhere.
 
     `batches` `[k, streams, critic_steps, b]` index into `images` (uint8, on the device), or hold
     the uint8 images themselves where `images` is None; the streams are in sorted order.  A group
@@ -48,11 +49,11 @@ def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = 
     """
 
     def chunk(
-        states: States, teacher_variables: Tree | None, images: Array | None, batches: Array
+        states: States, teacher_weights: Frozen | None, images: Array | None, batches: Array
     ) -> tuple[States, dict[str, Metrics]]:
         def body(stacked: list[State], batch: Array) -> tuple[list[State], list[CellMetrics]]:
             pixels = batch if images is None else images[batch]
-            return _step(members, teacher, stacked, teacher_variables, pixels=pixels, mesh=mesh)
+            return _step(members, teacher, stacked, teacher_weights, pixels=pixels, mesh=mesh)
 
         stacked, metrics = lax.scan(body, _stack(members, states), batches)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
@@ -102,7 +103,7 @@ def _step(
     members: Members,
     teacher: Generator | None,
     stacked: list[State],
-    teacher_variables: Tree | None,
+    teacher_weights: Frozen | None,
     *,
     pixels: UInt8[Array, "streams k b s s c"],
     mesh: Mesh | None,
@@ -111,17 +112,18 @@ def _step(
     streams = streams_of(members)
     reads = any(member.spec.critic for member in members.values())
     draws = constrain(mesh, _draws(members, stacked[0].step[0], streams=streams), 2)
-    targets = constrain(mesh, _targets(teacher, teacher_variables, draws), 1)
+    target = constrain(mesh, _targets(members, teacher, teacher_weights, draws=draws), 1)
     real = to_unit(constrain(mesh, pixels, 2)) if reads else None
     states, metrics = [], []
     for state, (spec, names) in zip(stacked, cells(members).items(), strict=True):
         needed = (
             draws,
             real if spec.critic else None,
-            targets if spec.recipe.alpha < 1 else None,
+            target if spec.recipe.alpha < 1 or spec.recipe.critic_sees == "teacher" else None,
         )
         rows = [streams.index(members[name].stream) for name in names]
-        state, values = _step_cell(spec, state, needed, rows=rows)
+        frozen = teacher_weights.critic if teacher_weights else None
+        state, values = _step_cell(spec, state, needed, rows=rows, frozen=frozen)
         states.append(state)
         metrics.append(values)
     return states, metrics
@@ -139,24 +141,28 @@ def _draws(members: Members, step: Int[Array, ""], *, streams: list[int]) -> Dra
 
 
 def _targets(
-    teacher: Generator | None, teacher_variables: Tree | None, draws: Draws
-) -> Float[Array, "streams b s s c"] | None:
-    """The teacher's images of the latents of the generator's step, all streams in one pass."""
-    if teacher is None:
+    members: Members, teacher: Generator | None, weights: Frozen | None, *, draws: Draws
+) -> Target | None:
+    """What the teacher shows of the generator's step, all streams in one pass, streams first."""
+    if teacher is None or weights is None:
         return None
     last = draws.latents[:, -1]
-    images = teacher.apply(teacher_variables, last.reshape(-1, last.shape[-1]), train=False)
-    return images.reshape(*last.shape[:2], *images.shape[1:])
+    images = teacher.apply(weights.generator, last.reshape(-1, last.shape[-1]), train=False)
+    eyes = [member.spec.frozen_critic for member in members.values()]
+    eye = next(filter(None, eyes), None)  # all look through the same
+    found = features(eye, weights.critic, images) if eye else None
+    shown = Target(images=images, features=found)
+    return jax.tree.map(lambda leaf: leaf.reshape(*last.shape[:2], *leaf.shape[1:]), shown)
 
 
 def _step_cell(
-    spec: Spec, state: State, inputs: Inputs, *, rows: list[int]
+    spec: Spec, state: State, inputs: Inputs, *, rows: list[int], frozen: Tree | None
 ) -> tuple[State, CellMetrics]:
     """One step of the runs of a cell, each on its row of the inputs."""
 
     def one(state: State, inputs: Inputs) -> tuple[State, Metrics]:
         draws, real, target = inputs
-        return train_step(spec, state, draws, real=real, target=target)
+        return train_step(spec, state, draws, real=real, target=target, frozen=frozen)
 
     if len(set(rows)) == 1:  # not copied for each run
         shared = jax.tree.map(lambda leaf: leaf[rows[0]], inputs)

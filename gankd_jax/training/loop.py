@@ -21,7 +21,7 @@ from gankd_jax.runtime.record import NoRecord, Record
 from gankd_jax.training import crew
 from gankd_jax.training.crew import Start
 from gankd_jax.training.group import Chunk, Member, make_chunk, streams_of
-from gankd_jax.training.state import Network, State, Tree, init
+from gankd_jax.training.state import Frozen, Network, State, Tree, init, variables
 
 SHOWN = ("critic_loss", "generator_loss", "pixel_error")
 
@@ -101,19 +101,35 @@ def _begin(
 ) -> "_Trainer":
     """Every process with the states of `step`."""
     teacher = group.teacher
-    start = Start(step, {n: _state(group, n, record, step=step) for n, record in records.items()})
-    if teacher:
-        crew.call(group.members, start, teacher.name, variables=teacher.variables)
-    else:
-        crew.call(group.members, start, None, variables=None)
+    states = {n: _state(group, n, record, step=step) for n, record in records.items()}
+    start = Start(step, states, _frozen(group))
+    crew.call(group.members, start, teacher.name if teacher else None)
     crew.compare((group.members, intervals), group.images)
     return _Trainer(group, records, start, intervals=intervals)
 
 
+def _frozen(group: Group) -> Frozen | None:
+    """What the group's students see of their teacher; its critic where one compares features."""
+    teacher = group.teacher
+    if not teacher:
+        return None
+    looks = any(member.spec.frozen_critic for member in group.members.values())
+    critic = teacher.critic if looks else None
+    return Frozen(
+        generator=teacher.variables,
+        critic=variables(critic.params, critic.stats) if critic else None,
+    )
+
+
 def _state(group: Group, name: str, record: Record, *, step: int) -> State:
     member, teacher = group.members[name], group.teacher
-    goes_on = member.spec.recipe.critic == "teacher"
-    state = init(member.spec, member.seed, teacher.critic if teacher and goes_on else None)
+    recipe = member.spec.recipe
+    state = init(
+        member.spec,
+        member.seed,
+        teacher.critic if teacher and recipe.critic == "teacher" else None,
+        teacher.variables["params"] if teacher and recipe.warm_start else None,
+    )
     return record.checkpoints.restore(step, state) if step else state
 
 
@@ -169,9 +185,9 @@ class _Trainer:
         self.members = dict(group.members)
         self.signal = 0  # that came to one of the processes
         self._group, self._records, self._intervals = group, records, intervals
-        teacher, every = group.teacher, everywhere(group.mesh)
+        every = everywhere(group.mesh)
         self._states = put(start.states, every)
-        self._teacher = put(teacher.variables, every) if teacher else None
+        self._frozen = put(start.frozen, every)
         self._images = put(group.images, every) if group.on_device else None
         self._chunk = self._compile()
 
@@ -199,7 +215,7 @@ class _Trainer:
     def _call(self) -> None:
         """One compiled call; runs that fail in it leave the group."""
         batches = self._batches()
-        self._states, metrics = self._chunk(self._states, self._teacher, self._images, batches)
+        self._states, metrics = self._chunk(self._states, self._frozen, self._images, batches)
         self.step += self._intervals.steps_per_call
         values = jax.tree.map(float, jax.device_get(metrics))
         failed = [n for n, v in values.items() if not all(map(math.isfinite, v.values()))]

@@ -14,7 +14,8 @@ class Recipe:
     alpha: float = 1.0  # 0 to 1: share of the adversarial term
     steps: int = 20_000  # generator steps
     batch_size: int = 64  # images
-    generator_lr: float = 2e-4  # Adam
+    generator_lr: float = 2e-4  # Adam; at width 1 where it falls with the width
+    lr_power: float = 0.0  # the generator's rate at width d is generator_lr * d ** -lr_power
     b1: float = 0.5  # of both Adams
     b2: float = 0.999
     schedule: str = "constant"  # constant, cosine (to 0 at the last step), linear (likewise)
@@ -24,6 +25,7 @@ class Recipe:
     # The adversarial term (alpha > 0)
     loss: str = "bce"  # bce (non-saturating), bce_saturating, hinge, wgan (clipping), wgan_gp
     critic: str = "fresh"  # fresh; teacher: goes on from the teacher's (students only)
+    critic_sees: str = "data"  # as real images: data; teacher: the teacher's (students only)
     critic_width: int = 0  # of a fresh critic; 0: the run's own width
     critic_norm: str = "batch"  # of a fresh critic: batch (not with wgan_gp), layer, none
     train_critic: bool = True  # False: frozen
@@ -33,5 +35,9 @@ class Recipe:
     clip: float = 0.01  # wgan: critic weights are kept within +-clip
 
     # The distance term (alpha < 1)
-    distance: str = "mse"  # mse, l1
+    distance: str = "mse"  # mse, l1, huber, pyramid: between pixels
     reduction: str = "mean"  # mean, sum: over the numbers of an image; decides what alpha means
+    features: str = "none"  # none; in the frozen features of the teacher's critic: l1, energy
+    # The share of the features in the distance at the last step; it rises from 0 in a line.
+    feature_share: float = 0.5
+    warm_start: bool = False  # True: from the teacher's weightiest channels (students only)

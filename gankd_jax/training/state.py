@@ -10,6 +10,7 @@ import optax
 from flax import struct
 
 from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training.inherit import inherit
 from gankd_jax.training.recipe import Recipe
 
 Tree = Any  # a pytree of arrays, as Flax gives it
@@ -37,6 +38,14 @@ class State:
     average: Tree | None  # exponential average of the generator's weights; None where not kept
 
 
+@struct.dataclass
+class Frozen:
+    """A teacher's variables, as its students see it."""
+
+    generator: Tree
+    critic: Tree | None  # None where no student compares its features
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """What a run is but for its seed: its networks and how they are trained (static under jit)."""
@@ -44,6 +53,8 @@ class Spec:
     generator: Generator
     critic: Critic | None  # None where nothing is adversarial
     recipe: Recipe
+    # The teacher's, in whose features images are compared; None where they are not.
+    frozen_critic: Critic | None = None
 
 
 def variables(params: Tree, stats: Tree) -> dict[str, Tree]:
@@ -63,9 +74,10 @@ def learning_rate(peak: float, recipe: Recipe) -> optax.Schedule:
     return optax.join_schedules([rise, after], [recipe.warmup]) if recipe.warmup else after
 
 
-def generator_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """The generator's Adam."""
-    return optax.adam(learning_rate(recipe.generator_lr, recipe), recipe.b1, recipe.b2)
+def generator_optimizer(recipe: Recipe, width: int) -> optax.GradientTransformation:
+    """The generator's Adam, for a generator of that width."""
+    peak = recipe.generator_lr * width**-recipe.lr_power
+    return optax.adam(learning_rate(peak, recipe), recipe.b1, recipe.b2)
 
 
 def critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -79,13 +91,18 @@ def critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 @functools.partial(jax.jit, static_argnums=0)  # else hundreds of small programs compile anew
-def init(spec: Spec, seed: int | Leaf, teacher_critic: Network | None = None) -> State:
-    """The state at step 0, a function of the spec and the seed alone.
+def init(
+    spec: Spec,
+    seed: int | Leaf,
+    teacher_critic: Network | None = None,
+    teacher_params: Tree | None = None,
+) -> State:
+    """The state at step 0, a function of the spec, the seed and what is taken from the teacher.
 
-    `teacher_critic` gives its weights to a critic that goes on from the teacher's; the optimizer
-    starts afresh.
+    `teacher_critic` gives its weights to a critic that goes on from the teacher's,
+    `teacher_params`, of its generator, to a warm start; the optimizers start afresh.
     """
-    generator = _init_generator(spec, seed)
+    generator = _init_generator(spec, seed, teacher_params)
     return State(
         step=jnp.zeros((), jnp.int32),
         generator=generator,
@@ -94,11 +111,15 @@ def init(spec: Spec, seed: int | Leaf, teacher_critic: Network | None = None) ->
     )
 
 
-def _init_generator(spec: Spec, seed: int | Leaf) -> Network:
+def _init_generator(spec: Spec, seed: int | Leaf, teacher_params: Tree | None) -> Network:
+    optimizer = generator_optimizer(spec.recipe, spec.generator.width)
     key = jax.random.fold_in(jax.random.key(seed), INIT_GENERATOR)
     blank = jnp.zeros((2, spec.generator.latent))
     tree = spec.generator.init(key, blank, train=False)
-    return _network(tree["params"], tree.get("batch_stats", {}), generator_optimizer(spec.recipe))
+    params = tree["params"]
+    if teacher_params is not None:
+        params = inherit(params, teacher_params)
+    return _network(params, tree.get("batch_stats", {}), optimizer)
 
 
 def _init_critic(spec: Spec, seed: int | Leaf, teacher_critic: Network | None) -> Network | None:

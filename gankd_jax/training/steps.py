@@ -1,6 +1,7 @@
 """One training step, pure: the same for teacher, student and baseline."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
+from gankd_jax.models.dcgan import Critic
 from gankd_jax.training import losses
 from gankd_jax.training.state import (
     TRAIN,
@@ -57,6 +59,14 @@ def draw(
     )
 
 
+@struct.dataclass
+class Target:
+    """What the teacher shows of a step's last latents."""
+
+    images: Leaf  # Float[Array, "b s s c"], -1..1
+    features: Leaf  # a tuple, of these images in its critic; None where none are compared
+
+
 def to_unit(images: UInt8[Array, "*n s s c"]) -> Float[Array, "*n s s c"]:
     """0..255 to -1..1."""
     return images.astype(jnp.float32) / 127.5 - 1.0
@@ -68,15 +78,25 @@ def train_step(
     draws: Draws,
     *,
     real: Float[Array, "k b s s c"] | None,
-    target: Float[Array, "b s s c"] | None,
+    target: Target | None,
+    frozen: Tree | None = None,
 ) -> tuple[State, Metrics]:
     """Move a run by one generator step and the critic steps before it.
 
-    `real` are images in -1..1, needed where the recipe is adversarial; `target` are the teacher's
-    images of the last latents, needed where alpha is below 1.
+    `real` are images in -1..1, needed where the recipe is adversarial; `target` is the teacher's
+    part, needed where alpha is below 1 or the critic takes the teacher's images for real; `frozen`
+    are the variables of `spec.frozen_critic`.
     """
+    if target is not None and spec.recipe.critic_sees == "teacher":
+        real = target.images[None]
     critic, critic_metrics = _train_critic(spec, state, draws, real=real)
-    generator, metrics = _train_generator(spec, state, critic, draws=draws, target=target)
+
+    def distance(images: Array) -> tuple[Array, Metrics]:
+        assert target is not None
+        return _distance(spec, images, target, step=state.step, frozen=frozen)
+
+    taught = distance if spec.recipe.alpha < 1 else None
+    generator, metrics = _train_generator(spec, state, critic, draws=draws, distance=taught)
     average = None
     if state.average is not None:
         average = _average(state.average, generator.params, state.step, decay=spec.recipe.ema)
@@ -142,7 +162,7 @@ def _train_generator(
     critic: Network | None,
     *,
     draws: Draws,
-    target: Float[Array, "b s s c"] | None,
+    distance: Callable[[Array], tuple[Array, Metrics]] | None,
 ) -> tuple[Network, Metrics]:
     """One Adam step of the generator: alpha * adversarial + (1 - alpha) * distance.
 
@@ -162,17 +182,40 @@ def _train_generator(
             scores, _ = _score(spec, critic.params, critic.stats, images=images)
             metrics["adversarial_loss"] = losses.GENERATOR_LOSSES[recipe.loss](scores)
             loss += recipe.alpha * metrics["adversarial_loss"]
-        if target is not None:
-            metrics["pixel_error"] = losses.mse(images, target, "mean")
-            metrics["distance"] = losses.DISTANCES[recipe.distance](
-                images, target, recipe.reduction
-            )
-            loss += (1 - recipe.alpha) * metrics["distance"]
+        if distance is not None:
+            away, found = distance(images)
+            metrics |= found
+            loss += (1 - recipe.alpha) * away
         return loss, (updated.get("batch_stats", {}), metrics | {"generator_loss": loss})
 
     gradients, (stats, metrics) = jax.grad(loss_of, has_aux=True)(generator.params)
-    generator = _adam(generator_optimizer(recipe), generator, gradients, stats=stats)
+    optimizer = generator_optimizer(recipe, spec.generator.width)
+    generator = _adam(optimizer, generator, gradients, stats=stats)
     return generator, metrics | {"generator_gradient": optax.tree.norm(gradients)}
+
+
+def _distance(
+    spec: Spec, images: Float[Array, "b s s c"], target: Target, *, step: Array, frozen: Tree | None
+) -> tuple[Float[Array, ""], Metrics]:
+    """How far the images are from the teacher's: in pixels, ever more in its critic's features."""
+    recipe = spec.recipe
+    distance = losses.DISTANCES[recipe.distance](images, target.images, recipe.reduction)
+    metrics = {"pixel_error": losses.mse(images, target.images, "mean")}
+    if spec.frozen_critic is not None:
+        found = features(spec.frozen_critic, frozen, images)
+        apart = losses.FEATURE_DISTANCES[recipe.features](found, target.features)
+        metrics["feature_distance"] = apart
+        share = recipe.feature_share * step / recipe.steps
+        distance = (1 - share) * distance + share * apart
+    return distance, metrics | {"distance": distance}
+
+
+def features(
+    critic: Critic, frozen: Tree, images: Float[Array, "b s s c"]
+) -> tuple[Float[Array, "b ..."], ...]:
+    """A frozen critic's hidden layers for images in -1..1, each image by itself."""
+    _, kept = critic.apply(frozen, images, train=False, mutable=["intermediates"])
+    return kept["intermediates"]["features"]
 
 
 def _score(

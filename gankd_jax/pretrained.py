@@ -1,0 +1,50 @@
+"""Trained generators that come with the project, found by name; any other by its file."""
+
+from pathlib import Path
+from typing import Any
+
+from gankd_jax.errors import UserError
+from gankd_jax.evaluate import Drawer
+from gankd_jax.export import safetensors_file
+
+RESULTS = Path(__file__).resolve().parents[1] / "configs" / "results"  # of a checkout
+
+
+def names() -> dict[str, Path]:
+    """The generators that come with the checkout, by name, such as `mnist-d2`."""
+    return {path.stem: path for path in sorted(RESULTS.glob("*/pretrained/*.safetensors"))}
+
+
+def load(name: str) -> Drawer:
+    """A generator and its variables, ready for `sampling.draw`.
+
+    Args:
+      name: of `names()`, or the path of a file that `gankd export --format=safetensors` wrote.
+
+    Raises:
+      UserError: there is none of that name, or its file is damaged.
+    """
+    generator, variables, _ = _read(name)
+    return generator, variables
+
+
+def card(name: str) -> dict[str, Any]:
+    """How it was made and how it scores.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return _read(name)[2]
+
+
+def _read(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    path = Path(name) if name.endswith(".safetensors") else names().get(name)
+    if path is None:
+        known = ", ".join(names()) or "none, as this is no checkout: give the path of a file"
+        raise UserError(f"no pretrained generator {name!r}; there are: {known}")
+    if not path.is_file():
+        raise UserError(f"{path} is not there")
+    try:
+        return safetensors_file.read(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
