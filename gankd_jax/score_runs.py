@@ -51,27 +51,37 @@ def _validation_distance(lab: Lab, run: Run) -> float:
 
 
 def evaluate_runs(lab: Lab, wanted: Sequence[Run]) -> None:
-    """Score those of the runs that are trained and not scored."""
+    """Score those of the runs that are trained and not scored; draw what their report lacks."""
     _evaluate_real(lab)
     for run in wanted:
         stop.check()
-        trained = workdir.is_trained(lab.folder, lab.config, run)
-        if trained and not workdir.is_scored(lab.folder, run):
+        if not workdir.is_trained(lab.folder, lab.config, run):
+            continue
+        if not workdir.is_scored(lab.folder, run):
             tell(f"scoring {run.name}")
             _evaluate_run(lab, run)
+        elif not all((lab.folder / run.name / name).exists() for name in _shown(run)):
+            tell(f"drawing {run.name}")
+            _keep_pictures(lab, run, lab.drawer(run))
+
+
+def _shown(run: Run) -> tuple[str, ...]:
+    """The files that the report shows of a scored run; of a student also what draws in the page."""
+    return ("samples.npz", "folded.npz") if run.kind == "student" else ("samples.npz",)
 
 
 def _evaluate_real(lab: Lab) -> None:
     """The test set's own scores: the ceiling."""
     folder = lab.folder / "reference"
+    if not (folder / "samples.npz").exists():
+        grid = np.asarray(lab.split("test").pixels[: sampling.GRID_SIDE**2])
+        files.write_arrays(folder / "samples.npz", grid=grid, **lab.nearest(grid))
     if (folder / "scores.json").exists():
         return
     test = lab.split("test")
     size, count = lab.config.evaluation.batch_size, len(test.pixels)
     batches = functools.partial(evaluate.in_batches, test.pixels, size)
     values = evaluate.scores(batches, lab.references, count=count)
-    grid = np.asarray(test.pixels[: sampling.GRID_SIDE**2])
-    files.write_arrays(folder / "samples.npz", grid=grid, **lab.nearest(grid))
     made = _made(lab, count) | {"images": test.key}
     files.write_json(folder / "scores.json", {"scores": values, "made": made})
 
@@ -94,10 +104,9 @@ def _evaluate_run(lab: Lab, run: Run) -> None:
 
 
 def _keep_pictures(lab: Lab, run: Run, drawer: evaluate.Drawer) -> None:
-    """What the report shows of a run; of a student also the weights that draw in the page."""
     folder, pictures = lab.folder / run.name, evaluate.samples(drawer)
     files.write_arrays(folder / "samples.npz", **pictures, **lab.nearest(pictures["grid"]))
-    if run.kind == "student":
+    if "folded.npz" in _shown(run):
         files.write_arrays(folder / "folded.npz", **evaluate.folded(drawer))
 
 

@@ -82,7 +82,7 @@ def train_one(config: ml_collections.ConfigDict, folder: Path, name: str) -> Non
 
 
 def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
-    """Score every run that is trained and not scored yet."""
+    """Score every run that is trained and not scored yet, and draw what its report lacks."""
     workdir.need(folder, config)
     lab = Lab(config, folder)
     _set_damaged_aside(folder, runs.plan(config))

@@ -249,6 +249,16 @@ def test_fewer_parameters_that_are_not_faster_are_called_so():
     assert export.not_faster(teacher, found) == []
 
 
+def test_turns_that_differ_are_told():
+    calm, busy = timed("student mse 1", 10, 1.0, 9.0), timed("teacher teacher 4", 40, 3.0, 7.0)
+    calm.rounds.append({"milliseconds": 1.1, "images_per_second": 9.0})
+    busy.rounds.append({"milliseconds": 6.3, "images_per_second": 7.0})
+    assert busy.spread == pytest.approx(2.1)
+    [line] = export.disturbed([calm, busy])
+    assert line.startswith("The turns of 1 of 2 files differ by up to 2.1 times:")
+    assert export.disturbed([calm]) == []
+
+
 def test_without_onnx_one_line_names_the_extra(study, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"onnx files need onnx: pip install 'gankd-jax\[export\]'"):

@@ -1,5 +1,6 @@
 """The command line: what each command prints and writes, and one line for each mistake."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from gankd_jax.commands.table import COMMANDS
 from gankd_jax.commands.usage import Command
+from gankd_jax.runtime.files import read_arrays
 
 TINY = tiny.flags()
 MNIST = f"--config={tiny.REPO / 'configs' / 'mnist.py'}"
@@ -96,10 +98,21 @@ def test_report_writes_its_three_files_anew(command, finished, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "teacher.json"} | made
 
 
-def test_evaluate_leaves_what_is_scored(command, finished):
-    before = tiny.snapshot(finished)
-    assert command("evaluate", *TINY, f"--workdir={finished}")[0] == 0
-    assert tiny.snapshot(finished) == before
+def test_evaluate_leaves_what_is_scored_and_draws_what_its_page_lacks(command, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "study")
+    name = "student-mse-d1-s0"
+    kept = folder / name / "folded.npz"
+    before = read_arrays(kept)
+    kept.unlink()
+    others = tiny.snapshot(folder)
+    status, _, err = command("evaluate", *TINY, f"--workdir={folder}")
+    assert (status, err) == (0, f"drawing {name}\n")
+    now, drawn = tiny.snapshot(folder), {f"{name}/folded.npz", f"{name}/samples.npz", name}
+    assert {path for path in now if now[path] != others.get(path)} <= drawn
+    after = read_arrays(kept)
+    assert after.keys() == before.keys()
+    for key in before:
+        np.testing.assert_allclose(after[key], before[key], rtol=1e-5, atol=1e-6)
 
 
 def test_train_leaves_what_is_trained(command, finished):

@@ -23,10 +23,11 @@ from gankd_jax.export import (
 from gankd_jax.export.folded import as_flax, fold, store
 from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Generator
+from gankd_jax.names import PRECISIONS
 from gankd_jax.runtime.files import read_json
 
 GENERATOR = Generator(3, 32, 3, latent=7)
-OFFERED = [(k, p) for k, kind in command.FORMATS.items() for p in kind.precisions]
+OFFERED = [(k, p) for k in command.FORMATS for p in PRECISIONS]
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +137,10 @@ def test_smaller_numbers_make_smaller_files(drawer):
         assert half - quarter == pytest.approx(kernels, rel=0.15)  # scales and nodes come in
 
 
-def test_the_torch_file_loads_strictly(drawer):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_torch_file_loads_strictly(drawer, precision):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    nn, layers = torch.nn, fold(*drawer)
+    nn, layers = torch.nn, [store(layer, precision) for layer in fold(*drawer)]
     modules = []
     for k, layer in enumerate(layers):
         i, o = layer.kernel.shape[2:]
@@ -146,10 +148,17 @@ def test_the_torch_file_loads_strictly(drawer):
         modules.append(nn.Tanh() if k == len(layers) - 1 else nn.ReLU())
     network = nn.Sequential(*modules)
     file = torch_file.write(layers)
-    network.load_state_dict(torch.load(io.BytesIO(file), weights_only=True), strict=True)
+    state = torch.load(io.BytesIO(file), weights_only=True)
+    kinds = {state[name].dtype for name in state if name.endswith("weight")}
+    assert kinds == {getattr(torch, precision)}
+    for name in [name for name in state if name.endswith("scale")]:
+        weight = name.replace("scale", "weight")
+        state[weight] = state[weight] * state.pop(name)
+    network.load_state_dict(state, strict=True)
     with torch.no_grad():
         images = network(torch.tensor(latents(4))[:, :, None, None]).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(images, sampling.draw(*drawer, latents(4)), atol=2e-5)
+    stored = as_flax(GENERATOR, layers)
+    np.testing.assert_allclose(images, sampling.draw(*stored, latents(4)), atol=2e-5)
     np.testing.assert_array_equal(torch_file.run(file, latents(4)), images)
 
 
@@ -241,8 +250,7 @@ def test_a_file_that_draws_other_images_is_not_left_behind(study, tmp_path, monk
     ("changes", "message"),
     [
         ({"kind": "tflite"}, "--format=tflite is not known"),
-        ({"precision": "int4"}, "--precision=int4 is not known for stablehlo"),
-        ({"kind": "torch", "precision": "int8"}, "it can be float32, float16"),
+        ({"precision": "int4"}, "--precision=int4 is not known; it can be float32, float16, int8"),
         ({"run": "student-mse-d9-s0"}, "is not a run of this study"),
     ],
 )

@@ -54,7 +54,7 @@ def test_weights_that_were_not_kept_are_asked_for(folder):
         path.unlink()
     chosen = choose(read(folder))
     assert chosen.runs == ()
-    assert "move the runs' scores.json away" in chosen.reason
+    assert "`gankd evaluate --config=... --workdir=...` keeps them" in chosen.reason
 
 
 def test_without_a_score_to_compare_by_the_widest_is_shown_first(tmp_path):

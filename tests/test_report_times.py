@@ -5,6 +5,7 @@ import json
 import fake_study
 import pytest
 
+from gankd_jax.report.figures import together
 from gankd_jax.report.lines import lines
 from gankd_jax.report.runs import Study, read
 from gankd_jax.report.table import markdown
@@ -47,6 +48,31 @@ def test_the_table_has_the_times_of_each_width_and_precision(timed):
     assert texts[3] == narrow
     assert "a made-up machine" in table.note
     assert "## Time" in markdown(timed)
+
+
+def test_times_of_a_busy_machine_are_called_so(tmp_path):
+    fake_study.make(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
+    fake_study.time(tmp_path, widths=(2,))
+    path = tmp_path / "latency.json"
+    latency = json.loads(path.read_text())
+    for spread, busy in ((1.1, False), (2.04, True)):
+        latency["runs"]["teacher-d32-s0"]["int8"]["spread"] = spread
+        path.write_text(json.dumps(latency))
+        [table] = time_tables(read(tmp_path))
+        assert ("The machine was busy: turns differ by up to 2.0 times." in table.note) == busy
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ({1: 1.0, 2: 2.0, 4: 4.0}, [[1], [2], [4]]),
+        ({1: 1.0, 2: 1.04, 4: 1.08, 8: 2.0}, [[1, 2, 4], [8]]),
+        ({1: 1.06, 2: 1.0, 4: 3.0}, [[1, 2], [4]]),  # the smaller one is the slower one
+        ({}, []),
+    ],
+)
+def test_widths_that_lie_close_together_share_a_name(places, expected):
+    assert together(places, 0.05 + 0.01) == expected
 
 
 def test_what_was_not_timed_has_no_table(old):

@@ -16,6 +16,7 @@ from gankd_jax.commands import options
 from gankd_jax.commands.table import COMMANDS
 from gankd_jax.config import validate
 from gankd_jax.export.command import FORMATS
+from gankd_jax.names import PRECISIONS
 
 # ml_collections reads a config file by a deprecated call.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -94,7 +95,8 @@ def test_an_example_is_a_command_that_its_flags_allow(monkeypatch, example):
         validate(config)
         assert not given & {"run"} or runs.find(config, values["run"].value)
     if "format" in given:
-        assert values["precision"].value in (None, *FORMATS[values["format"].value].precisions)
+        assert values["precision"].value in (None, *PRECISIONS)
+        assert values["format"].value in FORMATS
 
 
 def test_an_example_runs(command):

@@ -23,6 +23,7 @@ from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 
 AS_FAST = 1.05  # times: a model that is faster by no more is not called faster
+STEADY = 1.2  # times: rounds that differ by more were disturbed
 HEADER = ("", "weights", "bytes", "ms, one image", "images/s, batches of 64", "peak MiB")
 MEMORY = Path("/proc/self/status")
 
@@ -40,6 +41,12 @@ class Timed:
     def median(self, name: str) -> float:
         """The median over the rounds."""
         return statistics.median(found[name] for found in self.rounds)
+
+    @property
+    def spread(self) -> float:
+        """The slowest round's time for one image, divided by the fastest's."""
+        times = [one["milliseconds"] for one in self.rounds]
+        return max(times) / min(times)
 
 
 def bench_export(config: ml_collections.ConfigDict, folder: Path, *, rounds: int) -> str:
@@ -116,6 +123,7 @@ def _results(found: list[Timed]) -> dict[str, dict[str, dict[str, float | int]]]
         results.setdefault(timed.run.name, {})[timed.precision] = {
             "bytes": timed.bytes,
             **{name: timed.median(name) for name in timed.rounds[0]},
+            "spread": timed.spread,
         }
     return results
 
@@ -148,7 +156,19 @@ def _words(found: list[Timed], empty: float) -> list[str]:
         pairs = zip(others, whole, strict=True)
         count = sum(_is_faster(a, b, "milliseconds") for a, b in pairs)
         lines.append(f"{precision} is faster than float32 in {count} of {len(whole)} models.")
+    lines += disturbed(found)
     return [*lines, f"Python and onnxruntime alone hold {empty:.1f} MiB of the peak."]
+
+
+def disturbed(found: list[Timed]) -> list[str]:
+    """A line where the turns say that something else ran."""
+    busy = [timed.spread for timed in found if timed.spread > STEADY]
+    if not busy:
+        return []
+    return [
+        f"The turns of {len(busy)} of {len(found)} files differ by up to {max(busy):.1f} times:"
+        " something else ran on this machine; measure again when it is idle."
+    ]
 
 
 def not_faster(timed: Timed, others: list[Timed]) -> list[str]:

@@ -48,7 +48,7 @@ def train(values: Values) -> None:
 
 
 def evaluate(values: Values) -> None:
-    """Score every run that is trained and not scored yet."""
+    """Score every run that is trained and not scored yet, and draw what its report lacks."""
     from gankd_jax import study as job
 
     _together(values, job.evaluate_study)

@@ -31,7 +31,6 @@ class Format:
     write: Callable[[Generator, list[Layer]], bytes]
     run: Callable[[bytes, np.ndarray], np.ndarray]
     needs: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = PRECISIONS
 
 
 FORMATS = {
@@ -39,12 +38,7 @@ FORMATS = {
         lambda _, layers: onnx_file.write(layers), onnx_file.run, ("onnx", "onnxruntime")
     ),
     "stablehlo": Format(stablehlo_file.write, stablehlo_file.run),
-    "torch": Format(
-        lambda _, layers: torch_file.write(layers),
-        torch_file.run,
-        ("torch",),
-        precisions=("float32", "float16"),
-    ),
+    "torch": Format(lambda _, layers: torch_file.write(layers), torch_file.run, ("torch",)),
     "safetensors": Format(safetensors_file.write, safetensors_file.run),
 }
 
@@ -146,9 +140,9 @@ def _check(
 ) -> Run:
     if kind not in FORMATS:
         raise UserError(f"--format={kind} is not known; it can be {', '.join(FORMATS)}")
-    if precision not in FORMATS[kind].precisions:
-        allowed = ", ".join(FORMATS[kind].precisions)
-        raise UserError(f"--precision={precision} is not known for {kind}; it can be {allowed}")
+    if precision not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise UserError(f"--precision={precision} is not known; it can be {allowed}")
     chosen = runs.find(config, run)
     if not (workdir.holds(folder, config) and workdir.is_trained(folder, config, chosen)):
         raise UserError(f"{run} is not trained; run `gankd train --run={run}` first")

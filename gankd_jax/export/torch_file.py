@@ -1,6 +1,7 @@
 """A generator without batch norm as a PyTorch `state_dict`: `[n, z, 1, 1]` to `[n, c, s, s]`.
 
-It loads with `strict=True` into an `nn.Sequential` of transposed convolutions and activations.
+It loads with `strict=True` into an `nn.Sequential` of transposed convolutions and activations;
+with int8 weights after each `weight` is multiplied by the `scale` beside it, [1, o, 1, 1].
 """
 
 import io
@@ -18,6 +19,8 @@ def write(layers: list[Layer]) -> bytes:
     for k, layer in enumerate(layers):
         arrays[f"{2 * k}.weight"] = np.ascontiguousarray(layer.kernel.transpose(2, 3, 0, 1))
         arrays[f"{2 * k}.bias"] = layer.bias
+        if layer.kernel.dtype == np.int8:
+            arrays[f"{2 * k}.scale"] = layer.scale[None, :, None, None]
     return torch_bytes(arrays)
 
 
@@ -27,9 +30,11 @@ def run(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n 
     from torch.nn.functional import conv_transpose2d
 
     state = torch.load(io.BytesIO(file), weights_only=True)
-    images, count = torch.tensor(latents)[:, :, None, None], len(state) // 2
+    images = torch.tensor(latents)[:, :, None, None]
+    count = sum(name.endswith(".weight") for name in state)
     for k in range(count):
-        weight, bias = state[f"{2 * k}.weight"].float(), state[f"{2 * k}.bias"].float()
+        weight = state[f"{2 * k}.weight"].float() * state.get(f"{2 * k}.scale", 1)
+        bias = state[f"{2 * k}.bias"]
         stride, padding = (1, 0) if k == 0 else (2, 1)
         images = conv_transpose2d(images, weight, bias, stride, padding)
         images = images.tanh() if k == count - 1 else images.relu()

@@ -16,6 +16,7 @@ _STORAGES = {
     np.dtype("<f4"): "FloatStorage",
     np.dtype("<f2"): "HalfStorage",
     np.dtype("<i8"): "LongStorage",
+    np.dtype("i1"): "CharStorage",
 }
 
 
@@ -25,7 +26,7 @@ def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def torch_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Named float32, float16 and int64 arrays as `torch.save` writes a dict of tensors.
+    """Named float32, float16, int64 and int8 arrays as `torch.save` writes a dict of tensors.
 
     The format is that of torch 1.6 and later: an uncompressed zip of one pickle and of each
     tensor's bytes. Equal arrays make equal files. `torch.load(path, weights_only=True)` reads it.

@@ -43,7 +43,7 @@ def _row(study: Study, key: str, *, first: bool) -> str:
 def _drawn(study: Study, key: str, axis: str) -> str:
     found, about = _lines(study, key, axis), describe(key)
     drawing = score_figure(about.title, AXES[axis], found, study.real_scores.get(key))
-    return figure(f"{about.label} against {AXES[axis].label}", drawing)
+    return figure(f"{about.label} against {AXES[axis]}", drawing)
 
 
 def _slow(study: Study) -> list[str]:

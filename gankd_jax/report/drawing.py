@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 # Stand-ins that the SVG text is searched for; the page's style sheet says what they look like.
 INK = "#010203"
@@ -57,17 +57,20 @@ def chart(label: str) -> tuple[Figure, Axes]:
 
 
 def wide_range(axes: Axes, values: list[float]) -> None:
-    """Use a log scale where positive values span more than a factor of 30."""
+    """Use a log scale where positive values span more than a factor of 10."""
     finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
+    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
         axes.set_yscale("log")
         log_ticks(axes.yaxis)
 
 
 def log_ticks(axis: Axis) -> None:
-    """Mark 1, 3, 10, 30, ...; 1, 2, 5, 10, ... where the axis is short."""
+    """Mark 1, 3, 10, 30, ...; 1, 2, 5, 10, ... on a short axis, a few steps on a shorter one."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0, 3.0)))
+    if high < 5 * low:
+        axis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0, 3.0)))
     axis.set_major_formatter(lambda value, _: short(value))
     axis.set_minor_locator(NullLocator())
 

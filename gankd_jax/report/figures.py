@@ -1,5 +1,6 @@
 """The page's charts: a score against what a model costs, and the training's course."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from gankd_jax.report.drawing import INK, chart, colour, log_ticks, short, style, svg, wide_range
-from gankd_jax.report.lines import Axis, Line
+from gankd_jax.report.lines import Line
 from gankd_jax.report.runs import Run
 from gankd_jax.report.wording import model_name
 
@@ -20,10 +21,11 @@ CURVES = {
     "critic_loss": "critic loss",
     "pixel_error": "pixel error to the teacher",
 }
+APART = 0.1  # of a chart's width: names that lie closer would overlap
 POINTS = 100  # of a training curve; each is the mean of the logged steps around it
 
 
-def score_figure(title: str, axis: Axis, lines: list[Line], real: float | None) -> str:
+def score_figure(title: str, axis: str, lines: list[Line], real: float | None) -> str:
     """Draw one score: a line through the means of each model, a dot for each seed.
 
     Args:
@@ -37,9 +39,9 @@ def score_figure(title: str, axis: Axis, lines: list[Line], real: float | None) 
     """
     small = [line for line in lines if line.kind != "teacher"]
     models = list(dict.fromkeys((line.kind, line.recipe) for line in small))
-    with style(f"{title} {axis.label}"):
+    with style(f"{title} {axis}"):
         figure, axes = chart(title)
-        axes.set_xlabel(axis.label)
+        axes.set_xlabel(axis)
         axes.set_xscale("log")
         for line in lines:
             if line.kind == "teacher":
@@ -49,7 +51,7 @@ def score_figure(title: str, axis: Axis, lines: list[Line], real: float | None) 
         if real is not None:
             axes.axhline(real, color=INK, ls=":", lw=1, label="real images")
         log_ticks(axes.xaxis)
-        _name_widths(axes, axis, small)
+        _name_widths(axes, small)
         seeds = [
             value for line in lines for p in line.points for value in p.summary.values.values()
         ]
@@ -86,22 +88,31 @@ def _line(axes: Axes, line: Line, index: int) -> None:
             axes.plot([point.x] * len(seeds), seeds, ".", color=colour(index), ms=3.5, alpha=0.7)
 
 
-def _name_widths(axes: Axes, axis: Axis, lines: list[Line]) -> None:
-    """Name the widths along the top where they lie apart, else at the points of one line."""
-    ours = [line for line in lines if line.precision == "float32"]
-    if not axis.by_width:
-        for point in ours[0].points if ours else ():
-            place = (point.x, point.summary.mean)
-            axes.annotate(f"d={point.width}", place, (5, 5), textcoords="offset points", fontsize=8)
-        return
+def _name_widths(axes: Axes, lines: list[Line]) -> None:
+    """Name the widths along the top; those that lie close together share a name."""
     places: dict[int, list[float]] = {}
-    for point in (point for line in ours for point in line.points):
+    for point in (p for line in lines if line.precision == "float32" for p in line.points):
         places.setdefault(point.width, []).append(point.x)
+    means = {width: statistics.fmean(xs) for width, xs in places.items()}
+    low, high = axes.get_xlim()
+    shared = together(means, APART * math.log(high / low))
     top = axes.secondary_xaxis("top")
-    names = [f"d={width}" for width in places]
-    top.set_xticks([statistics.fmean(xs) for xs in places.values()], names, fontsize=8)
+    names = [f"d={', '.join(map(str, widths))}" for widths in shared]
+    middles = [math.exp(statistics.fmean(math.log(means[d]) for d in ds)) for ds in shared]
+    top.set_xticks(middles, names, fontsize=8)
     top.set_xticks([], minor=True)
     top.spines["top"].set_visible(False)
+
+
+def together(places: dict[int, float], apart: float) -> list[list[int]]:
+    """Group widths by their places: within a group neighbours are no further apart, in logs."""
+    groups: list[list[int]] = []
+    for width in sorted(places, key=places.__getitem__):
+        if groups and math.log(places[width] / places[groups[-1][-1]]) <= apart:
+            groups[-1].append(width)
+        else:
+            groups.append([width])
+    return [sorted(group) for group in groups]
 
 
 def curve_figure(runs: list[Run], key: str) -> str:

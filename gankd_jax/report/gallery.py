@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from gankd_jax.report.blur import blur_sheet
 from gankd_jax.report.elements import note, sheets_html, titled
 from gankd_jax.report.likeness import nearest_sheets, nearest_table
-from gankd_jax.report.player import RETAKE
+from gankd_jax.report.player import KEEP
 from gankd_jax.report.runs import Study
 from gankd_jax.report.sheets import Detail, Strip, interpolations, samples
 
@@ -20,7 +20,7 @@ NEAREST = (
 )
 UNKNOWN = (
     "They were not looked for: without labels or FID layers there is no network to look by, and "
-    f"older studies kept none ({RETAKE})."
+    f"older studies kept none; once every samples.npz is moved away, {KEEP}."
 )
 BLUR = (
     "Beside each model the mean sharpness (variance of the Laplacian) of its 64 images, the most "

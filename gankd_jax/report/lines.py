@@ -7,19 +7,11 @@ from gankd_jax.names import PRECISIONS
 from gankd_jax.report.runs import Run, Study
 from gankd_jax.report.scores import Summary
 
-
-@dataclass(frozen=True)
-class Axis:
-    """What a score is drawn against."""
-
-    label: str
-    by_width: bool  # whether widths lie apart on it, so that they can be named along it
-
-
+# What a score is drawn against.
 AXES = {
-    "parameters": Axis("parameters of the generator", by_width=True),
-    "bytes": Axis("bytes of its weights", by_width=True),
-    "milliseconds": Axis("milliseconds for one image, one CPU thread", by_width=False),
+    "parameters": "parameters of the generator",
+    "bytes": "bytes of its weights",
+    "milliseconds": "milliseconds for one image, one CPU thread",
 }
 
 

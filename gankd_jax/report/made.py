@@ -16,7 +16,7 @@ def made(study: Study) -> str:
     config = escape(json.dumps(study.config, indent=2))
     return "\n".join(
         [
-            *(titled(table, wrap=True) for table in tables),
+            *(titled(table, wrap=table.title == "Scores") for table in tables),
             details("The whole config", f"<pre>{config}</pre>"),
         ]
     )

@@ -62,7 +62,7 @@ def html(study: Study) -> str:
     """Return the page, in the order in which a person asks."""
     sizes = map(titled, size_tables(study))
     before = [
-        ("What was compressed", "\n".join([_summary(study), player(study), *sizes])),
+        ("What was compressed", "\n".join([_first(study), *sizes])),
         ("Scores", _scores(study)),
         ("Score against size and time", charts(study)),
         ("Where the limit lies", _limit(study)),
@@ -94,12 +94,17 @@ def _text(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
+def _first(study: Study) -> str:
+    """What is seen first: the result in words, and beside it the student at work."""
+    return f'<div class="first">{_summary(study)}{player(study)}</div>'
+
+
 def _summary(study: Study) -> str:
     first, *others = headline(study)
     missing = progress(study)
     warning = f'<div class="warn">Runs without scores{bullets(missing)}</div>' if missing else ""
     lead = f'<p class="lead">{escape(first)}</p>'
-    return f"{lead}{paragraphs(others)}{warning}"
+    return f"<div>{lead}{paragraphs(others)}{warning}</div>"
 
 
 def _scores(study: Study) -> str:

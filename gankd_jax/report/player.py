@@ -23,7 +23,7 @@ PER_PARAMETER = 4  # characters: three bytes in base64
 STORED = 16  # latents of which the teacher's pictures are there
 SLIDERS = 8
 LEVELS = 2**23 - 1  # of a weight in 24 bits, on each side of zero
-RETAKE = "move the runs' scores.json away and type `gankd evaluate` to have them kept"
+KEEP = "`gankd evaluate --config=... --workdir=...` keeps them, and `gankd report` shows them"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _why_none(study: Study, *, too_large: bool) -> str:
     if too_large:
         return "The students' weights are too large for a page: see `gankd export`."
     if any(run.key.kind == "student" and run.scores for run in study.runs):
-        return f"No student's weights were kept for this page: {RETAKE}."
+        return f"No student's weights were kept for this page: {KEEP}."
     return "No student is scored yet, so none runs here."
 
 

@@ -51,6 +51,7 @@ class Timed:
     milliseconds: float  # for one image
     images_per_second: float  # in batches of 64
     peak_mib: float  # memory
+    spread: float  # the slowest of several turns, divided by the fastest
 
 
 @dataclass(frozen=True)
@@ -233,9 +234,11 @@ def _failure(failed: dict[str, Any]) -> str:
 
 def _timed(latency: dict[str, Any], widths: dict[str, int]) -> dict[tuple[int, str], Timed]:
     """What was measured of each width and precision; of a run that is gone it is left out."""
-    numbers = ("milliseconds", "images_per_second", "peak_mib")
+    numbers = ("milliseconds", "images_per_second", "peak_mib", "spread")
     return {
-        (widths[run], precision): Timed(one["bytes"], *(float(one[key]) for key in numbers))
+        (widths[run], precision): Timed(
+            one["bytes"], *(float({"spread": 1, **one}[key]) for key in numbers)
+        )
         for run, precisions in latency.get("runs", {}).items()
         if run in widths
         for precision, one in precisions.items()

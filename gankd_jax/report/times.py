@@ -6,6 +6,7 @@ from gankd_jax.report.runs import Study, Timed
 from gankd_jax.report.wording import number
 
 AS_FAST = 1.05  # times: a model that is faster by no more is not called faster
+STEADY = 1.2  # times: turns that differ by more were disturbed
 MEASURE = "`gankd bench --export --config=... --workdir=...` measures it"
 HEADER = (
     *("d", "model", "weights", "file's bytes", "ms", "images/s", "MiB"),
@@ -33,6 +34,9 @@ def time_tables(study: Study) -> list[Table]:
         f"thread: {study.machine}. times faster: than the teacher with float32 weights. "
         "not faster than: the next wider model is as fast, within 5 %."
     )
+    spread = max((one.spread for one in study.timed.values()), default=1)
+    if spread > STEADY:
+        note += f" The machine was busy: turns differ by up to {spread:.1f} times."
     return [Table("Time", note, HEADER, lines, len(HEADER))] if lines else []
 
 

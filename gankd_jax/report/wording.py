@@ -10,6 +10,8 @@ def model_name(kind: str, recipe: str) -> str:
 
 def number(value: float) -> str:
     """Write a number with about three digits that matter; '-' for not a number."""
+    if value == 0:
+        return "0"
     return "-" if math.isnan(value) else f"{value:{_format(value)}}"
 
 
