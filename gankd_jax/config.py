@@ -307,6 +307,9 @@ def _validate_recipe(
         _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
     for name in ("alpha", "feature_share"):
         _need(f"{field}.{name}", fields[name], 0 <= fields[name] <= 1, "0 to 1")
+    few = 2 <= fields.feature_batch <= fields.batch_size
+    if fields.features != "none":
+        _need(f"{field}.feature_batch", fields.feature_batch, few, "2 to batch_size")
     power = fields.lr_power
     _need(f"{field}.lr_power", power, math.isfinite(power), "finite")
     for name in ("b1", "b2", "ema"):

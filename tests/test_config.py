@@ -221,6 +221,14 @@ def test_a_warm_start_needs_a_teacher_as_wide_as_the_student():
         validate(made)
 
 
+@pytest.mark.parametrize("count", [1, 65])
+def test_features_are_compared_of_some_of_a_batch(count):
+    made = base()
+    made.recipes.mse.update({"features": "energy", "feature_batch": count})
+    with pytest.raises(UserError, match="feature_batch is .* must be 2 to batch_size"):
+        validate(made)
+
+
 def test_a_critic_of_the_teachers_images_takes_one_step():
     made = base()
     made.recipes.joint.update({"critic_sees": "teacher", "critic_steps": 2})

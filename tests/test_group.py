@@ -19,7 +19,9 @@ RATES = {"generator_lr": 1e-3, "critic_lr": 1e-3, "batch_size": BATCH}
 MSE = Recipe(alpha=0.0, reduction="sum", **RATES)
 JOINT = Recipe(alpha=0.3, reduction="sum", critic="teacher", **RATES)
 BASELINE = Recipe(**RATES)
-FEATURES = Recipe(alpha=0.0, features="energy", feature_share=1.0, steps=5, **RATES)
+FEATURES = Recipe(
+    alpha=0.0, features="energy", feature_share=1.0, feature_batch=3, steps=5, **RATES
+)
 
 
 def member(recipe: Recipe, *, width: int = 1, seed: int = 0, stream: int | None = None) -> Member:

@@ -226,7 +226,7 @@ def test_the_rate_falls_with_the_width_as_the_power_says():
 
 
 def test_the_share_of_the_features_rises_from_none_to_its_end():
-    recipe = Recipe(alpha=0.0, features="l1", feature_share=0.8, steps=4)
+    recipe = Recipe(alpha=0.0, features="l1", feature_share=0.8, feature_batch=BATCH, steps=4)
     eye = Critic(2, SIZE, 1, norm="none", form="matmul")
     frozen = eye.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
     shown = images(2, BATCH)

@@ -148,11 +148,15 @@ def _targets(
         return None
     last = draws.latents[:, -1]
     images = teacher.apply(weights.generator, last.reshape(-1, last.shape[-1]), train=False)
-    eyes = [member.spec.frozen_critic for member in members.values()]
-    eye = next(filter(None, eyes), None)  # all look through the same
-    found = features(eye, weights.critic, images) if eye else None
-    shown = Target(images=images, features=found)
-    return jax.tree.map(lambda leaf: leaf.reshape(*last.shape[:2], *leaf.shape[1:]), shown)
+    shown = images.reshape(*last.shape[:2], *images.shape[1:])
+    looks = [member.spec for member in members.values() if member.spec.frozen_critic]
+    if not looks:
+        return Target(images=shown, features=None)
+    few = shown[:, : max(spec.recipe.feature_batch for spec in looks)]
+    # All look through the same critic.
+    found = features(looks[0].frozen_critic, weights.critic, few.reshape(-1, *few.shape[2:]))
+    split = jax.tree.map(lambda leaf: leaf.reshape(*few.shape[:2], *leaf.shape[1:]), found)
+    return Target(images=shown, features=split)
 
 
 def _step_cell(

@@ -40,4 +40,5 @@ class Recipe:
     features: str = "none"  # none; in the frozen features of the teacher's critic: l1, energy
     # The share of the features in the distance at the last step; it rises from 0 in a line.
     feature_share: float = 0.5
+    feature_batch: int = 16  # images of a batch whose features are compared, at most its size
     warm_start: bool = False  # True: from the teacher's weightiest channels (students only)

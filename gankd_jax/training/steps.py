@@ -64,7 +64,7 @@ class Target:
     """What the teacher shows of a step's last latents."""
 
     images: Leaf  # Float[Array, "b s s c"], -1..1
-    features: Leaf  # a tuple, of these images in its critic; None where none are compared
+    features: Leaf  # a tuple, of the first of them in its critic; None where none are compared
 
 
 def to_unit(images: UInt8[Array, "*n s s c"]) -> Float[Array, "*n s s c"]:
@@ -202,8 +202,10 @@ def _distance(
     distance = losses.DISTANCES[recipe.distance](images, target.images, recipe.reduction)
     metrics = {"pixel_error": losses.mse(images, target.images, "mean")}
     if spec.frozen_critic is not None:
-        found = features(spec.frozen_critic, frozen, images)
-        apart = losses.FEATURE_DISTANCES[recipe.features](found, target.features)
+        few = recipe.feature_batch
+        found = features(spec.frozen_critic, frozen, images[:few])
+        theirs = tuple(layer[:few] for layer in target.features)
+        apart = losses.FEATURE_DISTANCES[recipe.features](found, theirs)
         metrics["feature_distance"] = apart
         share = recipe.feature_share * step / recipe.steps
         distance = (1 - share) * distance + share * apart
