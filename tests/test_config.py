@@ -225,7 +225,7 @@ def test_a_warm_start_needs_a_teacher_as_wide_as_the_student():
 def test_features_are_compared_of_some_of_a_batch(count):
     made = base()
     made.recipes.mse.update({"features": "energy", "feature_batch": count})
-    with pytest.raises(UserError, match="feature_batch is .* must be 2 to batch_size"):
+    with pytest.raises(UserError, match=r"feature_batch is .* must be 2 to batch_size"):
         validate(made)
 
 

@@ -149,12 +149,13 @@ def _targets(
     last = draws.latents[:, -1]
     images = teacher.apply(weights.generator, last.reshape(-1, last.shape[-1]), train=False)
     shown = images.reshape(*last.shape[:2], *images.shape[1:])
-    looks = [member.spec for member in members.values() if member.spec.frozen_critic]
-    if not looks:
+    specs = [member.spec for member in members.values()]
+    eye = next((spec.frozen_critic for spec in specs if spec.frozen_critic), None)
+    if eye is None:
         return Target(images=shown, features=None)
-    few = shown[:, : max(spec.recipe.feature_batch for spec in looks)]
-    # All look through the same critic.
-    found = features(looks[0].frozen_critic, weights.critic, few.reshape(-1, *few.shape[2:]))
+    # All look through the same critic, and at some of the images.
+    few = shown[:, : max(spec.recipe.feature_batch for spec in specs if spec.frozen_critic)]
+    found = features(eye, weights.critic, few.reshape(-1, *few.shape[2:]))
     split = jax.tree.map(lambda leaf: leaf.reshape(*few.shape[:2], *leaf.shape[1:]), found)
     return Target(images=shown, features=split)
 
