@@ -107,7 +107,7 @@ def pyramid(student: Images, teacher: Images, reduction: str) -> Scalar:
     return scale * (total + jnp.mean(jnp.abs(left)))
 
 
-def _enlarge(images: Images) -> Images:
+def _enlarge(images: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     """Each pixel as 2x2."""
     return jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2)
 
