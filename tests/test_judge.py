@@ -27,9 +27,9 @@ def quick(monkeypatch) -> list[str]:
     """Training of 100 steps, and the key of each data set that was trained on."""
     trained, train = [], module._train
 
-    def noted(network, images):
+    def noted(network, images, title):
         trained.append(images.key)
-        return train(network, images)
+        return train(network, images, title)
 
     monkeypatch.setattr(module, "STEPS", 100)
     monkeypatch.setattr(module, "_train", noted)

@@ -86,7 +86,7 @@ def test_csv_holds_every_row_unrounded(full):
 
 def test_markdown_tables_are_rectangular(full):
     tables = [block for block in markdown(full).split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2 + 4
+    assert len(tables) == 2 + 4 + 2  # sizes and bytes, scores, how far down and how much wider
     for block in tables:
         assert len({line.count("|") for line in block.splitlines()}) == 1
     assert (
