@@ -187,7 +187,9 @@ def test_a_slice_shares_a_step():
 @pytest.mark.skipif(os.environ.get("GANKD_TEST_TPU") != "all", reason="GANKD_TEST_TPU is not all")
 @pytest.mark.parametrize("target", ["tpu:v5e:1x1", "tpu:v5e:2x2"])
 def test_the_papers_mnist_study_compiles(target):
-    rows = compile_for.compile_for(of("mnist"), target).splitlines()[2:7]
+    table = compile_for.compile_for(of("mnist"), target)
+    print(table)  # pytest's -s shows it
+    rows = table.splitlines()[2:7]
     groups = ("teachers", "students", "baselines")
     assert tuple(row.split()[0] for row in rows[:3]) == groups
     for row in rows:
