@@ -1,6 +1,6 @@
 """Memory, open files and threads stay as they are over many steps, groups and scored runs.
 
-The suite takes 1,000 steps and 6 runs; with GANKD_LONG=1 it is 10,000 steps and 50 runs.
+The suite takes 500 steps and 6 runs; with GANKD_LONG=1 it is 10,000 steps and 50 runs.
 """
 
 import os
@@ -17,7 +17,7 @@ import tiny
 from gankd_jax.runtime.writers import read_log
 
 LONG = bool(os.environ.get("GANKD_LONG"))
-STEPS = 10_000 if LONG else 1_000
+STEPS = 10_000 if LONG else 500
 GROUPS, SEEDS = (10, 5) if LONG else (3, 2)
 MOST = 2**20 * 16  # bytes by which the second half may be above the first
 
