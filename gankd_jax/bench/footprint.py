@@ -19,8 +19,8 @@ def states(members: Members) -> int:
 def gradients(members: Members) -> int:
     """That devices which share a batch add up in a step: one of each weight, each time it moves.
 
-    Batch norm's moments and the losses come on top, a few numbers a channel; on a CPU also the critic's
-    again, which XLA adds up apart for real and for fake images.
+    Batch norm's moments and the losses come on top, a few numbers a channel; on a CPU the critic's
+    gradients again, which XLA adds up apart for real and for fake images.
     """
     return sum(_gradients(member.spec) for member in members.values())
 
