@@ -1,28 +1,47 @@
 """What each width of a config costs, and the whole study, as text tables."""
 
+import dataclasses
+
 import ml_collections
 
 from gankd_jax import runs
-from gankd_jax.bench import operations
+from gankd_jax.bench import chips, footprint, operations
 from gankd_jax.models.cost import Cost, cost
 from gankd_jax.runs import Run
 
 HEADER = ("width", "paper's count", "parameters", "multiply-adds", "bytes", "ratio", "paper's")
 
+STUDY = (
+    *("group", "runs", "steps", "GFLOP a step", "10^15 in all", "hours"),
+    *("state MB", "gradient MB"),
+)
+# Of the chip's most in products of the numbers to which JAX rounds float32 there.  The TPU's
+# compiler gives the paper's widest teacher twice as much and its narrow students as much.
+SHARE = 0.25
 
-STUDY = ("group", "runs", "steps", "GFLOP a step", "10^15 in all", "hours")
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that train together, and what a step of them all takes."""
+
+    title: str
+    runs: int
+    steps: int
+    operations: int
+    states: int  # bytes
+    gradients: int  # bytes
 
 
 def describe(config: ml_collections.ConfigDict, rate: float = 1.0) -> str:
     """One row per width, teachers last; ratios are to the widest teacher, by both counts.
 
-    Then one per group of runs that train together; hours at `rate` TFLOP/s, sustained.
+    Then one per group of runs that train together; hours at `rate` TFLOP/s, sustained.  Then one
+    per kind of chip.
     """
     study = config.study
     widths = sorted({*study.widths, *study.teacher_widths})
     teacher = cost(runs.generator(config, max(study.teacher_widths)))
     rows = [_row(width, cost(runs.generator(config, width)), teacher) for width in widths]
-    lines = _lines([HEADER, *rows])
     size, channels = config.data.image_size, runs.channels(config)
     title = f"{config.name}: {size}x{size}x{channels}, teacher d={max(study.teacher_widths)}"
     notes = (
@@ -31,13 +50,28 @@ def describe(config: ml_collections.ConfigDict, rate: float = 1.0) -> str:
         " parameters over this width's."
     )
     groups = [_group(config, group) for group in runs.groups(config, runs.plan(config))]
-    cost_of = [
+    return "\n".join([title, *_lines([HEADER, *rows]), notes, "", *_study(groups, rate)])
+
+
+def _study(groups: list[Group], rate: float) -> list[str]:
+    total = sum(group.steps * group.operations for group in groups)
+    return [
+        *_lines([STUDY, *(_group_row(group, rate) for group in groups)]),
+        f"training in all: {total / (rate * 1e12) / 3600:,.1f} hours at {rate:g} TFLOP/s"
+        " sustained; operations are counted the plain way.",
+        "state: weights and Adam's moments; gradient: what devices that share a batch add up"
+        " in a step.",
         "",
-        *_lines([STUDY, *(_group_row(*group, rate) for group in groups)]),
-        f"training in all: {sum(_hours(*group[2:], rate) for group in groups):,.1f} hours"
-        f" at {rate:g} TFLOP/s sustained; operations are counted the plain way",
+        f"Hours on one chip at {SHARE:.0%} of its peak, by calculation and not measured:",
+        *_lines([("chip", "TFLOP/s", "hours"), *_chip_rows(total)]),
     ]
-    return "\n".join([title, *lines, notes, *cost_of])
+
+
+def _chip_rows(total: int) -> list[tuple[str, ...]]:
+    return [
+        (name, f"{peak / 1e12:,.0f}", f"{total / (SHARE * peak) / 3600:,.2f}")
+        for name, peak in chips.PEAKS.items()
+    ]
 
 
 def _lines(table: list[tuple[str, ...]]) -> list[str]:
@@ -45,23 +79,27 @@ def _lines(table: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.rjust(n) for cell, n in zip(row, columns, strict=True)) for row in table]
 
 
-def _group(config: ml_collections.ConfigDict, group: list[Run]) -> tuple[str, int, int, int]:
-    """A group's title, its runs, their steps, and the operations of one step of all."""
+def _group(config: ml_collections.ConfigDict, group: list[Run]) -> Group:
     teacher = max(runs.teachers(config), key=lambda run: run.width)
     members = {run.name: runs.member(config, run, teacher) for run in group}
     drawn = runs.generator(config, teacher.width) if group[0].kind == "student" else None
-    steps = config.recipes[group[0].recipe].steps
-    return f"{group[0].kind}s", len(group), steps, operations.group_step(members, drawn)
+    return Group(
+        title=f"{group[0].kind}s",
+        runs=len(group),
+        steps=config.recipes[group[0].recipe].steps,
+        operations=operations.group_step(members, drawn),
+        states=footprint.states(members),
+        gradients=footprint.gradients(members),
+    )
 
 
-def _group_row(title: str, count: int, steps: int, each: int, rate: float) -> tuple[str, ...]:
-    hours = _hours(steps, each, rate)
-    every = f"{steps * each / 1e15:,.1f}"
-    return title, str(count), f"{steps:,}", f"{each / 1e9:,.1f}", every, f"{hours:,.2f}"
-
-
-def _hours(steps: int, each: int, rate: float) -> float:
-    return steps * each / (rate * 1e12) / 3600
+def _group_row(group: Group, rate: float) -> tuple[str, ...]:
+    total = group.steps * group.operations
+    return (
+        *(group.title, str(group.runs), f"{group.steps:,}", f"{group.operations / 1e9:,.1f}"),
+        *(f"{total / 1e15:,.1f}", f"{total / (rate * 1e12) / 3600:,.2f}"),
+        *(f"{group.states / 1e6:,.1f}", f"{group.gradients / 1e6:,.1f}"),
+    )
 
 
 def _row(width: int, size: Cost, teacher: Cost) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
     python tests/kill_study.py [KILLS] [SEED]
 
-makes 20 kills by default and tells where each of them struck; the test suite makes three.
+makes 20 kills by default and tells where each of them struck; the test suite makes two.  All that
+it starts must have the same cores: XLA sums in another order on one than on two.
 """
 
 import functools
@@ -140,9 +141,19 @@ def _states(config: ConfigDict, folder: Path, run: runs.Run) -> dict[int, object
 
 def differences(config: ConfigDict, ours: Path, theirs: Path) -> list[str]:
     """What two studies do not have in common, to the bit."""
-    a, b = holdings(config, ours), holdings(config, theirs)
+    a, b = holdings(config, ours), _expected(config, theirs)
     assert len(b) > 100
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+_EXPECTED: dict[Path, dict[str, object]] = {}  # to read hundreds of arrays takes seconds
+
+
+def _expected(config: ConfigDict, folder: Path) -> dict[str, object]:
+    """What a study came to that nobody touches any more, read once."""
+    if folder not in _EXPECTED:
+        _EXPECTED[folder] = holdings(config, folder)
+    return _EXPECTED[folder]
 
 
 def study(root: Path, folder: Path, fields: dict) -> None:
@@ -168,7 +179,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
     for folder in folders:
         study(root, folder, MANY_STEPS)
         unequal += differences(config, folder, root / "whole")
-    count = len(folders) * len(holdings(config, root / "whole"))
+    count = len(folders) * len(_expected(config, root / "whole"))
     print(f"{kills} kills; {count} files and arrays compared, {len(unequal)} differ {unequal[:5]}")
     sys.exit(bool(unequal))
 

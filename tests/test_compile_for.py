@@ -91,9 +91,18 @@ def test_a_groups_operations_are_those_that_xla_counts():
 def test_describe_adds_up_the_study():
     config = of("mnist", study__widths=(2,), study__teacher_widths=(16,))
     text = describe(config, rate=0.5)
-    sums = [float(line.split()[3].replace(",", "")) for line in text.splitlines()[-4:-1]]
-    hours = sum(sums) * 1e9 * 20_000 / 0.5e12 / 3600
-    assert f"training in all: {hours:.1f} hours at 0.5 TFLOP/s" in text
+    words = [line.split() for line in text.splitlines()]
+    rows = {row[0]: row[1:] for row in words if row}
+    each = [float(rows[name][2]) for name in ("teachers", "students", "baselines")]
+    total = sum(each) * 1e9 * 20_000
+    assert f"training in all: {total / 0.5e12 / 3600:.1f} hours at 0.5 TFLOP/s" in text
+    for chip, peak in {"v5e": 197e12, "A100": 156e12}.items():
+        assert float(rows[chip][1]) == pytest.approx(total / (peak / 4) / 3600, abs=0.0051)
+    # A teacher's weights move once a step, and Adam keeps two numbers of each.
+    teacher = 4 * (cost(Generator(16, 64, 1)).parameters + _parameters(Critic(16, 64, 1)))
+    states, gradients = (float(word) * 1e6 for word in rows["teachers"][5:])
+    assert gradients == pytest.approx(teacher, abs=0.051e6)
+    assert states == pytest.approx(3 * teacher, rel=0.01)
 
 
 HLO = """\
@@ -187,7 +196,9 @@ def test_a_slice_shares_a_step():
 @pytest.mark.skipif(os.environ.get("GANKD_TEST_TPU") != "all", reason="GANKD_TEST_TPU is not all")
 @pytest.mark.parametrize("target", ["tpu:v5e:1x1", "tpu:v5e:2x2"])
 def test_the_papers_mnist_study_compiles(target):
-    rows = compile_for.compile_for(of("mnist"), target).splitlines()[2:7]
+    table = compile_for.compile_for(of("mnist"), target)
+    print(table)  # pytest's -s shows it
+    rows = table.splitlines()[2:7]
     groups = ("teachers", "students", "baselines")
     assert tuple(row.split()[0] for row in rows[:3]) == groups
     for row in rows:
@@ -197,28 +208,34 @@ def test_the_papers_mnist_study_compiles(target):
 
 
 SHARED = """
-import json, sys
-import tiny
-from gankd_jax.bench import account, compile_for, programs
-import jax, numpy as np
-from gankd_jax.runtime.mesh import over
+import json
+import jax
 from test_compile_for import of
+from gankd_jax import runs
+from gankd_jax.bench import account, footprint, programs
+from gankd_jax.runtime.mesh import over
 widths = {"study__teacher_widths": (8,), "study__widths": (4,)}
 kinds = {"study__students": ("mse",), "study__baselines": ()}
 config = of("mnist", data__image_size=16, model__conv="dilated", **widths, **kinds)
 found = {}
+for run in runs.plan(config):
+    members = {run.name: runs.member(config, run, runs.teachers(config)[0])}
+    found[f"{run.kind}s"] = [footprint.states(members), footprint.gradients(members)]
 for count in (1, 8):
     mesh = over(jax.devices()[:count])
     for program in programs.training(config, mesh):
-        made = program.function.lower(*account._everywhere(mesh, program.arguments)).compile()
+        arguments = account.lying_everywhere(mesh, program.arguments)
+        made = program.function.lower(*arguments).compile()
+        memory = made.memory_analysis()
+        sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
         used = account.collectives(made.as_text())
-        found.setdefault(program.title, []).append((made.cost_analysis()["flops"], used))
+        found[program.title].append((made.cost_analysis()["flops"], *sizes, used))
 print(json.dumps(found))
 """
 
 
 def test_eight_devices_share_a_step_and_exchange_its_gradients():
-    """By the compiled programs of 1 and of 8 virtual CPU devices."""
+    """The cost model against the compiled programs of 1 and of 8 virtual CPU devices."""
     fast = "--xla_backend_optimization_level=0"  # to compile; the program is partitioned before
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {fast}"}
     run = subprocess.run(
@@ -230,15 +247,26 @@ def test_eight_devices_share_a_step_and_exchange_its_gradients():
         check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout)
     generator = {d: cost(Generator(d, 16, 1)).parameters for d in (4, 8)}
-    gradients = {"teachers": generator[8] + _parameters(Critic(8, 16, 1))}
-    gradients["students"] = generator[4]
-    for title, ((alone, none), (each, used)) in json.loads(run.stdout).items():
-        assert none == {}
-        assert each == pytest.approx(alone / 8, rel=0.25)  # Adam is every device's
-        assert used.keys() == {"all-reduce"}
+    weights = {"teachers": 4 * (generator[8] + _parameters(Critic(8, 16, 1)))}
+    weights["students"] = 4 * generator[4]
+    images = {"teachers": 55_000 * 16 * 16, "students": 0}  # which a student does not read
+    taught = {"teachers": 0, "students": 4 * generator[8]}
+    assert found.keys() == weights.keys()
+    for title, (states, gradients, alone, each) in found.items():
+        assert gradients == weights[title]
+        # Adam's two moments; batch norm's statistics and the steps' numbers come on top.
+        assert 3 * gradients < states < 3.05 * gradients
+        assert each[0] == pytest.approx(alone[0] / 8, rel=0.25)  # Adam is every device's
+        for arguments in (alone[1], each[1]):
+            assert arguments == pytest.approx(states + taught[title] + images[title], rel=0.05)
+        # Gradients and the images' activations are all that is made.
+        assert gradients < each[2] < gradients + (alone[2] - gradients) / 4
+        assert alone[3] == {}
+        assert each[3].keys() == {"all-reduce"}
         # Batch norm's moments, forward and back, and the losses come on top.
-        assert 4 * gradients[title] < used["all-reduce"][1] < 1.5 * 4 * gradients[title]
+        assert gradients < each[3]["all-reduce"][1] < 1.5 * gradients
 
 
 def _parameters(critic):

@@ -4,7 +4,10 @@ import errno
 import io
 import json
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import time
 
 import jax
@@ -16,7 +19,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from gankd_jax.errors import UserError
-from gankd_jax.runtime import files, lock, progress, writers
+from gankd_jax.runtime import files, lock, progress, stop, writers
 from gankd_jax.runtime.checkpoint import KEPT, Checkpoints, is_sound
 from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import Record
@@ -399,3 +402,22 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     missing = pytest.raises(UserError, match=r"run cannot be locked \(No locks available\)")
     with missing, lock.hold(tmp_path / "run", "the run"):
         pass
+
+
+IN_C = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)"  # as deaf as a compiler
+IN_PYTHON = "import time; time.sleep(600)"
+
+
+@pytest.mark.parametrize("work", [IN_C, IN_PYTHON], ids=["in one long call", "in Python"])
+def test_a_second_interrupt_stops_at_once(work):
+    code = f"from gankd_jax.runtime import stop; stop.listen(); print(flush=True); {work}"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tiny.REPO, **streams) as process:
+        assert process.stdout.readline() == b"\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline() == stop.STOPPING
+        process.send_signal(signal.SIGTERM)  # only a SIGINT is so urgent
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (128 + signal.SIGINT, -signal.SIGINT)  # the latter by Python

@@ -39,7 +39,7 @@ def compile_on(mesh: Mesh, program: Program) -> Account | str:
 
     Where the chip's memory is too small, the compiler's words.
     """
-    lowered = program.function.lower(*_everywhere(mesh, program.arguments))
+    lowered = program.function.lower(*lying_everywhere(mesh, program.arguments))
     try:
         return account(lowered.compile(), program.steps)
     except jax.errors.JaxRuntimeError as error:
@@ -70,8 +70,8 @@ def account(compiled: jax.stages.Compiled, steps: int) -> Account:
     )
 
 
-def _everywhere(mesh: Mesh, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The shapes, as arrays that lie whole on every chip; what is no shape stays."""
+def lying_everywhere(mesh: Mesh, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shapes, as arrays that lie whole on every device; what is no shape stays."""
     whole = everywhere(mesh)
 
     def one(leaf: Any) -> Any:

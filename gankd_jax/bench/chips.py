@@ -1,4 +1,4 @@
-"""TPU chips by name, and slices of them that need not be there to be compiled for."""
+"""Chips by name and what they can, and slices of TPUs that need not be there to be compiled for."""
 
 import dataclasses
 import importlib.util
@@ -29,6 +29,9 @@ CHIPS = {
     "v5e": Chip(16 * 2**30, 819e9, 197e12, 1.50e9, "default"),
     "v5p": Chip(95 * 2**30, 2_765e9, 459e12, 1.75e9, "megacore"),
 }
+# Operations/s at most, in products of float32 as JAX rounds it there: to bfloat16 on TPUs, to TF32
+# on GPUs (NVIDIA's data sheets of the A100 and the H200 SXM, without sparsity).
+PEAKS = {name: chip.peak for name, chip in CHIPS.items()} | {"A100": 156e12, "H200": 494.5e12}
 HOST = 4  # chips; a smaller slice is part of one
 
 

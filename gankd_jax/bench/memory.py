@@ -1,28 +1,45 @@
-"""The memory that a config's groups take on one device, by the compiler's own account."""
+"""What a step of a config's groups takes of each device here, by the compiler's own account."""
 
 import jax
 import ml_collections
+from jax.sharding import Mesh
 
 from gankd_jax.bench import programs
+from gankd_jax.bench.account import collectives, lying_everywhere
 from gankd_jax.bench.programs import Program
+from gankd_jax.runtime import mesh
 
 HEADER = ("group", "runs", "arguments", "of them images", "temporary", "together")
+STEP = ("GFLOP a step", "all-reduced")
 
 
 def memory(config: ml_collections.ConfigDict) -> str:
-    """A table, one row per group: nothing is trained, nor any array made."""
-    rows = [HEADER, *map(_row, programs.training(config))]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
+    """A table, one row per group, of each of the devices that share its batches.
+
+    Nothing is trained, nor any array made.
+    """
+    devices = mesh.make(config.training.devices)
+    found = programs.training(config, devices)
+    rows = [(*HEADER, *STEP), *(_row(program, devices) for program in found)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ("  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows)
-    device = jax.devices()[0].device_kind
-    return "\n".join([f"{config.name} on {device}, MB of 10^6 bytes", *lines])
+    kind = jax.devices()[0].device_kind
+    return "\n".join([f"{config.name}, each of {devices.size} {kind}, MB of 10^6 bytes", *lines])
 
 
-def _row(program: Program) -> tuple[str, ...]:
-    found = program.function.lower(*program.arguments).compile().memory_analysis()
+def _row(program: Program, devices: Mesh) -> tuple[str, ...]:
+    arguments = lying_everywhere(devices, program.arguments)
+    compiled = program.function.lower(*arguments).compile()
+    found, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     assert found is not None  # on CPU, GPU and TPU there is one
+    assert cost is not None
+    assert text is not None
     # The states that come out lie where those that went in were.
     results = found.output_size_in_bytes - found.alias_size_in_bytes
     parts = (found.argument_size_in_bytes, found.temp_size_in_bytes)
     sizes = (parts[0], program.images, parts[1], sum(parts) + results)
-    return program.title, str(program.runs), *(f"{size / 1e6:,.0f}" for size in sizes)
+    exchanged = sum(size for _, size in collectives(text).values())
+    return (
+        *(program.title, str(program.runs), *(f"{size / 1e6:,.0f}" for size in sizes)),
+        *(f"{cost['flops'] / 1e9:,.3f}", f"{exchanged / 1e6:,.3f}"),
+    )

@@ -1,8 +1,13 @@
 """A wish to stop, told by a signal and noticed where work can be left."""
 
+import os
 import signal
-import sys
+import threading
+import time
 from types import FrameType
+
+GRACE = 2.0  # seconds in which a second SIGINT may still find Python at work
+STOPPING = b"stopping after this call; Ctrl-C stops at once\n"
 
 _signals: list[int] = []
 
@@ -24,9 +29,19 @@ class Stopped(Exception):  # noqa: N818  it is no error
 
 
 def listen() -> None:
-    """Take SIGTERM and SIGINT as a wish to stop; a second SIGINT stops at once, as ever."""
+    """Take SIGTERM and SIGINT as a wish to stop; a second SIGINT stops at once.
+
+    Python calls a signal's handler between two of its own instructions, and one compiled call, or
+    the compiler, can take minutes.  So a thread hears of the signals as well.
+    """
+    if signal.getsignal(signal.SIGTERM) is _note:
+        return
     signal.signal(signal.SIGTERM, _note)
     signal.signal(signal.SIGINT, _note)
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    threading.Thread(target=_attend, args=(heard,), daemon=True).start()
 
 
 def requested() -> int:
@@ -52,4 +67,13 @@ def status_of(error: KeyboardInterrupt | Stopped) -> int:
 def _note(number: int, _: FrameType | None) -> None:
     _signals.append(number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    print("stopping after this call; Ctrl-C stops at once", file=sys.stderr, flush=True)
+
+
+def _attend(heard: int) -> None:
+    """Answer the first signal; end the process at a SIGINT after it, if that does not itself."""
+    os.read(heard, 1)
+    os.write(2, STOPPING)
+    while os.read(heard, 1)[0] != signal.SIGINT:
+        pass
+    time.sleep(GRACE)
+    os._exit(128 + signal.SIGINT)  # as after a kill, the next start goes on
