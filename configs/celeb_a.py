@@ -33,6 +33,6 @@ def small(config: ConfigDict) -> None:
     config.study.teacher_widths = (32,)
     config.study.widths = (1, 2, 4, 8)
     config.study.students = ("mse", "l1", "joint")
-    config.recipes.update(short_recipes(teacher_steps=6_000, steps=4_000, joint_steps=1_000))
+    config.recipes.update(short_recipes(teacher_steps=6_000, steps=2_000, joint_steps=1_000))
     config.training.checkpoint_every = 500
     config.evaluation.samples = 2_500
