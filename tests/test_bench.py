@@ -21,6 +21,7 @@ from gankd_jax.lab import Lab
 from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.runs import Run
 from gankd_jax.training import steps
+from gankd_jax.training.group import Member
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Spec, init
 
@@ -28,22 +29,31 @@ SHAPE = {"width": 16, "image_size": 32, "channels": 3, "form": "dilated"}
 BATCH = 8
 
 
-def counted_by_xla(recipe, critic, *, target):
+def counted_by_xla(recipe, critic, *, target, eye=None):
     """Operations for one image of a step, as XLA counts them in the program before optimising.
 
     Its convolutions skip what falls on padding, where we count every tap.
     """
-    spec = Spec(Generator(**SHAPE), critic, recipe)
+    spec = Spec(Generator(**SHAPE), critic, recipe, eye)
     images = jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
     real = jax.ShapeDtypeStruct((1, *images.shape), jnp.float32) if critic else None
     of = {"critic_steps": 1, "batch": BATCH, "latent": 100}
     draws = jax.eval_shape(lambda: steps.draw(0, jnp.zeros((), int), **of))
     state = jax.eval_shape(lambda: init(spec, 0))
 
-    def step(state, draws, real, target):
-        return steps.train_step(spec, state, draws, real=real, target=target)
+    frozen = jax.eval_shape(lambda: init(spec_of(eye), 0)).critic if eye else None
 
-    lowered = jax.jit(step).lower(state, draws, real, images if target else None)
+    def step(state, draws, real, images, params):
+        target = None
+        if images is not None:
+            few = images[: recipe.feature_batch]
+            seen = steps.features(eye, {"params": params}, few) if eye else None
+            target = steps.Target(images, seen)
+        frozen = {"params": params}
+        return steps.train_step(spec, state, draws, real=real, target=target, frozen=frozen)
+
+    params = frozen.params if frozen else {}
+    lowered = jax.jit(step).lower(state, draws, real, images if target else None, params)
     return lowered.cost_analysis()["flops"] / BATCH
 
 
@@ -51,6 +61,22 @@ def test_a_students_operations_are_those_that_xla_counts():
     ours = operations.student_step(Generator(**SHAPE))
     theirs = counted_by_xla(Recipe(alpha=0.0, batch_size=BATCH), None, target=True)
     assert theirs == pytest.approx(ours, rel=0.15)
+
+
+def spec_of(critic):
+    return Spec(Generator(**SHAPE), critic, Recipe())
+
+
+def test_a_look_through_the_critic_costs_what_xla_counts():
+    eye = Critic(**SHAPE, norm="none")
+    recipe = Recipe(alpha=0.0, batch_size=BATCH, features="l1", feature_batch=4)
+    member = Member(Spec(Generator(**SHAPE), None, recipe, eye), 0, 0)
+    teacher = Generator(**SHAPE)
+    ours = operations.group_step({"run": member}, teacher) - BATCH * operations.forward(teacher)
+    theirs = counted_by_xla(recipe, None, target=True, eye=eye)
+    assert theirs == pytest.approx(ours / BATCH, rel=0.15)
+    plain = operations.student_step(teacher)
+    assert theirs - counted_by_xla(recipe, None, target=True) > 0.2 * plain
 
 
 @pytest.mark.parametrize("loss", ["bce", "wgan_gp"])

@@ -37,10 +37,21 @@ def adversarial_step(
 
 
 def group_step(members: Members, teacher: Generator | None) -> int:
-    """Of one step of every run of a group, and the teacher's images once for each seed."""
-    batch = next(iter(members.values())).spec.recipe.batch_size
-    drawn = forward(teacher) * len(streams_of(members)) if teacher else 0
-    return batch * (drawn + sum(_step(member.spec) for member in members.values()))
+    """Of one step of every run of a group, and the teacher's part once for each stream."""
+    specs = [member.spec for member in members.values()]
+    batch, streams = specs[0].recipe.batch_size, len(streams_of(members))
+    drawn = forward(teacher) * streams if teacher else 0
+    seen = max((_look(spec) for spec in specs), default=0) * streams
+    # A student's look is also taken back, down to its images.
+    return batch * (drawn + sum(map(_step, specs))) + seen + sum(2 * _look(s) for s in specs)
+
+
+def _look(spec: Spec) -> int:
+    """Of the frozen critic's hidden layers for all images of a step that are compared."""
+    if spec.frozen_critic is None:
+        return 0
+    last = 2 * 16 * hidden_widths(spec.frozen_critic.width, spec.frozen_critic.image_size)[0]
+    return spec.recipe.feature_batch * (_score(spec.frozen_critic) - last)
 
 
 def _step(spec: Spec) -> int:
