@@ -52,8 +52,8 @@ def import_torch(
     The run is left as training leaves it: a checkpoint of its recipe's last step (the optimizers
     fresh, the average equal to the weights) and run.json; imported.json says where the weights are
     from. `critic_path` is the file of its critic, which may be `path` again; without one the critic
-    is untrained, which is refused where a student would go on from it. What the file must look like
-    is told by `torch_weights.read_generator`. With the config's `evaluation.statistics` 'running'
+    is untrained, which is refused where a student would go on from it or look through it. What the
+    file must look like is told by `torch_weights.read_generator`. With the config's `evaluation.statistics` 'running'
     the teacher draws with the file's own batch-norm statistics.
 
     Raises:
@@ -157,6 +157,11 @@ def _check_no_student_needs_critic(config: ConfigDict) -> None:
             raise UserError(
                 f"students of recipe {name} go on from the teacher's critic: give its file by"
                 f" --critic=FILE, or set config.recipes.{name}.critic to fresh"
+            )
+        if recipe.features != "none":
+            raise UserError(
+                f"students of recipe {name} look through the teacher's critic: give its file by"
+                f" --critic=FILE, or set config.recipes.{name}.features to none"
             )
 
 

@@ -214,6 +214,10 @@ def test_students_that_need_a_critic_are_told_at_once(
 ) -> None:
     with pytest.raises(UserError, match=r"recipe joint .*--critic=FILE"):
         into(tiny(), tmp_path / "work", (files[0], None))
+    looking = {"critic": "fresh", "features": "energy", "feature_batch": 4}
+    looking = {f"recipes.joint.{field}": value for field, value in looking.items()}
+    with pytest.raises(UserError, match=r"recipe joint look through .*--critic=FILE"):
+        into(tiny(**looking), tmp_path / "work", (files[0], None))
     assert not (tmp_path / "work").exists()
 
 
