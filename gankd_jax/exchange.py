@@ -53,8 +53,8 @@ def import_torch(
     fresh, the average equal to the weights) and run.json; imported.json says where the weights are
     from. `critic_path` is the file of its critic, which may be `path` again; without one the critic
     is untrained, which is refused where a student would go on from it or look through it. What the
-    file must look like is told by `torch_weights.read_generator`. With the config's `evaluation.statistics` 'running'
-    the teacher draws with the file's own batch-norm statistics.
+    file must look like is told by `torch_weights.read_generator`. With the config's
+    `evaluation.statistics` 'running' the teacher draws with the file's own batch-norm statistics.
 
     Raises:
         UserError: `run` is no teacher or was begun already, or a file cannot be read or does not
