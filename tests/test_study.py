@@ -509,7 +509,7 @@ def test_candidates_are_compared_with_the_images_held_out(
     drawn = np.concatenate(list(evaluate.drawn(lab.drawer(teacher), 1_000_001, **latents)))
     held_out = np.asarray(lab.split("validation").pixels)
     assert (len(held_out), len(lab.train.pixels)) == (400, 1038)
-    fake, real = (np.asarray(lab.judge(x)[1], np.float64) for x in (drawn, held_out))
+    fake, real = (np.asarray(lab.judges[0](x)[1], np.float64) for x in (drawn, held_out))
     moments = (fake.mean(0), np.cov(fake.T), real.mean(0), np.cov(real.T))
     assert found == pytest.approx(frechet_distance(*moments), rel=1e-4)
 
