@@ -113,7 +113,9 @@ def member(
     """The run as the train step takes it; a critic that goes on from the teacher's is like it.
 
     Students of one teacher see the same latents and batches, whatever their seed: its forward pass
-    then serves them all.  One that has failed and goes on sees others, at each of its `retries`.
+    then serves them all.  Where they begin with the teacher's weights a seed decides the latents
+    alone, which are then its own.  One that has failed and goes on sees others, at each of its
+    `retries`.
     """
     recipe = Recipe(**config.recipes[run.recipe])
     likeness, owner = recipe, run
@@ -126,7 +128,8 @@ def member(
         recipe=recipe,
         frozen_critic=_frozen_critic(config, teacher) if recipe.features != "none" else None,
     )
-    seeds = {"seed": run.seed, "stream": (teacher or run).seed}
+    stream = teacher.seed if teacher and not recipe.warm_start else run.seed
+    seeds = {"seed": run.seed, "stream": stream}
     return Member(spec=spec, **{name: retry_seed(seed, retries) for name, seed in seeds.items()})
 
 

@@ -125,3 +125,11 @@ def test_shares_are_whole_groups_and_together_the_plan():
         assert set(together) == set(runs.plan(config))
         for group in runs.groups(config, runs.plan(config)):
             assert sum(set(group) <= set(share) for share in shares) == 1
+
+
+@pytest.mark.parametrize(("warm_start", "stream"), [(False, 9), (True, 5)])
+def test_seeds_that_begin_alike_have_latents_of_their_own(warm_start, stream):
+    made = tiny.config(recipes__mse__warm_start=warm_start)
+    run, teacher = Run("student", "mse", 1, 5), Run("teacher", "teacher", 4, 9)
+    assert runs.member(made, run, teacher).stream == stream
+    assert runs.member(made, Run("baseline", "baseline", 1, 5), None).stream == 5
