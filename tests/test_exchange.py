@@ -72,7 +72,7 @@ def into(config: ConfigDict, folder: Path, files: tuple[Path, Path | None]) -> P
 def test_the_study_goes_on_with_an_imported_teacher(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lab, "judge", None)  # whose training takes the longest
+    monkeypatch.setattr(Lab, "judges", ())  # whose training takes the longest
     config, folder = tiny(tmp_path / "data"), tmp_path / "work"
     assert into(config, folder, files) == folder / TEACHER
     before = {p: p.read_bytes() for p in (folder / TEACHER).rglob("*") if p.is_file()}

@@ -18,7 +18,7 @@ from gankd_jax.training.state import (
     generator_optimizer,
     variables,
 )
-from gankd_jax.training.steps import Draws, train_step
+from gankd_jax.training.steps import Draws, Target, train_step
 
 twin = pytest.importorskip("torch_twin", reason="torch is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -201,7 +201,8 @@ class Pair:
     def step(self) -> float:
         """One step of both; the largest relative difference of their losses."""
         draws, real, target = self.inputs()
-        self.state, ours = jitted(self.spec, self.state, draws, real=real, target=target)
+        shown = None if target is None else Target(target, None)
+        self.state, ours = jitted(self.spec, self.state, draws, real=real, target=shown)
         theirs = self.twin.step(draws.latents, draws.mix, real, target)
         assert ours.keys() == theirs.keys()
         errors = [abs(float(ours[k]) - theirs[k]) / max(1, abs(theirs[k])) for k in theirs]

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int8
+from jaxtyping import Float, Int8
 
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.training.state import Tree
@@ -40,24 +40,18 @@ def fold(generator: Generator, variables: Tree) -> list[Layer]:
 
     Batch norm on settled statistics is linear: `y = (x - mean) g + b` with
     `g = gamma / sqrt(var + eps)`; the kernel takes `g`, the bias becomes `(bias - mean) g + b`.
-    Worked out in float64 and then rounded once.
     """
     params, stats = variables["params"], variables.get("batch_stats", {})
     layers = []
     for k in range(len([name for name in params if name.startswith("layer")])):
-        kernel, bias = (_wide(params[f"layer{k}"][name]) for name in ("kernel", "bias"))
+        kernel, bias = (np.asarray(params[f"layer{k}"][name]) for name in ("kernel", "bias"))
         if f"norm{k}" in stats:
             norm, seen = params[f"norm{k}"]["batch"], stats[f"norm{k}"]["batch"]
-            gain = _wide(norm["scale"]) / np.sqrt(_wide(seen["var"]) + EPSILON)
-            bias = (bias - _wide(seen["mean"])) * gain + _wide(norm["bias"])
+            gain = np.asarray(norm["scale"]) / np.sqrt(np.asarray(seen["var"]) + EPSILON)
+            bias = (bias - np.asarray(seen["mean"])) * gain + np.asarray(norm["bias"])
             kernel = kernel * gain
-        kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
         layers.append(Layer(kernel, np.ones_like(bias), bias))
     return layers
-
-
-def _wide(leaf: Float[Array, "..."]) -> Float64[np.ndarray, "..."]:
-    return np.asarray(leaf, np.float64)
 
 
 def store(layer: Layer, precision: str) -> Layer:
