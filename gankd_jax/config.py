@@ -35,11 +35,6 @@ OPTIONS = {
     "statistics": ("recomputed", "running"),
 }
 
-RECIPE_OPTIONS = (
-    *("loss", "distance", "reduction", "features"),
-    *("critic", "critic_sees", "critic_norm", "schedule"),
-)
-
 
 def recipe(**changes: Any) -> ml_collections.ConfigDict:
     """`training.recipe.Recipe` as config fields: the paper's settings, with `changes`."""
@@ -303,7 +298,7 @@ def _validate_study(config: ml_collections.ConfigDict) -> None:
 def _validate_recipe(
     field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
 ) -> None:
-    for name in RECIPE_OPTIONS:
+    for name in (option for option in OPTIONS if option in fields):
         _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
     for name in ("alpha", "feature_share"):
         _need(f"{field}.{name}", fields[name], 0 <= fields[name] <= 1, "0 to 1")

@@ -6,6 +6,7 @@ import ml_collections
 
 from gankd_jax import runs
 from gankd_jax.bench import chips, footprint, operations
+from gankd_jax.bench.columns import columns
 from gankd_jax.models.cost import Cost, cost
 from gankd_jax.runs import Run
 
@@ -50,20 +51,20 @@ def describe(config: ml_collections.ConfigDict, rate: float = 1.0) -> str:
         " parameters over this width's."
     )
     groups = [_group(config, group) for group in runs.groups(config, runs.plan(config))]
-    return "\n".join([title, *_lines([HEADER, *rows]), notes, "", *_study(groups, rate)])
+    return "\n".join([title, *columns([HEADER, *rows]), notes, "", *_study(groups, rate)])
 
 
 def _study(groups: list[Group], rate: float) -> list[str]:
     total = sum(group.steps * group.operations for group in groups)
     return [
-        *_lines([STUDY, *(_group_row(group, rate) for group in groups)]),
+        *columns([STUDY, *(_group_row(group, rate) for group in groups)]),
         f"training in all: {total / (rate * 1e12) / 3600:,.1f} hours at {rate:g} TFLOP/s"
         " sustained; operations are counted the plain way.",
         "state: weights and Adam's moments; gradient: what devices that share a batch add up"
         " in a step.",
         "",
         f"Hours on one chip at {SHARE:.0%} of its peak, by calculation and not measured:",
-        *_lines([("chip", "TFLOP/s", "hours"), *_chip_rows(total)]),
+        *columns([("chip", "TFLOP/s", "hours"), *_chip_rows(total)]),
     ]
 
 
@@ -72,11 +73,6 @@ def _chip_rows(total: int) -> list[tuple[str, ...]]:
         (name, f"{peak / 1e12:,.0f}", f"{total / (SHARE * peak) / 3600:,.2f}")
         for name, peak in chips.PEAKS.items()
     ]
-
-
-def _lines(table: list[tuple[str, ...]]) -> list[str]:
-    columns = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-    return ["  ".join(cell.rjust(n) for cell, n in zip(row, columns, strict=True)) for row in table]
 
 
 def _group(config: ml_collections.ConfigDict, group: list[Run]) -> Group:

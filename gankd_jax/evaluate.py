@@ -61,26 +61,33 @@ def pixel_errors(
 
     One value for each student; the teacher draws once for all of them.
     """
-    generators = tuple(generator for generator, _ in students)
-    own = [variables for _, variables in students]
-    total = np.zeros(len(students))
-    for latents, wanted in _latents(teacher[0], seed, count=count, batch_size=batch_size):
-        errors = _errors(generators, teacher[0], own, teacher[1], latents=latents)
-        total += np.asarray(errors, np.float64)[:, :wanted].sum(axis=1)
-    return [float(value) for value in total / count]
+    latents = _latents(teacher[0], seed, count=count, batch_size=batch_size)
+    return _mean_errors(students, teacher, latents)
 
 
 def pixel_error_on(
     student: Drawer, teacher: Drawer, latents: Float[Array, "n z"], *, batch_size: int
 ) -> float:
     """The same on latents that are given; `batch_size` divides their number."""
-    total = 0.0
-    for first in range(0, len(latents), batch_size):
+    firsts = range(0, len(latents), batch_size)
+    batches = ((latents[first : first + batch_size], batch_size) for first in firsts)
+    [error] = _mean_errors([student], teacher, batches)
+    return error
+
+
+def _mean_errors(
+    students: Sequence[Drawer], teacher: Drawer, batches: Iterable[tuple[Array, int]]
+) -> list[float]:
+    """Over batches of latents, of each of which so many are wanted."""
+    generators = tuple(generator for generator, _ in students)
+    own = [variables for _, variables in students]
+    total, count = np.zeros(len(students)), 0
+    for latents, wanted in batches:
         stop.check()
-        batch = latents[first : first + batch_size]
-        errors = _errors((student[0],), teacher[0], [student[1]], teacher[1], latents=batch)
-        total += float(np.asarray(errors, np.float64).sum())
-    return total / len(latents)
+        errors = _errors(generators, teacher[0], own, teacher[1], latents=latents)
+        total += np.asarray(errors, np.float64)[:, :wanted].sum(axis=1)
+        count += wanted
+    return [float(value) for value in total / count]
 
 
 def _latents(

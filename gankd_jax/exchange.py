@@ -92,8 +92,7 @@ def export_torch(config: ConfigDict, folder: Path, *, run: str, out: Path) -> No
         UserError: no such run, it is not trained yet, or `out` exists.
     """
     chosen = runs.find(config, run)
-    if not (workdir.holds(folder, config) and workdir.is_trained(folder, config, chosen)):
-        raise UserError(f"{run} is not trained; run `gankd train --run={run}` first")
+    workdir.need_trained(folder, config, chosen)
     _, variables = Lab(config, folder).drawer(chosen)
     torch_weights.write_generator(out, variables["params"], variables.get("batch_stats", {}))
 

@@ -91,13 +91,10 @@ class Lab:
     @functools.cached_property
     def references(self) -> list[tuple[Extractor, Summary]]:
         """Each network with its statistics of the training images, kept beside the data set."""
-        return self.summaries(self.train)
+        return [(extractor, self.summary(self.train, extractor)) for extractor in self.extractors]
 
-    def summaries(self, images: Images) -> list[tuple[Extractor, Summary]]:
-        """Each network with its statistics of real images, out of the cache where they are."""
-        return [(extractor, self._summary(images, extractor)) for extractor in self.extractors]
-
-    def _summary(self, images: Images, extractor: Extractor) -> Summary:
+    def summary(self, images: Images, extractor: Extractor) -> Summary:
+        """A network's statistics of real images, out of the cache where they are."""
         cache, key = self.data_dir / "gankd_cache", f"{images.key}-{extractor.name}"
         found = statistics.read_cached(cache, key, extractor.distances)
         if found is None:

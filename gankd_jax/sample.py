@@ -20,9 +20,8 @@ def sample(config: ml_collections.ConfigDict, folder: Path, name: str, *, out: P
     """
     run = runs.find(config, name)
     workdir.need(folder, config)
-    if not workdir.is_trained(folder, config, run):
-        raise UserError(f"{name} is not trained; run `gankd train --run={name}` first")
-    _need_free(out)
+    workdir.need_trained(folder, config, run)
+    files.need_free(out)
     _write(out, *Lab(config, folder).drawer(run))
 
 
@@ -32,13 +31,8 @@ def sample_pretrained(name: str, out: Path) -> None:
     Raises:
       UserError: there is no such generator, or `out` exists.
     """
-    _need_free(out)
+    files.need_free(out)
     _write(out, *pretrained.load(name))
-
-
-def _need_free(out: Path) -> None:
-    if out.exists():
-        raise UserError(f"--out={out} exists; name another file or remove it")
 
 
 def _write(out: Path, generator: Generator, variables: Tree) -> None:

@@ -46,8 +46,9 @@ def choose_teacher(lab: Lab) -> None:
 
 def _validation_distance(lab: Lab, run: Run) -> float:
     """fd_classifier between a teacher's images, on latents of their own, and validation images."""
-    seed, real = lab.config.evaluation.seed + 1, lab.summaries(lab.split("validation"))
-    return _scores(lab, lab.drawer(run), seed, references=real[:1])["fd_classifier"]
+    seed, judge = lab.config.evaluation.seed + 1, lab.extractors[0]
+    real = [(judge, lab.summary(lab.split("validation"), judge))]
+    return _scores(lab, lab.drawer(run), seed, references=real)["fd_classifier"]
 
 
 def evaluate_runs(lab: Lab, wanted: Sequence[Run]) -> None:
@@ -117,16 +118,14 @@ def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[s
     told = [lab.references, *[lab.references[:1]] * (len(drawers) - 1)]
     values = [_scores(lab, d, seed, references=r) for d, r in zip(drawers, told, strict=True)]
     if run.kind == "student":
-        teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
-        errors = evaluate.pixel_errors(drawers, teacher, seed, **_sizes(lab))
+        errors = evaluate.pixel_errors(drawers, lab.drawn_teacher.drawer, seed, **_sizes(lab))
         values = [v | {"pixel_error": e} for v, e in zip(values, errors, strict=True)]
     return values
 
 
 def _pixel_errors_elsewhere(lab: Lab, run: Run, student: evaluate.Drawer) -> dict[str, float]:
     """How well the student copies its teacher on latents of its training, and on paths."""
-    teacher = (lab.drawn_teacher.generator, lab.drawn_teacher.variables)
-    size = lab.config.evaluation.batch_size
+    teacher, size = lab.drawn_teacher.drawer, lab.config.evaluation.batch_size
     places = {
         "pixel_error_seen": _seen_latents(lab.member(run), sampling.PATH_STEPS * size),
         "pixel_error_between": sampling.path_latents(student[0].latent, paths=size),

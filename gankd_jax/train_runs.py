@@ -154,5 +154,5 @@ def _picture(
     """A generator's images of the fixed latents; a student's at the right of its teacher's."""
     shown = [lab.draws(member, state)]
     if beside_teacher:
-        shown.insert(0, (lab.drawn_teacher.generator, lab.drawn_teacher.variables))
+        shown.insert(0, lab.drawn_teacher.drawer)
     return np.concatenate([sampling.grid(*drawer) for drawer in shown], axis=1)

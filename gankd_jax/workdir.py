@@ -171,6 +171,16 @@ def is_done(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
     return is_scored(workdir, run) or has_given_up(workdir, config, run)
 
 
+def need_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:
+    """Find that the folder holds this config's study, and the run trained.
+
+    Raises:
+      UserError: it does not.
+    """
+    if not (holds(workdir, config) and is_trained(workdir, config, run)):
+        raise UserError(f"{run.name} is not trained; run `gankd train --run={run.name}` first")
+
+
 def is_settled(workdir: Path, run: Run) -> bool:
     """Whether a run stays as it is: it is scored, or its weights come from elsewhere."""
     return is_scored(workdir, run) or (workdir / run.name / "imported.json").exists()

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from gankd_jax import runs
-from gankd_jax.bench import command, export, measure, operations, report
+from gankd_jax.bench import command, export, measure, operations, programs, report
 from gankd_jax.bench.cases import CRITIC_STEPS, MATRIX, cases
 from gankd_jax.bench.measure import SIDES
 from gankd_jax.bench.memory import memory
@@ -77,6 +77,16 @@ def test_a_look_through_the_critic_costs_what_xla_counts():
     assert theirs == pytest.approx(ours / BATCH, rel=0.15)
     plain = operations.student_step(teacher)
     assert theirs - counted_by_xla(recipe, None, target=True) > 0.2 * plain
+
+
+def test_a_group_s_program_has_the_critic_that_only_its_last_run_looks_through():
+    looking = {"features": "energy", "feature_batch": 4}
+    made = tiny.config(**{f"recipes__l1__{field}": value for field, value in looking.items()})
+    critics = {p.title: p.arguments[1] and p.arguments[1].critic for p in programs.training(made)}
+    teacher = runs.critic(made, 4, made.recipes.teacher.critic_norm)
+    kernel = critics["students"]["params"]["layer0"]["kernel"]
+    assert kernel.shape == (4, 4, teacher.channels, teacher.width)
+    assert critics["teachers"] is critics["baselines"] is None
 
 
 @pytest.mark.parametrize("loss", ["bce", "wgan_gp"])

@@ -10,7 +10,7 @@ import pytest
 
 from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Critic, Generator
-from gankd_jax.training.group import Member, make_chunk, streams_of
+from gankd_jax.training.group import Member, frozen_critic, make_chunk, streams_of
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Frozen, Network, Spec, State, init, variables
 
@@ -203,3 +203,10 @@ def test_weights_that_leave_the_numbers_show_before_a_loss_does():
     leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params(states["tame"]))]
     norm = np.linalg.norm(np.concatenate(leaves))
     assert float(metrics["tame"]["weights"]) == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("order", [(MSE, FEATURES), (FEATURES, MSE)])
+def test_a_group_looks_through_the_critic_whichever_of_its_runs_does(order):
+    members = {str(k): member(recipe) for k, recipe in enumerate(order)}
+    assert frozen_critic(members) == member(FEATURES).spec.frozen_critic is not None
+    assert frozen_critic({"mse": member(MSE)}) is None

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from gankd_jax.bench import chips, programs
 from gankd_jax.bench.account import Account, compile_on
 from gankd_jax.bench.chips import Chip
+from gankd_jax.bench.columns import columns
 from gankd_jax.bench.programs import Program
 from gankd_jax.errors import UserError
 from gankd_jax.models import conv
@@ -47,10 +48,8 @@ def compile_for(config: ml_collections.ConfigDict, target: str) -> str:
     config = aimed(config)
     _check_batches(config, len(where.devices))
     rows = [HEADER, *(_cells(*found, where.chip) for found in _compiled(config, where))]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
-    lines = ("  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows)
     title = f"{config.name} on {target}, its 4x4 layers in the form {config.model.conv}"
-    return "\n".join([title, *lines, NOTES])
+    return "\n".join([title, *columns(rows), NOTES])
 
 
 def aimed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

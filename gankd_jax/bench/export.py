@@ -14,6 +14,7 @@ from pathlib import Path
 import ml_collections
 
 from gankd_jax import runs, workdir
+from gankd_jax.bench.columns import columns
 from gankd_jax.errors import UserError
 from gankd_jax.export.command import make, need
 from gankd_jax.lab import Lab
@@ -129,10 +130,7 @@ def _results(found: list[Timed]) -> dict[str, dict[str, dict[str, float | int]]]
 
 
 def _table(found: list[Timed]) -> list[str]:
-    rows = [HEADER, *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    pairs = (zip(row, widths, strict=True) for row in rows)
-    return ["  ".join(cell.rjust(width) for cell, width in pair) for pair in pairs]
+    return columns([HEADER, *map(_row, found)])
 
 
 def _row(timed: Timed) -> tuple[str, ...]:

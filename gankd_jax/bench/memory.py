@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from gankd_jax.bench import programs
 from gankd_jax.bench.account import collectives, lying_everywhere
+from gankd_jax.bench.columns import columns
 from gankd_jax.bench.programs import Program
 from gankd_jax.runtime import mesh
 
@@ -21,10 +22,10 @@ def memory(config: ml_collections.ConfigDict) -> str:
     devices = mesh.make(config.training.devices)
     found = programs.training(config, devices)
     rows = [(*HEADER, *STEP), *(_row(program, devices) for program in found)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ("  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows)
     kind = jax.devices()[0].device_kind
-    return "\n".join([f"{config.name}, each of {devices.size} {kind}, MB of 10^6 bytes", *lines])
+    return "\n".join(
+        [f"{config.name}, each of {devices.size} {kind}, MB of 10^6 bytes", *columns(rows)]
+    )
 
 
 def _row(program: Program, devices: Mesh) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from gankd_jax.data import datasets
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.models.inception import LOGITS, SIZE, FidInception, prepare
 from gankd_jax.runs import Run
-from gankd_jax.training.group import Member, make_chunk, streams_of
+from gankd_jax.training.group import Member, frozen_critic, make_chunk, streams_of
 from gankd_jax.training.state import Frozen, Tree, init
 
 FEATURES = ("2048", LOGITS[0])  # what FID and the Inception Score take
@@ -88,7 +88,7 @@ def _variables(generator: Generator) -> Tree:
 
 def _frozen(members: dict[str, Member], generator: Generator) -> Frozen:
     """The shapes of what the students see of their teacher."""
-    eye = next(iter(members.values())).spec.frozen_critic
+    eye = frozen_critic(members)
     critic = None
     if eye:
         blank = jnp.zeros((2, eye.image_size, eye.image_size, eye.channels))

@@ -144,10 +144,8 @@ def _check(
         allowed = ", ".join(PRECISIONS)
         raise UserError(f"--precision={precision} is not known; it can be {allowed}")
     chosen = runs.find(config, run)
-    if not (workdir.holds(folder, config) and workdir.is_trained(folder, config, chosen)):
-        raise UserError(f"{run} is not trained; run `gankd train --run={run}` first")
-    if out.exists():
-        raise UserError(f"--out={out} exists; name another file or remove it")
+    workdir.need_trained(folder, config, chosen)
+    files.need_free(out)
     need(kind)
     return chosen
 

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-SIDE = 32  # larger images are averaged down to this
+from gankd_jax.models.classifier import averaged_down
+
 TOKENS = 8  # on a side
 FEATURES = 64
 BLOCKS = 3
@@ -22,11 +23,8 @@ class Mixer(nn.Module):
         self, images: Float[Array, "b s s c"]
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
         """Logits and features (`FEATURES` wide) of each image."""
-        side = min(self.image_size, SIDE)
-        if self.image_size > side:
-            window = (self.image_size // side,) * 2
-            images = nn.avg_pool(images, window, window)
-        b, patch = len(images), side // TOKENS
+        images = averaged_down(images)
+        b, patch = len(images), images.shape[1] // TOKENS
         cut = images.reshape(b, TOKENS, patch, TOKENS, patch, self.channels)
         patches = cut.transpose(0, 1, 3, 2, 4, 5).reshape(b, TOKENS * TOKENS, -1)
         tokens = nn.Dense(FEATURES, name="patches")(patches)

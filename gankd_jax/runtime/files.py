@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from gankd_jax.errors import UserError
+
 LARGEST = 2**30  # bytes that an .npz may unpack to
 
 
@@ -33,6 +35,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def need_free(out: Path) -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+      UserError: it exists.
+    """
+    if out.exists():
+        raise UserError(f"--out={out} exists; name another file or remove it")
 
 
 def write_json(path: Path, value: Any) -> None:

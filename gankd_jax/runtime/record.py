@@ -1,7 +1,6 @@
 """The files of one run in training: its log, pictures and checkpoints."""
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import UInt8
 from gankd_jax.errors import UserError
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints
+from gankd_jax.runtime.progress import tell
 from gankd_jax.runtime.writers import Writer
 
 
@@ -88,9 +88,7 @@ class Record:
         good = max(self.checkpoints.steps(), default="none")
         reason = f"not finite: {wrong}; finite: {right}; last checkpoint before: {good}"
         files.write_json(self.folder / "failed.json", {"step": step, "reason": reason})
-        print(
-            f"{self.folder.name} has failed at step {step}: {reason}", file=sys.stderr, flush=True
-        )
+        tell(f"{self.folder.name} has failed at step {step}: {reason}")
 
 
 class NoRecord:

@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.runtime.mesh import constrain, everywhere
 from gankd_jax.training.state import Frozen, Spec, State, Tree
 from gankd_jax.training.steps import Draws, Metrics, Target, draw, features, to_unit, train_step
@@ -61,6 +61,12 @@ def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = 
         return _unstack(members, stacked), _unstack(members, means)
 
     return jax.jit(chunk, donate_argnums=0, out_shardings=mesh and everywhere(mesh))
+
+
+def frozen_critic(members: Members) -> Critic | None:
+    """The critic that students compare features in: all look through the same; None without."""
+    critics = (member.spec.frozen_critic for member in members.values())
+    return next(filter(None, critics), None)
 
 
 def streams_of(members: Members) -> list[int]:
@@ -149,12 +155,11 @@ def _targets(
     last = draws.latents[:, -1]
     images = teacher.apply(weights.generator, last.reshape(-1, last.shape[-1]), train=False)
     shown = images.reshape(*last.shape[:2], *images.shape[1:])
-    specs = [member.spec for member in members.values()]
-    eye = next((spec.frozen_critic for spec in specs if spec.frozen_critic), None)
+    eye = frozen_critic(members)
     if eye is None:
         return Target(images=shown, features=None)
-    # All look through the same critic, and at some of the images.
-    few = shown[:, : max(spec.recipe.feature_batch for spec in specs if spec.frozen_critic)]
+    looking = (member.spec for member in members.values() if member.spec.frozen_critic)
+    few = shown[:, : max(spec.recipe.feature_batch for spec in looking)]
     found = features(eye, weights.critic, few.reshape(-1, *few.shape[2:]))
     split = jax.tree.map(lambda leaf: leaf.reshape(*few.shape[:2], *leaf.shape[1:]), found)
     return Target(images=shown, features=split)

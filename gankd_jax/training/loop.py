@@ -20,7 +20,7 @@ from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import NoRecord, Record
 from gankd_jax.training import crew
 from gankd_jax.training.crew import Start
-from gankd_jax.training.group import Chunk, Member, make_chunk, streams_of
+from gankd_jax.training.group import Chunk, Member, frozen_critic, make_chunk, streams_of
 from gankd_jax.training.state import Frozen, Network, State, Tree, init, variables
 
 SHOWN = ("critic_loss", "generator_loss", "pixel_error")
@@ -44,6 +44,11 @@ class Teacher:
     generator: Generator
     variables: Tree
     critic: Network | None
+
+    @property
+    def drawer(self) -> tuple[Generator, Tree]:
+        """What draws its images."""
+        return self.generator, self.variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +118,7 @@ def _frozen(group: Group) -> Frozen | None:
     teacher = group.teacher
     if not teacher:
         return None
-    looks = any(member.spec.frozen_critic for member in group.members.values())
-    critic = teacher.critic if looks else None
+    critic = teacher.critic if frozen_critic(group.members) else None
     return Frozen(
         generator=teacher.variables,
         critic=variables(critic.params, critic.stats) if critic else None,
