@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,3 +77,29 @@ def test_a_disk_that_cannot_be_written_is_told(root, finished, tmp_path):
         assert (done.returncode, done.stdout) == (2, "")
         assert re.fullmatch(r"gankd: .*: Read-only file system\n", done.stderr)
         assert tiny.snapshot(folder) == before
+
+
+# XLA's threads read the environment while they compile, and glibc moves it when it grows: a process
+# that sets a new variable then crashes now and then.
+WATCHED = """
+import os, runpy, sys
+
+def told(event, arguments):
+    if event == "os.putenv" and os.fsdecode(arguments[0]) not in os.environ:
+        if getattr(sys.modules.get("jax._src.xla_bridge"), "_backends", None):
+            sys.stderr.write(f"NEW VARIABLE {arguments[0]}\\n")
+
+sys.addaudithook(told)
+runpy.run_module("gankd_jax", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_no_variable_of_the_environment_is_new_once_xla_runs(root, tmp_path):
+    words = ["study", *tiny.flags(), f"--workdir={tmp_path / 'study'}"]
+    own = ("CRC32C_SW_MODE", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+    env = {k: v for k, v in tiny.environment(root).items() if k not in own}
+    command = [sys.executable, "-c", WATCHED, *words]
+    done = subprocess.run(command, cwd=tiny.REPO, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "study" / "table.md").exists()
+    assert "NEW VARIABLE" not in done.stderr
