@@ -11,22 +11,23 @@ had, nor alpha.  `small` is for two CPU cores: 32x32, teacher d=32, and learning
 short training, for students and baselines alike; they were found on MNIST.
 Its images carry no class, so that the classifier's scores do not exist for it.
 `best` is the paper's distillation at its own and at a fitting rate beside the best recipe that is
-known, over three seeds; it goes with either size.
+known, over three seeds; `choices` has each choice of a recipe by itself.  Both go with either size.
 """
 
 from ml_collections import ConfigDict
 
-from gankd_jax.config import base, best, finish, short_recipes
+from gankd_jax.config import base, finish
+from gankd_jax.recipes import best, choices, short_recipes
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The paper's study; variants: small, best."""
+    """The paper's study; variants: small, best, choices."""
     config = base()
     config.name = "celeb_a"
     config.data.name = "celeb_a"
     config.study.teacher_widths = (128,)
     config.study.widths = (2, 4, 8, 16, 32, 48)
-    return finish(config, variants, {"small": small, "best": best})
+    return finish(config, variants, {"small": small, "best": best, "choices": choices})
 
 
 def small(config: ConfigDict) -> None:

@@ -8,7 +8,8 @@ small generators, for students and baselines alike; the paper's 2e-4 starves bot
 
 from ml_collections import ConfigDict
 
-from gankd_jax.config import base, finish, short_recipes
+from gankd_jax.config import base, finish
+from gankd_jax.recipes import short_recipes
 
 
 def get_config(variants: str = "") -> ConfigDict:

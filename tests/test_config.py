@@ -14,8 +14,9 @@ import tiny
 from ml_collections import ConfigDict
 
 from gankd_jax import paper
-from gankd_jax.config import base, finish, recipe, short_recipes, to_json, validate
+from gankd_jax.config import base, finish, recipe, to_json, validate
 from gankd_jax.errors import UserError
+from gankd_jax.recipes import short_recipes
 from gankd_jax.training.recipe import Recipe
 
 CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
