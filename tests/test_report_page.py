@@ -65,7 +65,7 @@ def page(path) -> Page:
 
 def test_the_files_are_written_whole(path):
     written = {file.name for file in path.parent.iterdir() if file.is_file()}
-    report = {"table.md", "table.csv", "grid.png", "report.html"}
+    report = {"table.md", "table.csv", "grid.png", "answers.md", "answers.png", "report.html"}
     assert written == {"config.json", "teacher.json"} | report
 
 

@@ -42,7 +42,7 @@ PLAN = [
 FAILED = [name for name in PLAN if "-l1-" in name]
 TRAINED = [name for name in PLAN if name not in FAILED]
 CLOCKED = ("seconds", "images_per_second")
-REPORT = {"table.md", "table.csv", "report.html", "grid.png"}
+REPORT = {"table.md", "table.csv", "report.html", "grid.png", "answers.md", "answers.png"}
 
 
 @pytest.fixture

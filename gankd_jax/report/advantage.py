@@ -37,6 +37,14 @@ def advantage_table(study: Study) -> Table | None:
     return Table("Width advantage", note, header, tuple(lines), len(header)) if lines else None
 
 
+def advantages(found: list[Row], key: str, recipe: str) -> dict[int, str]:
+    """Return the factor of a student recipe at each width, as text; nothing without baselines."""
+    better = describe(key).better
+    baselines = _best(found, key, better)
+    scores = _scores(found, key, "student", recipe) if baselines else {}
+    return {width: advantage(score, width, baselines, better)[0] for width, score in scores.items()}
+
+
 def _is_ranked(row: Row) -> bool:
     ranked = row.score.startswith(("inception_score", "fid", "fd_"))
     return ranked and row.kind in ("student", "baseline") and row.summary.mean > 0

@@ -22,11 +22,11 @@ def limit_lines(study: Study) -> list[str]:
 def _line(students: list[Row]) -> str:
     parts: list[str] = []
     for level in LEVELS:
-        least = _smallest(students, level)
+        least = smallest(students, level)
         if least and not any(_place(least) in part for part in parts):
             parts.append(f"{percent(level)} of the teacher's is kept down to {_place(least)}")
-    smallest = min(row.width or 0 for row in students)
-    last = max((row for row in students if row.width == smallest), key=lambda row: row.share or 0)
+    narrowest = min(row.width or 0 for row in students)
+    last = max((row for row in students if row.width == narrowest), key=lambda row: row.share or 0)
     if not parts:
         parts.append(f"no student keeps {percent(LEVELS[-1])} of the teacher's")
     return f"{'; '.join(parts)}. The smallest, {_place(last)}, keeps {percent(last.share)}."
@@ -57,7 +57,8 @@ def _compared(study: Study) -> list[Row]:
     return [row for row in rows(study) if is_main(row.score) and describe(row.score).better]
 
 
-def _smallest(those: list[Row], level: float) -> Row | None:
+def smallest(those: list[Row], level: float) -> Row | None:
+    """Return the narrowest model that keeps that part of the teacher's score; None if none does."""
     kept = [row for row in those if (row.share or 0) >= level]
     return min(kept, key=lambda row: (row.width or 0, -(row.share or 0)), default=None)
 
@@ -67,7 +68,7 @@ def _place(row: Row) -> str:
 
 
 def _cells(those: list[Row]) -> tuple[Cell, ...]:
-    found = [_smallest(those, level) for level in LEVELS]
+    found = [smallest(those, level) for level in LEVELS]
     return tuple(
         Cell(f"d={row.width} ({ratio(row.ratio)})", row.width) if row else Cell("none")
         for row in found

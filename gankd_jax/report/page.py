@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from gankd_jax.report import answers
 from gankd_jax.report.advantage import advantage_table
 from gankd_jax.report.charts import charts
 from gankd_jax.report.each_run import each_run
@@ -16,6 +17,7 @@ from gankd_jax.report.limit import limit_lines, limit_table
 from gankd_jax.report.made import made
 from gankd_jax.report.picture import picture
 from gankd_jax.report.player import player
+from gankd_jax.report.questions import answers as answers_of
 from gankd_jax.report.rows import csv_text, score_keys
 from gankd_jax.report.runs import Study, progress, read
 from gankd_jax.report.scores import is_main
@@ -39,7 +41,8 @@ PICTURES = (
 def write_report(workdir: Path) -> Path:
     """Write the report of a study, finished or not, into its work directory.
 
-    It is table.md, table.csv, grid.png (once there are samples) and report.html.
+    It is table.md, table.csv, grid.png (once there are samples), answers.md and answers.png (once
+    there are scores) and report.html.
 
     Returns:
       The path of report.html.
@@ -54,6 +57,10 @@ def write_report(workdir: Path) -> Path:
     drawn = picture(study)
     if drawn is not None:
         write_bytes(workdir / "grid.png", drawn)
+    found = answers_of(study)
+    if found:
+        write_bytes(workdir / "answers.md", answers.markdown(study, found).encode())
+        write_bytes(workdir / "answers.png", answers.picture(found))
     write_bytes(page, html(study).encode())
     return page
 
