@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
@@ -42,12 +42,15 @@ class Settings:
         image_size, pad: what `load_split` makes of a data set's images; None: the size they have,
             or 64 where they differ.
         cache: folder of the statistics of data sets.
+        samples: images of each side: a run draws so many, a folder or a data set gives so many at
+            random, or all where it has fewer; None: all, of a run as its study's evaluation draws.
     """
 
     data_dir: Path
     image_size: int | None
     pad: int
     cache: Path
+    samples: int | None = None
 
 
 def score(a: str, b: str, extractor: Extractor, settings: Settings) -> dict[str, Any]:
@@ -60,6 +63,8 @@ def score(a: str, b: str, extractor: Extractor, settings: Settings) -> dict[str,
     Raises:
         UserError: A or B is none of these or too small, or the two have no layer in common.
     """
+    if settings.samples is not None and settings.samples < LEAST:
+        raise UserError(f"--samples={settings.samples}: a comparison needs {LEAST} or more")
     fake, real = (summarize(source, extractor, settings) for source in (a, b))
     found = features.compare(fake, real)
     if not found:
@@ -90,9 +95,9 @@ def summarize(source: str, extractor: Extractor, settings: Settings) -> Summary:
     """What the scores need of a set of images, out of the cache where it is a data set's."""
     path = Path(source).expanduser()
     if (path / "run.json").is_file():
-        return _of_run(path, extractor)
+        return _of_run(path, extractor, settings.samples)
     if path.is_dir():
-        return _of_folder(path, extractor)
+        return _of_folder(path, extractor, settings.samples)
     if path.suffix == ".npz":
         return statistics.read(path)
     if ":" in source:
@@ -120,19 +125,26 @@ def score_with_inception(
     return result
 
 
-def _of_run(folder: Path, extractor: Extractor) -> Summary:
-    """As many images of a trained run as its study's evaluation draws, on the same latents."""
+def _of_run(folder: Path, extractor: Extractor, samples: int | None) -> Summary:
+    """Images of a trained run on the latents of its study's evaluation."""
     config = ConfigDict(workdir.read_json(folder.parent / "config.json", "name another folder"))
     lab, run = Lab(config, folder.parent), runs.find(config, folder.name)
     if not workdir.is_trained(folder.parent, config, run):
         raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
-    sizes = {"count": config.evaluation.samples, "batch_size": extractor.batch_size}
+    sizes = {"count": samples or config.evaluation.samples, "batch_size": extractor.batch_size}
     images = evaluate.drawn(lab.drawer(run), config.evaluation.seed, **sizes)
     return features.summarize(images, extractor, count=sizes["count"])
 
 
-def _of_folder(folder: Path, extractor: Extractor) -> Summary:
+def _chosen(count: int, samples: int | None) -> Int[np.ndarray, " n"]:
+    """The places of so many of a set's images, drawn at random, in their order."""
+    drawn = np.random.default_rng(0).permutation(count)[:samples]
+    return np.sort(drawn)
+
+
+def _of_folder(folder: Path, extractor: Extractor, samples: int | None) -> Summary:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = [paths[place] for place in _chosen(len(paths), samples)]
     if not paths:
         raise UserError(f"{folder} has no images ({' '.join(sorted(SUFFIXES))})")
     if len(paths) < LEAST:
@@ -151,14 +163,14 @@ def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -
         image_size=size,
         pad=settings.pad,
     )
-    key = f"{images.key}-{extractor.name}"
+    places = _chosen(len(images.pixels), settings.samples)
+    fewer = f"-{len(places)}-of-them" if len(places) < len(images.pixels) else ""
+    key = f"{images.key}{fewer}-{extractor.name}"
     cached = statistics.read_cached(settings.cache, key, extractor.distances)
     if cached is not None:
         return cached
-    shown = iter(tqdm(images.pixels, desc=f"{name}:{split}", disable=None))
-    found = features.summarize(
-        batches(shown, extractor.batch_size), extractor, count=len(images.pixels)
-    )
+    shown = iter(tqdm(images.pixels[places], desc=f"{name}:{split}", disable=None))
+    found = features.summarize(batches(shown, extractor.batch_size), extractor, count=len(places))
     statistics.write(found, settings.cache, key)
     return found
 

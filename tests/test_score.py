@@ -1,6 +1,8 @@
 """`gankd score`: folders, statistics files and data sets, end to end."""
 
+import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,34 @@ def test_a_split_is_looked_at_once_and_then_read_from_the_cache(
     again = score.score("digits:test", "digits:train", blind, settings)
     assert again["scores"] == pytest.approx(first["scores"], rel=1e-9)
     assert again["a"] == pytest.approx(first["a"])
+
+
+def test_fewer_images_are_some_of_them_each_once(
+    tmp_path: Path, settings: score.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = dataclasses.replace(settings, samples=12)
+    a = folder(tmp_path / "a", 0)
+    seen: list[Path] = []
+    read = score.read_images
+
+    def noted(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+        seen.extend(paths)
+        return read(paths)
+
+    monkeypatch.setattr(score, "read_images", noted)
+    assert score.summarize(str(a), EXTRACTOR, few).count == 12
+    assert len(set(seen)) == 12
+    assert seen == sorted(seen) != sorted(a.iterdir())[:12]
+    many = dataclasses.replace(settings, samples=100)
+    assert score.summarize(str(a), EXTRACTOR, many).count == 20
+    assert score.summarize("digits:test", EXTRACTOR, few).count == 12
+    whole = score.summarize(
+        "digits:test", EXTRACTOR, settings
+    ).count  # not what the cache has of 12
+    assert whole
+    assert whole > 100
+    with pytest.raises(UserError, match="--samples=1: a comparison needs 2 or more"):
+        score.score(str(a), str(a), EXTRACTOR, dataclasses.replace(settings, samples=1))
 
 
 def test_a_result_is_written_and_shown(tmp_path: Path, settings: score.Settings) -> None:

@@ -118,6 +118,7 @@ def score(values: Values, a: str, b: str) -> None:
         image_size=options.whole(values, "image-size"),
         pad=options.whole(values, "pad") or 0,
         cache=data_dir / "gankd_cache",
+        samples=options.whole(values, "samples"),
     )
     weights, out = options.path(values, "weights"), options.path(values, "out")
     result = job.score_with_inception(a, b, weights=weights, settings=settings, out=out)

@@ -28,6 +28,7 @@ FLAGS = {
     "critic": "a PyTorch file of the teacher's critic",
     "image-size": "pixels to which `score` resizes a data set's images (default: none)",
     "pad": "pixels that `score` adds on each side of them before",
+    "samples": "images that `score` takes of A and of B, at random (default: all)",
     "format": "of an exported file: onnx, stablehlo, torch, safetensors",
     "precision": "of an exported file's weights: float32 (default), float16, int8",
     "against": "what `bench` compares with: torch, onnxruntime, or both with a comma",

@@ -108,7 +108,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command(
         calls.score,
-        may=("data-dir", "image-size", "pad", "weights", "out"),
+        may=("data-dir", "image-size", "pad", "samples", "weights", "out"),
         takes=("A", "B"),
         examples=(
             "gankd weights fetch",
