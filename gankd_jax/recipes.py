@@ -82,7 +82,7 @@ def choices(config: ml_collections.ConfigDict) -> None:
     the student's images from the teacher's; baselines with each width of critic.
     """
     best(config)
-    steps = 3_000
+    steps = 1_500
     wide = max(config.study.teacher_widths)
     pure = {"alpha": 0.0, "steps": steps, **BY_WIDTH}
     l1 = pure | {"distance": "l1"}
