@@ -1,8 +1,8 @@
 """Programs for chips that are not at hand: lowered for GPU and TPU, compiled for TPU slices.
 
-The TPU's compiler comes with the wheel `libtpu` (the extra `tpu`).  By itself this compiles two
-programs of the paper's MNIST study; GANKD_TEST_TPU=all has it compile the whole study, which takes
-half an hour on two cores.
+The TPU's compiler comes with the wheel `libtpu` (the extra `tpu`).  By itself this compiles the
+steps of the paper's MNIST study, with its narrowest student and baseline, and the teacher's
+drawing; GANKD_TEST_TPU=all has it compile the whole study, which takes half an hour on two cores.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ import pytest
 import tiny
 
 from gankd_jax import runs
-from gankd_jax.bench import account, chips, compile_for, operations, programs
+from gankd_jax.bench import account, chips, compile_for, footprint, operations, programs
 from gankd_jax.describe import describe
 from gankd_jax.errors import UserError
 from gankd_jax.models import conv
@@ -181,15 +181,22 @@ def test_the_papers_teacher_draws_on_a_chip():
 
 
 @needs_libtpu
-def test_a_slice_shares_a_step():
+@pytest.mark.parametrize("title", ["teachers", "students", "baselines"])
+def test_the_papers_mnist_steps_share_a_slice(title):
+    """The teacher of d=256, the narrowest student and baseline: three minutes of one core."""
     where = chips.parse("tpu:v5e:2x2")
-    fields = {"study__widths": (1,), "study__students": ("mse",), "study__seeds": (0,)}
-    config = compile_for.aimed(of("digits", study__teacher_widths=(2,), **fields))
+    config = compile_for.aimed(of("mnist", study__widths=(2,), study__students=("mse",)))
     mesh = over(where.devices)
-    students = next(p for p in programs.training(config, mesh) if p.title == "students")
-    found = account.compile_on(mesh, students)
-    gradients = cost(runs.generator(config, 1)).bytes_float32
-    assert found.collectives["all-reduce"][1] >= gradients
+    found = {p.title: p for p in programs.training(config, mesh)}
+    step = account.compile_on(mesh, found[title])
+    group = next(g for g in runs.groups(config, runs.plan(config)) if f"{g[0].kind}s" == title)
+    members = {run.name: runs.member(config, run, runs.teachers(config)[0]) for run in group}
+    drawn = runs.generator(config, 256) if title == "students" else None
+    assert step.operations == pytest.approx(operations.group_step(members, drawn) / 4, rel=0.2)
+    # Every gradient is added up over the chips once; batch norm's sums come on top.
+    gradients = footprint.gradients(members)
+    assert gradients <= step.collectives["all-reduce"][1] < 1.05 * gradients
+    assert step.peak < where.chip.memory
 
 
 @needs_libtpu
