@@ -16,7 +16,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import tiny
 
 from gankd_jax.runtime.checkpoint import Checkpoints
@@ -59,11 +58,9 @@ def weights(run: Path, step: int) -> dict[str, np.ndarray]:
     """
     checkpoints = Checkpoints(run / "checkpoints")
     try:
-        found = checkpoints._manager.restore(step, args=ocp.args.StandardRestore())
+        named = checkpoints.arrays(step)
     finally:
         checkpoints.close()
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     normed = {re.sub(r"norm(\d).*", r"layer\1", key) for key in named if "norm" in key}
     return {k: v for k, v in named.items() if k.split("']['bias")[0] not in normed}
 

@@ -52,6 +52,34 @@ def test_a_checkpoint_gives_back_values_types_and_structure(checkpoints):
         assert found["step"].dtype == jnp.int32
 
 
+def test_the_arrays_of_a_checkpoint_have_their_names(checkpoints):
+    checkpoints.save(10, state(10) | {"more": jnp.arange(6, dtype=jnp.int32).reshape(2, 3)})
+    found = checkpoints.arrays(10)
+    assert found.keys() == {
+        *("['step']", "['weights']['kernel']", "['weights']['bias']", "['more']"),
+    }
+    assert found["['more']"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found["['step']"] == 10
+    kernel = found["['weights']['kernel']"]
+    assert kernel.tobytes() == np.asarray(state(10)["weights"]["kernel"]).tobytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": {"kernel": jnp.zeros((4, 4, 3))}},  # one array fewer
+        {"step": jnp.zeros((), jnp.float32)},
+        {"weights": {"kernel": jnp.zeros((4, 3, 4)), "bias": jnp.zeros(3)}},
+        {"other": jnp.zeros(2)},
+    ],
+    ids=["fewer", "another dtype", "another shape", "more"],
+)
+def test_a_checkpoint_of_another_state_is_refused(checkpoints, change):
+    checkpoints.save(10, state(10))
+    with pytest.raises(UserError, match=r"checkpoints/10 holds no state of this run"):
+        checkpoints.restore(10, state(0) | change)
+
+
 def test_the_newest_checkpoints_are_kept(checkpoints):
     assert checkpoints.steps() == []
     for step in (10, 20, 30, 40):
