@@ -105,6 +105,9 @@ def choices(config: ml_collections.ConfigDict) -> None:
         "joint_alpha_003": goes_on | {"alpha": 0.03},
         "joint_alpha_01": goes_on | {"alpha": 0.1},
         "joint_sees_teacher": joint | {"critic_sees": "teacher", "critic_width": 8},
+        "joint_sees_teacher_warm": joint
+        | {"critic_sees": "teacher", "critic_width": 8, "warm_start": True},
+        "joint_small_warm": joint | {"critic_width": 8, "warm_start": True},
         "joint_warm": goes_on | {"warm_start": True},
         "joint_warm_sees": goes_on | {"warm_start": True, "critic_sees": "teacher"},
         "joint_best": goes_on | BEST,
