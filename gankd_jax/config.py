@@ -230,6 +230,9 @@ def _validate_recipe(
     few = 2 <= fields.feature_batch <= fields.batch_size
     if fields.features != "none":
         _need(f"{field}.feature_batch", fields.feature_batch, few, "2 to batch_size")
+    late = fields.late_batch
+    grows = late == 0 or late >= fields.batch_size
+    _need(f"{field}.late_batch", late, grows, "0, or batch_size or more")
     power = fields.lr_power
     _need(f"{field}.lr_power", power, math.isfinite(power), "finite")
     for name in ("b1", "b2", "ema"):

@@ -9,6 +9,7 @@ from gankd_jax.bench import chips, footprint, operations
 from gankd_jax.bench.columns import columns
 from gankd_jax.models.cost import Cost, cost
 from gankd_jax.runs import Run
+from gankd_jax.training.group import at_step
 
 HEADER = ("width", "paper's count", "parameters", "multiply-adds", "bytes", "ratio", "paper's")
 
@@ -79,11 +80,13 @@ def _group(config: ml_collections.ConfigDict, group: list[Run]) -> Group:
     teacher = max(runs.teachers(config), key=lambda run: run.width)
     members = {run.name: runs.member(config, run, teacher) for run in group}
     drawn = runs.generator(config, teacher.width) if group[0].kind == "student" else None
+    steps = config.recipes[group[0].recipe].steps
+    first, last = (operations.group_step(at_step(members, k), drawn) for k in (0, steps))
     return Group(
         title=f"{group[0].kind}s",
         runs=len(group),
-        steps=config.recipes[group[0].recipe].steps,
-        operations=operations.group_step(members, drawn),
+        steps=steps,
+        operations=(3 * first + last) // 4,  # batches grow for the last quarter of the steps
         states=footprint.states(members),
         gradients=footprint.gradients(members),
     )

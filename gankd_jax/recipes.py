@@ -97,6 +97,7 @@ def choices(config: ml_collections.ConfigDict) -> None:
         "l1_energy": l1 | {"features": "energy", "feature_share": 0.9},
         "best": pure | BEST,
         "best_batch256": pure | BEST | {"batch_size": 256},
+        "best_late256": pure | BEST | {"late_batch": 256},
         "joint_goes_on": goes_on,
         "joint_frozen": goes_on | {"train_critic": False},
         "joint_fresh": joint | {"critic_width": wide},

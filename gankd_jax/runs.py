@@ -79,7 +79,8 @@ def groups(config: ml_collections.ConfigDict, runs: list[Run]) -> list[list[Run]
     found: dict[tuple, list[Run]] = {}
     for run in runs:
         recipe = config.recipes[run.recipe]
-        key = (run.kind, recipe.steps, recipe.batch_size, recipe.critic_steps)
+        batches = (recipe.batch_size, recipe.late_batch)
+        key = (run.kind, recipe.steps, batches, recipe.critic_steps)
         found.setdefault(key, []).append(run)
     return list(found.values())
 

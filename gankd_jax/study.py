@@ -18,6 +18,7 @@ from gankd_jax.score_runs import choose_teacher, evaluate_runs
 from gankd_jax.train_runs import train_runs
 
 KINDS = ("teacher", "student", "baseline")  # in this order
+BATCHES = ("batch_size", "late_batch")  # of a recipe
 WAIT = 10  # seconds between looks at a teacher in training elsewhere
 
 
@@ -127,21 +128,24 @@ def check(config: ml_collections.ConfigDict) -> None:
 def _check_batch(lab: Lab, run: Run) -> None:
     """A batch holds no image twice."""
     recipe, count = lab.config.recipes[run.recipe], len(lab.train.pixels)
-    if recipe.alpha > 0 and recipe.batch_size > count:
-        raise UserError(
-            f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size};"
-            f" {lab.config.data.name} has {count} training images"
-        )
+    for field in BATCHES:
+        if recipe.alpha > 0 and recipe[field] > count:
+            raise UserError(
+                f"config.recipes.{run.recipe}.{field} is {recipe[field]};"
+                f" {lab.config.data.name} has {count} training images"
+            )
 
 
 def _check_devices(config: ml_collections.ConfigDict, run: Run) -> None:
     """Each device has the same number of a batch's images."""
-    size, count = config.recipes[run.recipe].batch_size, mesh.make(config.training.devices).size
-    if size % count:
-        raise UserError(
-            f"config.recipes.{run.recipe}.batch_size is {size}, which {count} devices cannot share"
-            " evenly; config.training.devices says how many of each process do"
-        )
+    count = mesh.make(config.training.devices).size
+    for field in BATCHES:
+        size = config.recipes[run.recipe][field]
+        if size % count:
+            raise UserError(
+                f"config.recipes.{run.recipe}.{field} is {size}, which {count} devices cannot share"
+                " evenly; config.training.devices says how many of each process do"
+            )
 
 
 def _set_damaged_aside(folder: Path, wanted: Sequence[Run]) -> None:

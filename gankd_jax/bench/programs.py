@@ -15,7 +15,7 @@ from gankd_jax.data import datasets
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.models.inception import LOGITS, SIZE, FidInception, prepare
 from gankd_jax.runs import Run
-from gankd_jax.training.group import Member, frozen_critic, make_chunk, streams_of
+from gankd_jax.training.group import Member, at_step, frozen_critic, make_chunk, streams_of
 from gankd_jax.training.state import Frozen, Tree, init
 
 FEATURES = ("2048", LOGITS[0])  # what FID and the Inception Score take
@@ -56,6 +56,7 @@ def _group(config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | Non
     teacher = max(runs.teachers(config), key=lambda run: run.width)
     is_taught = group[0].kind == "student"
     members = {run.name: runs.member(config, run, teacher if is_taught else None) for run in group}
+    members = at_step(members, config.recipes[group[0].recipe].steps)  # where batches are largest
     generator = runs.generator(config, teacher.width) if is_taught else None
     images, batches = _data(config, members)
     states = {name: jax.eval_shape(lambda m=m: init(m.spec, m.seed)) for name, m in members.items()}

@@ -63,6 +63,17 @@ def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = 
     return jax.jit(chunk, donate_argnums=0, out_shardings=mesh and everywhere(mesh))
 
 
+def at_step(members: Members, step: int) -> dict[str, Member]:
+    """The members with batches as large as they are at a step."""
+
+    def one(member: Member) -> Member:
+        recipe = member.spec.recipe
+        recipe = dataclasses.replace(recipe, batch_size=recipe.batch_at(step))
+        return dataclasses.replace(member, spec=dataclasses.replace(member.spec, recipe=recipe))
+
+    return {name: one(member) for name, member in members.items()}
+
+
 def frozen_critic(members: Members) -> Critic | None:
     """The critic that students compare features in: all look through the same; None without."""
     critics = (member.spec.frozen_critic for member in members.values())

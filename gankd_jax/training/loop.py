@@ -20,7 +20,14 @@ from gankd_jax.runtime.progress import Progress
 from gankd_jax.runtime.record import NoRecord, Record
 from gankd_jax.training import crew
 from gankd_jax.training.crew import Start
-from gankd_jax.training.group import Chunk, Member, frozen_critic, make_chunk, streams_of
+from gankd_jax.training.group import (
+    Chunk,
+    Member,
+    at_step,
+    frozen_critic,
+    make_chunk,
+    streams_of,
+)
 from gankd_jax.training.state import Frozen, Network, State, Tree, init, variables
 
 SHOWN = ("critic_loss", "generator_loss", "pixel_error")
@@ -53,7 +60,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """What trains together: runs equal in kind, steps, batch size and critic steps."""
+    """What trains together: runs equal in kind, steps, batch sizes and critic steps."""
 
     title: str
     members: dict[str, Member]
@@ -193,31 +200,37 @@ class _Trainer:
         self._states = put(start.states, every)
         self._frozen = put(start.frozen, every)
         self._images = put(group.images, every) if group.on_device else None
-        self._chunk = self._compile()
+        self._chunk, self._compiled_for = self._compile(), self._batch
+
+    @property
+    def _batch(self) -> int:
+        """Images of a batch now."""
+        return next(iter(self.members.values())).spec.recipe.batch_at(self.step)
 
     def _compile(self) -> Chunk:
         teacher = self._group.teacher
-        return make_chunk(self.members, teacher.generator if teacher else None, self._group.mesh)
+        members = at_step(self.members, self.step)
+        return make_chunk(members, teacher.generator if teacher else None, self._group.mesh)
 
     def span(self) -> dict[str, float]:
         """Train up to the next line of the log, or a signal, and write it; means over the runs."""
         every, began, first = self._intervals.log_every, time.monotonic(), self.step
+        images = 0
         last = min(self._group.steps, first - first % every + every)
         while self.step < last and self.members and not (self.signal and self.step > first):
+            images += self._intervals.steps_per_call * self._batch
             self._call()
         seconds = time.monotonic() - began
         means = [
-            self._records[name].log(
-                self.step,
-                seconds=seconds,
-                images=(self.step - first) * member.spec.recipe.batch_size,
-            )
-            for name, member in self.members.items()
+            self._records[name].log(self.step, seconds=seconds, images=images)
+            for name in self.members
         ]
         return {k: float(np.mean([m[k] for m in means if k in m])) for k in SHOWN if _in(k, means)}
 
     def _call(self) -> None:
         """One compiled call; runs that fail in it leave the group."""
+        if self._batch != self._compiled_for:
+            self._chunk, self._compiled_for = self._compile(), self._batch
         batches = self._batches()
         self._states, metrics = self._chunk(self._states, self._frozen, self._images, batches)
         self.step += self._intervals.steps_per_call
@@ -229,7 +242,7 @@ class _Trainer:
         for name in self.members:
             self._records[name].add(values[name])
         if failed and self.members:
-            self._chunk = self._compile()
+            self._chunk, self._compiled_for = self._compile(), self._batch
         self.signal = max(distributed.exchange(stop.requested()))
 
     def _batches(self) -> jax.Array:
@@ -242,7 +255,7 @@ class _Trainer:
                 self._intervals.steps_per_call,
                 critic_steps=recipe.critic_steps,
                 count=len(self._group.images),
-                batch_size=recipe.batch_size if reads else self._group.mesh.size,
+                batch_size=self._batch if reads else self._group.mesh.size,
                 seed=stream,
             )
             for stream in streams_of(self.members)

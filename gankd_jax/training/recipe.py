@@ -14,6 +14,7 @@ class Recipe:
     alpha: float = 1.0  # 0 to 1: share of the adversarial term
     steps: int = 20_000  # generator steps
     batch_size: int = 64  # images
+    late_batch: int = 0  # images, in the last quarter of the steps; 0: batch_size
     generator_lr: float = 2e-4  # Adam; at width 1 where it falls with the width
     lr_power: float = 0.0  # the generator's rate at width d is generator_lr * d ** -lr_power
     b1: float = 0.5  # of both Adams
@@ -42,3 +43,8 @@ class Recipe:
     feature_share: float = 0.5
     feature_batch: int = 16  # images of a batch whose features are compared, at most its size
     warm_start: bool = False  # True: from the teacher's weightiest channels (students only)
+
+    def batch_at(self, step: int) -> int:
+        """Images of a batch at a step, the first being 0."""
+        late = self.late_batch > 0 and 4 * step >= 3 * self.steps
+        return self.late_batch if late else self.batch_size
