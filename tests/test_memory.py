@@ -100,13 +100,12 @@ def check(uses: list[Use], done: Callable[[Use], int], last: int) -> str:
         for low, high in ((0.1, 0.5), (0.5, 1.0))
     ]
     assert min(map(len, halves)) >= 3
-    # The least of each half: to compile, save or restore takes memory and threads for a while, and
-    # what is kept of it is there at all times.
-    bytes_, threads = (
+    # The least of each half: to compile, save or restore takes memory, files and threads for a
+    # while, and what is kept of it is there at all times.
+    bytes_, files, threads = (
         [min(getattr(use, name) for use in half) for half in halves]
-        for name in ("bytes", "threads")
+        for name in ("bytes", "files", "threads")
     )
-    files = [max(use.files for use in half) for half in halves]
     told = f"{bytes_[0] / 2**20:.1f} and {bytes_[1] / 2**20:.1f} MiB, files {files}, {threads}"
     assert bytes_[1] - bytes_[0] < MOST, told
     assert files[1] <= files[0], told

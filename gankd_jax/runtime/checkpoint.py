@@ -98,7 +98,11 @@ class Checkpoints:
                 primary_host=0, active_processes={0}, barrier_sync_key_prefix="leader"
             ),
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        # Named, or Orbax warns each time that it is asked for metadata.
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), options=options, item_handlers=handler
+        )
         self._sweep()
 
     def steps(self) -> list[int]:
