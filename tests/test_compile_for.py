@@ -192,7 +192,10 @@ def test_the_papers_mnist_steps_share_a_slice(title):
     group = next(g for g in runs.groups(config, runs.plan(config)) if f"{g[0].kind}s" == title)
     members = {run.name: runs.member(config, run, runs.teachers(config)[0]) for run in group}
     drawn = runs.generator(config, 256) if title == "students" else None
-    assert step.operations == pytest.approx(operations.group_step(members, drawn) / 4, rel=0.2)
+    # XLA does not count what a 4x4 kernel multiplies beyond the image: a half of a row at each of
+    # both ends, most where a layer has 4 pixels.
+    plain = operations.group_step(members, drawn) / 4
+    assert (1 - 1 / 8) ** 2 * plain < step.operations < plain
     # Every gradient is added up over the chips once; batch norm's sums come on top.
     gradients = footprint.gradients(members)
     assert gradients <= step.collectives["all-reduce"][1] < 1.05 * gradients
