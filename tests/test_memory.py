@@ -123,8 +123,3 @@ def test_nothing_is_kept_of_what_is_done(root, tmp_path):
     last = GROUPS * SEEDS + 1
     scoring = [use for use in uses if 0 < use.scored < last]  # then comes the report
     print("runs:", check(scoring, lambda use: use.scored, last))
-    if LONG:
-        # Anew, its programs out of the cache: to compile one keeps about 10 MiB, which are XLA's.
-        uses = watch(root, tmp_path / "again", "study", f"--config={tmp_path / 'config.py'}")
-        training = [use for use in uses if use.trained and not use.scored]
-        print("groups:", check(training, lambda use: use.trained, GROUPS))
