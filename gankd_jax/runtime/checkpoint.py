@@ -138,12 +138,15 @@ class Checkpoints:
         if layout != _layout(like):
             folder = Path(self._manager.directory) / str(step)
             raise UserError(f"{folder} holds no state of this run; train it in another --workdir")
-        found = self.arrays(step).values()
+        found = self._read(step, layout).values()
         return jax.tree.unflatten(jax.tree.structure(like), map(jnp.asarray, found))
 
     def arrays(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of the state of `step` by their names in it."""
-        layout, sizes = self._layout_of(step), dict[str, int]()
+        return self._read(step, self._layout_of(step))
+
+    def _read(self, step: int, layout: list[Place]) -> dict[str, np.ndarray]:
+        sizes: dict[str, int] = {}
         for place in layout:
             sizes[place.dtype] = sizes.get(place.dtype, 0) + math.prod(place.shape)
         shapes = {dtype: jax.ShapeDtypeStruct((n,), dtype) for dtype, n in sizes.items()}
