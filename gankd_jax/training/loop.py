@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from gankd_jax.training.group import (
     make_chunk,
     streams_of,
 )
-from gankd_jax.training.state import Frozen, Network, State, Tree, init, variables
+from gankd_jax.training.state import Frozen, Network, Spec, State, Tree, init, variables
 
 SHOWN = ("critic_loss", "generator_loss", "pixel_error")
 
@@ -113,7 +114,9 @@ def _begin(
 ) -> "_Trainer":
     """Every process with the states of `step`."""
     teacher = group.teacher
-    states = {n: _state(group, n, record, step=step) for n, record in records.items()}
+    # Programs of this group alone: `init` would keep one for every recipe of a study, 9 MB each.
+    inits = {m.spec: jax.jit(functools.partial(init, m.spec)) for m in group.members.values()}
+    states = {n: _state(group, n, record, step=step, inits=inits) for n, record in records.items()}
     start = Start(step, states, _frozen(group))
     crew.call(group.members, start, teacher.name if teacher else None)
     crew.compare((group.members, intervals), group.images)
@@ -132,11 +135,12 @@ def _frozen(group: Group) -> Frozen | None:
     )
 
 
-def _state(group: Group, name: str, record: Record, *, step: int) -> State:
+def _state(
+    group: Group, name: str, record: Record, *, step: int, inits: Mapping[Spec, Callable]
+) -> State:
     member, teacher = group.members[name], group.teacher
     recipe = member.spec.recipe
-    state = init(
-        member.spec,
+    state = inits[member.spec](
         member.seed,
         teacher.critic if teacher and recipe.critic == "teacher" else None,
         teacher.variables["params"] if teacher and recipe.warm_start else None,
