@@ -80,7 +80,7 @@ def test_other_data_make_another_judge(tmp_path, digits, quick, monkeypatch, cha
 
 
 def test_the_second_judge_is_another_network_with_a_file_of_its_own(tmp_path, digits, monkeypatch):
-    monkeypatch.setattr(module, "STEPS", 400)
+    monkeypatch.setattr(module, "STEPS", 200)
     mixer = judge(*digits, tmp_path, "mixer")
     assert mixer.accuracy > 0.85
     assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["mixer"]

@@ -43,7 +43,11 @@ def largest(ours, theirs) -> float:
 # Outputs
 
 
-@functools.partial(jax.jit, static_argnums=0)
+# Each network runs once: to optimize its program takes ten times as long.
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMIZED)
 def outputs(networks, generator_variables, critic_variables, latents, images):
     """Images and scores in eval mode, then in train mode."""
     generator, critic = networks
