@@ -117,7 +117,8 @@ def score_with_inception(
     Raises:
         UserError: as `score`; the weights are missing, or `out` exists.
     """
-    _check_free(out)
+    if out:
+        files.need_free(out)
     extractor = inception_extractor(weights or inception_weights.default_path())
     result = score(a, b, extractor, settings)
     if out:
@@ -222,10 +223,5 @@ def write(result: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: the file exists.
     """
-    _check_free(path)
+    files.need_free(path)
     files.write_json(path, result)
-
-
-def _check_free(path: Path | None) -> None:
-    if path and path.exists():
-        raise UserError(f"{path} is already there; name another file")

@@ -84,7 +84,7 @@ def test_sample_writes_the_grid_of_the_scored_images(command, finished, tmp_path
     before = tiny.snapshot(tmp_path)
     status, _, err = command(*words, f"--out={out_file}")
     assert (status, err.count("\n")) == (2, 1)
-    assert f"--out={out_file} exists; name another file or remove it" in err
+    assert f"{out_file} exists; name another file or remove it" in err
     assert tiny.snapshot(tmp_path) == before
 
 

@@ -158,7 +158,7 @@ def test_a_result_is_written_and_shown(tmp_path: Path, settings: score.Settings)
     lines = dict(line.split(None, 1) for line in score.text(result).splitlines())
     assert lines["A"] == str(a)
     assert float(lines["fd_6"]) < 1e-6
-    with pytest.raises(UserError, match="already there"):
+    with pytest.raises(UserError, match="exists; name another file"):
         score.write(result, tmp_path / "scores.json")
 
 

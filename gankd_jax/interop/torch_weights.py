@@ -13,6 +13,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.interop.torch_file import read_torch
 from gankd_jax.interop.torch_writer import write_torch
 from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
+from gankd_jax.runtime import files
 
 Tree = dict[str, Any]  # nested dicts of float32 arrays
 Trees = tuple[Tree, Tree]  # parameters, and batch norm's statistics ({} without it)
@@ -123,8 +124,7 @@ def write_generator(path: Path, params: Tree, stats: Tree) -> None:
     Raises:
         UserError: the file exists, or cannot be written.
     """
-    if path.exists():
-        raise UserError(f"{path} exists; name another file or remove it")
+    files.need_free(path)
     try:
         write_torch(path, _torch_state(params, stats))
     except OSError as error:

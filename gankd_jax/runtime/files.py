@@ -44,7 +44,7 @@ def need_free(out: Path) -> None:
       UserError: it exists.
     """
     if out.exists():
-        raise UserError(f"--out={out} exists; name another file or remove it")
+        raise UserError(f"{out} exists; name another file or remove it")
 
 
 def write_json(path: Path, value: Any) -> None:
