@@ -10,13 +10,14 @@ The plain study has the paper's widths and, where it states or implies them, its
 had, nor alpha.  `small` is for two CPU cores: 32x32, teacher d=32, and learning rates that suit
 short training, for students and baselines alike.
 `best` is the paper's distillation at its own and at a fitting rate beside the best recipe that is
-known, over three seeds; `choices` has each choice of a recipe by itself.  Both go with either size.
+known, without and with the teacher's critic, over three seeds; `choices` has each choice of a
+recipe by itself.  Both go with either size.
 """
 
 from ml_collections import ConfigDict
 
 from gankd_jax.config import base, finish
-from gankd_jax.recipes import best, choices, short_recipes
+from gankd_jax.recipes import best_with_critic, choices, short_recipes
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -26,7 +27,8 @@ def get_config(variants: str = "") -> ConfigDict:
     config.data.name = "mnist"
     config.study.teacher_widths = (256,)
     config.study.widths = (2, 4, 8, 16, 32, 64, 128)
-    return finish(config, variants, {"small": small, "best": best, "choices": choices})
+    # On MNIST the teacher's critic helps at every width.
+    return finish(config, variants, {"small": small, "best": best_with_critic, "choices": choices})
 
 
 def small(config: ConfigDict) -> None:
