@@ -8,7 +8,8 @@
 The plain study has the paper's widths and, where it states or implies them, its settings: Adam
 2e-4 with b1 0.5, batches of 64.  It does not say how long it trained, which GAN loss the teacher
 had, nor alpha.  `small` is for two CPU cores: 32x32, teacher d=32, and learning rates that suit
-short training, for students and baselines alike; they were found on MNIST.
+short training, for students and baselines alike; they were found on MNIST, and those of the
+baseline in `best` on CIFAR-10.
 Its images carry no class, so that the classifier's scores do not exist for it.
 `best` is the paper's distillation at its own and at a fitting rate beside the best recipe that is
 known, over three seeds; `choices` has each choice of a recipe by itself.  Both go with either size.
@@ -17,7 +18,7 @@ known, over three seeds; `choices` has each choice of a recipe by itself.  Both 
 from ml_collections import ConfigDict
 
 from gankd_jax.config import base, finish
-from gankd_jax.recipes import best, choices, short_recipes
+from gankd_jax.recipes import best_in_colour, choices, short_recipes
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -27,7 +28,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config.data.name = "celeb_a"
     config.study.teacher_widths = (128,)
     config.study.widths = (2, 4, 8, 16, 32, 48)
-    return finish(config, variants, {"small": small, "best": best, "choices": choices})
+    return finish(config, variants, {"small": small, "best": best_in_colour, "choices": choices})
 
 
 def small(config: ConfigDict) -> None:

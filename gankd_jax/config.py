@@ -90,6 +90,8 @@ def base() -> ml_collections.ConfigDict:
     evaluation.seed = 1_000_000  # of the latents; never used in training
     evaluation.judges = ("classifier",)  # of a labelled set: classifier, mixer; the first chooses
     evaluation.layers = ()  # of the FID network: 64, 192, 768, 1280, 2048, as text; (): not used
+    # Images of each side that it sees, as it is slow; 0: `samples`, and every training image.
+    evaluation.layer_samples = 0
     evaluation.statistics = "recomputed"  # batch norm's: recomputed (fixed latents), running
     return config
 
@@ -187,6 +189,8 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     _need("model.latent", config.model.latent, config.model.latent >= 1, "1 or more")
     _need("evaluation.samples", evaluation.samples, evaluation.samples >= 10, "10 or more images")
     _need("evaluation.batch_size", evaluation.batch_size, evaluation.batch_size >= 1, "1 or more")
+    few = evaluation.layer_samples
+    _need("evaluation.layer_samples", few, few == 0 or few >= 10, "0, or 10 or more images")
     judges = evaluation.judges
     first = tuple(judges[:1]) == ("classifier",)
     _need("evaluation.judges", judges, first, "classifier, then others")

@@ -9,17 +9,17 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gankd_jax import evaluate, runs, sampling, workdir
+from gankd_jax import evaluate, runs, sampling, summaries, workdir
 from gankd_jax.data.load import Images, default_data_dir, load_split
 from gankd_jax.errors import UserError
 from gankd_jax.extractor import inception_extractor
 from gankd_jax.interop import inception_weights
 from gankd_jax.judge import Judge, judge
-from gankd_jax.metrics import statistics
-from gankd_jax.metrics.features import Extractor, Summary, summarize
+from gankd_jax.metrics.features import Extractor, Summary
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import Checkpoints, is_sound
+from gankd_jax.runtime.progress import tell
 from gankd_jax.training import loop
 from gankd_jax.training.group import Member
 from gankd_jax.training.state import State, init
@@ -36,6 +36,11 @@ class Lab:
     def data_dir(self) -> Path:
         """Where the data sets lie."""
         return Path(self.config.data.dir) if self.config.data.dir else default_data_dir()
+
+    @property
+    def cache(self) -> Path:
+        """Where what was worked out of a data set is kept."""
+        return self.data_dir / "gankd_cache"
 
     def split(self, name: str) -> Images:
         """The images of a split, as the networks see them."""
@@ -59,49 +64,47 @@ class Lab:
         """The data set's classifiers; none where it has no labels."""
         if self.train.labels is None:
             return ()
-        test, cache = self.split("test"), self.data_dir / "gankd_cache"
-        return tuple(judge(self.train, test, cache, kind) for kind in self.config.evaluation.judges)
+        test, kinds = self.split("test"), self.config.evaluation.judges
+        return tuple(judge(self.train, test, self.cache, kind) for kind in kinds)
 
     @functools.cached_property
-    def extractors(self) -> tuple[Extractor, ...]:
-        """The networks whose features are compared: judges, and the FID network if asked for."""
-        evaluation = self.config.evaluation
-        found = [judge.extractor(evaluation.batch_size) for judge in self.judges]
-        if evaluation.layers:
-            weights = inception_weights.default_path()
-            found.append(inception_extractor(weights, layers=evaluation.layers))
-        return tuple(found)
+    def references(self) -> list[tuple[Extractor, Summary]]:
+        """Each judge with its statistics of the training images."""
+        found = [judge.extractor(self.config.evaluation.batch_size) for judge in self.judges]
+        return [(extractor, self.summary(self.train, extractor)) for extractor in found]
+
+    @functools.cached_property
+    def inception(self) -> Extractor | None:
+        """The FID network, if its layers are asked for."""
+        layers = self.config.evaluation.layers
+        if not layers:
+            return None
+        return inception_extractor(inception_weights.default_path(), layers=layers)
+
+    @property
+    def looks(self) -> Extractor | None:
+        """The network by whose features images are alike: a judge, else the FID network."""
+        return self.references[0][0] if self.references else self.inception
 
     @functools.cached_property
     def known(self) -> Float[np.ndarray, "n f"]:
-        """The first network's features of every training image, kept beside the data set."""
-        name = f"{self.train.key}-{self.extractors[0].name}-every.npz"
-        path = self.data_dir / "gankd_cache" / name
+        """What `looks` sees in every training image, kept beside the data set."""
+        assert self.looks
+        path = self.cache / f"{self.train.key}-{self.looks.name}-every.npz"
         if not path.exists():
-            found = evaluate.features_of(self.train.pixels, self.extractors[0])
-            files.write_arrays(path, features=found)
+            tell(f"looking at {len(self.train.pixels):,} training images, once")
+            files.write_arrays(path, features=evaluate.features_of(self.train.pixels, self.looks))
         return files.read_arrays(path)["features"]
 
     def nearest(self, images: UInt8[np.ndarray, "n s s c"]) -> dict[str, np.ndarray]:
         """How near images come to the training images; nothing where no network can tell."""
-        if not self.extractors:
+        if self.looks is None:
             return {}
-        return evaluate.nearest(images, self.extractors[0], self.known, pixels=self.train.pixels)
+        return evaluate.nearest(images, self.looks, self.known, pixels=self.train.pixels)
 
-    @functools.cached_property
-    def references(self) -> list[tuple[Extractor, Summary]]:
-        """Each network with its statistics of the training images, kept beside the data set."""
-        return [(extractor, self.summary(self.train, extractor)) for extractor in self.extractors]
-
-    def summary(self, images: Images, extractor: Extractor) -> Summary:
-        """A network's statistics of real images, out of the cache where they are."""
-        cache, key = self.data_dir / "gankd_cache", f"{images.key}-{extractor.name}"
-        found = statistics.read_cached(cache, key, extractor.distances)
-        if found is None:
-            batches = evaluate.in_batches(images.pixels, extractor.batch_size)
-            found = summarize(batches, extractor, count=len(images.pixels))
-            statistics.write(found, cache, key)
-        return found
+    def summary(self, images: Images, extractor: Extractor, samples: int | None = None) -> Summary:
+        """A network's statistics of real images, all or so many, out of the cache if possible."""
+        return summaries.of_images(images, extractor, self.cache, samples)
 
     @functools.cached_property
     def teacher(self) -> Run:

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from gankd_jax import evaluate, runs, workdir
+from gankd_jax import evaluate, runs, summaries, workdir
 from gankd_jax.data import datasets
 from gankd_jax.data.load import load_split
 from gankd_jax.errors import UserError
@@ -137,15 +137,9 @@ def _of_run(folder: Path, extractor: Extractor, samples: int | None) -> Summary:
     return features.summarize(images, extractor, count=sizes["count"])
 
 
-def _chosen(count: int, samples: int | None) -> Int[np.ndarray, " n"]:
-    """The places of so many of a set's images, drawn at random, in their order."""
-    drawn = np.random.default_rng(0).permutation(count)[:samples]
-    return np.sort(drawn)
-
-
 def _of_folder(folder: Path, extractor: Extractor, samples: int | None) -> Summary:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    paths = [paths[place] for place in _chosen(len(paths), samples)]
+    paths = [paths[place] for place in summaries.chosen(len(paths), samples)]
     if not paths:
         raise UserError(f"{folder} has no images ({' '.join(sorted(SUFFIXES))})")
     if len(paths) < LEAST:
@@ -164,16 +158,7 @@ def _of_split(name: str, split: str, extractor: Extractor, settings: Settings) -
         image_size=size,
         pad=settings.pad,
     )
-    places = _chosen(len(images.pixels), settings.samples)
-    fewer = f"-{len(places)}-of-them" if len(places) < len(images.pixels) else ""
-    key = f"{images.key}{fewer}-{extractor.name}"
-    cached = statistics.read_cached(settings.cache, key, extractor.distances)
-    if cached is not None:
-        return cached
-    shown = iter(tqdm(images.pixels[places], desc=f"{name}:{split}", disable=None))
-    found = features.summarize(batches(shown, extractor.batch_size), extractor, count=len(places))
-    statistics.write(found, settings.cache, key)
-    return found
+    return summaries.of_images(images, extractor, settings.cache, settings.samples)
 
 
 def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:

@@ -1,7 +1,8 @@
-"""What scores: the runs that are trained, the real images, and the teacher's candidates."""
+"""What the judges score: trained runs, real images, the teacher's candidates; and its pictures."""
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from gankd_jax.runtime import files, stop
 from gankd_jax.runtime.progress import tell
 from gankd_jax.training.group import Member
 from gankd_jax.training.steps import draw
+
+SAMPLES, FOLDED = "samples.npz", "folded.npz"
 
 
 def choose_teacher(lab: Lab) -> None:
@@ -46,7 +49,7 @@ def choose_teacher(lab: Lab) -> None:
 
 def _validation_distance(lab: Lab, run: Run) -> float:
     """fd_classifier between a teacher's images, on latents of their own, and validation images."""
-    seed, judge = lab.config.evaluation.seed + 1, lab.extractors[0]
+    seed, (judge, _) = lab.config.evaluation.seed + 1, lab.references[0]
     real = [(judge, lab.summary(lab.split("validation"), judge))]
     return _scores(lab, lab.drawer(run), seed, references=real)["fd_classifier"]
 
@@ -61,22 +64,29 @@ def evaluate_runs(lab: Lab, wanted: Sequence[Run]) -> None:
         if not workdir.is_scored(lab.folder, run):
             tell(f"scoring {run.name}")
             _evaluate_run(lab, run)
-        elif not all((lab.folder / run.name / name).exists() for name in _shown(run)):
+        elif not _is_drawn(lab, run):
             tell(f"drawing {run.name}")
             _keep_pictures(lab, run, lab.drawer(run))
 
 
-def _shown(run: Run) -> tuple[str, ...]:
-    """The files that the report shows of a scored run; of a student also what draws in the page."""
-    return ("samples.npz", "folded.npz") if run.kind == "student" else ("samples.npz",)
+def _is_drawn(lab: Lab, run: Run) -> bool:
+    """Whether all that the report shows of a run is there; of a student also what draws in it."""
+    folder = lab.folder / run.name
+    return _has_pictures(lab, folder) and (run.kind != "student" or (folder / FOLDED).exists())
+
+
+def _has_pictures(lab: Lab, folder: Path) -> bool:
+    """Whether a folder has its pictures, with what they are near to if a network can tell."""
+    path = folder / SAMPLES
+    return path.exists() and (lab.looks is None or "nearest" in files.read_arrays(path))
 
 
 def _evaluate_real(lab: Lab) -> None:
     """The test set's own scores: the ceiling."""
     folder = lab.folder / "reference"
-    if not (folder / "samples.npz").exists():
+    if not _has_pictures(lab, folder):
         grid = np.asarray(lab.split("test").pixels[: sampling.GRID_SIDE**2])
-        files.write_arrays(folder / "samples.npz", grid=grid, **lab.nearest(grid))
+        files.write_arrays(folder / SAMPLES, grid=grid, **lab.nearest(grid))
     if (folder / "scores.json").exists():
         return
     test = lab.split("test")
@@ -106,9 +116,9 @@ def _evaluate_run(lab: Lab, run: Run) -> None:
 
 def _keep_pictures(lab: Lab, run: Run, drawer: evaluate.Drawer) -> None:
     folder, pictures = lab.folder / run.name, evaluate.samples(drawer)
-    files.write_arrays(folder / "samples.npz", **pictures, **lab.nearest(pictures["grid"]))
-    if "folded.npz" in _shown(run):
-        files.write_arrays(folder / "folded.npz", **evaluate.folded(drawer))
+    files.write_arrays(folder / SAMPLES, **pictures, **lab.nearest(pictures["grid"]))
+    if run.kind == "student":
+        files.write_arrays(folder / FOLDED, **evaluate.folded(drawer))
 
 
 def values_of(lab: Lab, run: Run, drawers: list[evaluate.Drawer]) -> list[dict[str, float]]:
@@ -171,7 +181,7 @@ def _made(lab: Lab, count: int) -> dict[str, object]:
     if lab.references:
         made["reference"] = lab.train.key
         made["reference_samples"] = len(lab.train.pixels)
-        made["networks"] = {x.name: x.about for x in lab.extractors}
+        made["networks"] = {x.name: x.about for x, _ in lab.references}
     for judge in lab.judges:
         end = "" if judge.kind == "classifier" else f"_{judge.kind}"
         made[f"weights{end}"] = f"sha256:{judge.weights}"

@@ -14,6 +14,7 @@ from gankd_jax.lab import Lab
 from gankd_jax.runs import Run
 from gankd_jax.runtime import lock, mesh, stop
 from gankd_jax.runtime.progress import tell
+from gankd_jax.score_layers import score_layers
 from gankd_jax.score_runs import choose_teacher, evaluate_runs
 from gankd_jax.train_runs import train_runs
 
@@ -47,7 +48,13 @@ def study(
         _await_teacher(lab, patience)
     train_runs(lab, kinds["student"])
     train_runs(lab, kinds["baseline"])
+    _evaluate(lab, wanted)
+
+
+def _evaluate(lab: Lab, wanted: Sequence[Run]) -> None:
+    """The judges first: they are fast, and the FID network is not."""
     evaluate_runs(lab, wanted)
+    score_layers(lab, wanted)
 
 
 def _await_teacher(lab: Lab, patience: int) -> None:
@@ -83,12 +90,17 @@ def train_one(config: ml_collections.ConfigDict, folder: Path, name: str) -> Non
 
 
 def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
-    """Score every run that is trained and not scored yet, and draw what its report lacks."""
+    """Score every run that is trained and not scored yet, and draw what its report lacks.
+
+    Raises:
+      UserError: the folder holds no study of this config, or `check` refuses it.
+    """
+    check(config)
     workdir.need(folder, config)
     lab = Lab(config, folder)
     _set_damaged_aside(folder, runs.plan(config))
     choose_teacher(lab)
-    evaluate_runs(lab, runs.plan(config))
+    _evaluate(lab, runs.plan(config))
 
 
 def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run]) -> Lab:

@@ -16,8 +16,14 @@ from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 from gankd_jax.runtime.checkpoint import KEPT, is_sound
 
-# Where a study lies, how fast it runs and how stubborn it is are no part of what it is.
-FREE = ("data.dir", "data.placement", "training.devices", "training.retries")
+LAYERS = "layers.json"  # what the FID network says of a run, or of the real images
+
+# Where a study lies, how fast it runs and how stubborn it is are no part of what it is; the FID
+# network may score it later.
+FREE = (
+    *("data.dir", "data.placement", "training.devices", "training.retries"),
+    *("evaluation.layers", "evaluation.layer_samples"),
+)
 
 
 def holds(workdir: Path, config: ml_collections.ConfigDict) -> bool:
@@ -157,8 +163,23 @@ def retry(workdir: Path, run: Run) -> int:
 
 
 def is_scored(workdir: Path, run: Run) -> bool:
-    """Whether a run's scores are written."""
+    """Whether a run's scores by the judges are written."""
     return (workdir / run.name / "scores.json").exists()
+
+
+def has_layers(folder: Path, config: ml_collections.ConfigDict) -> bool:
+    """Whether what lies in `folder` has scores of all layers of the FID network that are asked for.
+
+    Those of another number of images do not count.
+    """
+    asked, path = config.evaluation, folder / LAYERS
+    if not asked.layers:
+        return True
+    if not path.exists():
+        return False
+    made = read_json(path, "delete it, and it is written again").get("made", {})
+    enough = set(asked.layers) <= set(made.get("layers", ()))
+    return enough and made.get("layer_samples") == asked.layer_samples
 
 
 def has_given_up(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
@@ -168,7 +189,8 @@ def has_given_up(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> 
 
 def is_done(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
     """Whether nothing is left to do of a run."""
-    return is_scored(workdir, run) or has_given_up(workdir, config, run)
+    scored = is_scored(workdir, run) and has_layers(workdir / run.name, config)
+    return scored or has_given_up(workdir, config, run)
 
 
 def need_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:

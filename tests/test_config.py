@@ -149,6 +149,8 @@ WRONG = [
     ("recipes.baseline.warm_start", True, "config.recipes.baseline trains without a teacher"),
     ("evaluation.judges", ("mixer",), "it must be classifier, then others"),
     ("evaluation.judges", ("classifier", "lenet"), "it can be classifier, mixer"),
+    ("evaluation.layer_samples", 5, "it must be 0, or 10 or more images"),
+    ("evaluation.layer_samples", -1, "0, or 10 or more"),
     ("recipes.mse.reduction", "max", "it can be mean, sum"),
     ("recipes.mse.steps", 0, "1 or more"),
     ("recipes.mse.steps", 1001, "a multiple of training.steps_per_call = 50"),

@@ -91,6 +91,17 @@ def test_the_layer_nearest_to_the_papers_distances(tmp_path):
     assert layers.endswith("nearest to the paper's best student, 9.57, is fd_192.")
 
 
+def test_without_classes_the_widest_layer_is_the_score_that_is_spoken_of(tmp_path):
+    folder = fake_study.make(tmp_path, seeds=(0,), scores=("sharpness",), data="celeb_a")
+    for runs, times in (("teacher-*", 1), ("student-mse-*", 2), ("student-joint-*", 1.03)):
+        add(folder, runs, {key: times * value for key, value in LAYERS.items()})
+    found = told(folder)
+    assert found["How small without a marked loss?"] == (
+        "By Fréchet distance, 768-wide layer, within 5 %: d=2 (joint: 400 parameters, 256:1,"
+        " 1,600 bytes); within 1 %: no student."
+    )
+
+
 def test_what_is_not_measured_is_not_answered(tmp_path):
     folder = fake_study.make(tmp_path, seeds=(0,), scores=("sharpness",))
     assert list(told(folder)) == ["Which recipe stays sharp?", "Are training images repeated?"]

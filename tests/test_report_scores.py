@@ -74,7 +74,13 @@ def test_share_is_of_the_better_side():
 
 
 def test_unknown_scores_are_kept_last_and_without_a_better_side():
-    keys = {"zeal", "fd_64", "sharpness", "inception_score", "inception_score_sd"}
-    assert ordered(keys) == ["inception_score", "sharpness", "fd_64", "zeal"]
+    keys = {"zeal", "precision_64", "sharpness", "inception_score", "inception_score_sd"}
+    assert ordered(keys) == ["inception_score", "sharpness", "precision_64", "zeal"]
     assert describe("zeal").title == "zeal"
     assert describe("fd_64").title == "Fréchet distance, 64-wide layer (lower is better)"
+
+
+def test_layers_of_the_fid_network_stand_beside_fid_the_widest_first():
+    keys = {"fd_64", "kid", "fd_192", "fid", "pixel_error", "fd_classifier", "fd_768"}
+    widest_first = ["fid", "fd_768", "fd_192", "fd_64"]
+    assert ordered(keys) == [*widest_first, "fd_classifier", "kid", "pixel_error"]

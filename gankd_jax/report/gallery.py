@@ -19,8 +19,8 @@ NEAREST = (
     "image, and that training image below; nearest in the features of the scores' network."
 )
 UNKNOWN = (
-    "They were not looked for: without labels or FID layers there is no network to look by, and "
-    f"older studies kept none; once every samples.npz is moved away, {KEEP}."
+    "They were not looked for: without labels or FID layers there is no network to look by. With "
+    f"one, {KEEP}."
 )
 BLUR = (
     "Beside each model the mean sharpness (variance of the Laplacian) of its 64 images, the most "

@@ -132,16 +132,17 @@ def read(workdir: Path) -> Study:
     found.sort(key=lambda run: place.get(run.key, len(plan)))
     choice = _json(workdir / "teacher.json")
     latency = _json(workdir / "latency.json")
-    reference = _json(workdir / "reference" / "scores.json")
-    pictures = _pictures(workdir / "reference")
+    real = workdir / "reference"
+    scores, layers = _scored(real)
+    pictures = _pictures(real)
     return Study(
         config=config,
         plan=plan,
         runs=tuple(found),
         teacher=next((run for run in found if run.name == choice.get("run")), None),
         choice=choice,
-        real_scores=_scores(reference, workdir / "reference" / "scores.json"),
-        real_made=reference.get("made", {}),
+        real_scores=_scores(scores, real / "scores.json") | _scores(layers, real / "layers.json"),
+        real_made=_made(scores, layers),
         real_grid=pictures.get("grid"),
         real_nearest=_nearest(pictures),
         machine=latency.get("machine", ""),
@@ -194,7 +195,7 @@ def _progress(study: Study, key: Key, run: Run | None) -> str:
 def _run(folder: Path) -> Run:
     about = _json(folder / "run.json")
     failed = _json(folder / "failed.json")
-    scores = {} if failed else _json(folder / "scores.json")
+    scores, layers = ({}, {}) if failed else _scored(folder)
     folded = folder / "folded.npz"
     pictures = _pictures(folder)
     with _reading(folder / "run.json"):
@@ -206,8 +207,8 @@ def _run(folder: Path) -> Run:
         key=key,
         **sizes,
         log=_log(folder / "log.jsonl"),
-        scores=_scores(scores, folder / "scores.json"),
-        made=scores.get("made", {}),
+        scores=_scores(scores, folder / "scores.json") | _scores(layers, folder / "layers.json"),
+        made=_made(scores, layers),
         stored=_stored(scores, folder / "scores.json"),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
@@ -216,6 +217,21 @@ def _run(folder: Path) -> Run:
         failure=_failure(failed) if failed else "",
         retried=tuple(_failure(_json(path)) for path in sorted(folder.glob("failed-*.json"))),
     )
+
+
+def _scored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the judges and what the FID network say of a run or of the real images.
+
+    Only what the judges have scored counts as scored.
+    """
+    scores = _json(folder / "scores.json")
+    return scores, _json(folder / "layers.json") if scores else {}
+
+
+def _made(scores: dict[str, Any], layers: dict[str, Any]) -> dict[str, Any]:
+    """How both were made."""
+    made = layers.get("made")
+    return scores.get("made", {}) | ({"FID network": made} if made else {})
 
 
 @contextlib.contextmanager

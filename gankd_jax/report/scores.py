@@ -104,8 +104,15 @@ def is_main(key: str) -> bool:
 
 def ordered(keys: set[str]) -> list[str]:
     """Sort score keys as the report shows them; deviations (`_sd`) are no scores of their own."""
-    known = [key for key in SCORES if key in keys]
-    return known + sorted(k for k in keys - set(known) if not re.search(r"_sd(_|$)", k))
+    return sorted((k for k in keys if k in SCORES or not re.search(r"_sd(_|$)", k)), key=_place)
+
+
+def _place(key: str) -> tuple[int, int, str]:
+    """As in `SCORES`, the FID network's layers from wide to narrow where FID is, others last."""
+    known = list(SCORES)
+    if layer := re.fullmatch(r"fd_(\d+)", key):
+        return known.index("fid"), -int(layer[1]), key
+    return known.index(key) if key in SCORES else len(known), -2048, key
 
 
 @dataclass(frozen=True)
