@@ -113,8 +113,7 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
     workdir.holds(folder, config)
     lab = Lab(config, folder)
     for run in wanted:
-        _check_batch(lab, run)
-        _check_devices(config, run)
+        _check_batches(lab, run)
     workdir.claim(folder, config)
     _set_damaged_aside(folder, wanted)
     return lab
@@ -137,26 +136,18 @@ def check(config: ml_collections.ConfigDict) -> None:
         inception_weights.load(inception_weights.default_path(), config.evaluation.layers)
 
 
-def _check_batch(lab: Lab, run: Run) -> None:
-    """A batch holds no image twice."""
+def _check_batches(lab: Lab, run: Run) -> None:
+    """A batch holds no image twice, and each device has the same number of its images."""
     recipe, count = lab.config.recipes[run.recipe], len(lab.train.pixels)
+    devices = mesh.make(lab.config.training.devices).size
     for field in BATCHES:
-        if recipe.alpha > 0 and recipe[field] > count:
+        size, told = recipe[field], f"config.recipes.{run.recipe}.{field} is {recipe[field]}"
+        if recipe.alpha > 0 and size > count:
+            raise UserError(f"{told}; {lab.config.data.name} has {count} training images")
+        if size % devices:
             raise UserError(
-                f"config.recipes.{run.recipe}.{field} is {recipe[field]};"
-                f" {lab.config.data.name} has {count} training images"
-            )
-
-
-def _check_devices(config: ml_collections.ConfigDict, run: Run) -> None:
-    """Each device has the same number of a batch's images."""
-    count = mesh.make(config.training.devices).size
-    for field in BATCHES:
-        size = config.recipes[run.recipe][field]
-        if size % count:
-            raise UserError(
-                f"config.recipes.{run.recipe}.{field} is {size}, which {count} devices cannot share"
-                " evenly; config.training.devices says how many of each process do"
+                f"{told}, which {devices} devices cannot share evenly;"
+                " config.training.devices says how many of each process do"
             )
 
 

@@ -108,6 +108,17 @@ def test_what_is_not_measured_is_not_answered(tmp_path):
     assert answers_of(read(fake_study.no_teacher(tmp_path / "none"))) == []
 
 
+def test_students_that_are_scored_before_their_teacher_are_not_compared_with_it(folder):
+    """As in a share of a study."""
+    (folder / "teacher-d32-s0" / "scores.json").unlink()
+    add(folder, "student-*", LAYERS)
+    assert list(told(folder)) == [
+        "Does the student copy the teacher's map?",
+        "Are training images repeated?",
+    ]
+    write_report(folder)
+
+
 def test_the_report_holds_a_panel_for_each(folder):
     write_report(folder)
     found = answers_of(read(folder))

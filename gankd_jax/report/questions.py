@@ -33,17 +33,38 @@ class Answer:
     panel: Panel
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A study, and what most of the questions are about."""
+
+    study: Study
+    found: list[Row]  # of what is scored
+    main: str  # the score that students are compared with the teacher by; "" without any
+    leading: str  # the student recipe that keeps most of it
+
+    @property
+    def teacher(self) -> dict[str, float]:
+        """The teacher's scores; nothing before it is scored, as may be in a share of a study."""
+        return self.study.teacher.scores if self.study.teacher else {}
+
+    def of(self, key: str) -> list[Row]:
+        """The leading recipe's students by a score."""
+        wanted = (key, "student", self.leading)
+        return [row for row in self.found if (row.score, row.kind, row.recipe) == wanted]
+
+
 def answers(study: Study) -> list[Answer]:
     """Return the questions that the study can answer, as far as it has come."""
     found = [row for row in rows(study) if row.summary.values]
-    asked = (_copy, _small, _ahead, _breaks, _sharp, _layers, _memory)
-    return [answer for ask in asked if (answer := ask(study, found))]
+    main = _main(found)
+    asked = Asked(study, found, main, _leading(study, found, main))
+    questions = (_copy, _small, _ahead, _breaks, _sharp, _layers, _memory)
+    return [answer for ask in questions if (answer := ask(asked))]
 
 
-def _copy(study: Study, found: list[Row]) -> Answer | None:
+def _copy(asked: Asked) -> Answer | None:
     """Whether the student copies the map from latents to images, or remembers latents."""
-    recipe = _leading(study, found)
-    errors = {key: _of(found, key, "student", recipe) for key in COPIES}
+    recipe, errors = asked.leading, {key: asked.of(key) for key in COPIES}
     if not all(errors.values()):
         return None
     fresh, between, seen = (these[0].summary.mean for these in errors.values())
@@ -61,16 +82,16 @@ def _copy(study: Study, found: list[Row]) -> Answer | None:
     return Answer("Does the student copy the teacher's map?", text, panel)
 
 
-def _small(study: Study, found: list[Row]) -> Answer | None:
+def _small(asked: Asked) -> Answer | None:
     """The smallest width within 5 and within 1 percent of the teacher's score."""
-    key = _main(found)
-    students = [row for row in found if row.score == key and row.kind == "student" and row.share]
-    if not key or not students:
+    key = asked.main
+    students = [r for r in asked.found if (r.score, r.kind) == (key, "student") and r.share]
+    if not students:
         return None
     parts = []
     for level in LEVELS:
         row = smallest(students, level)
-        text = _size(study, row) if row else "no student"
+        text = _size(asked.study, row) if row else "no student"
         parts.append(f"within {100 - 100 * level:.0f} %: {text}")
 
     def panel(axes: Axes) -> None:
@@ -95,10 +116,10 @@ def _size(study: Study, row: Row) -> str:
     return f"d={row.width} ({row.recipe}: {', '.join(parts)})"
 
 
-def _ahead(study: Study, found: list[Row]) -> Answer | None:
+def _ahead(asked: Asked) -> Answer | None:
     """Distilled against from scratch, and how many times as wide the latter must be."""
-    key, recipe = _main(found), _leading(study, found)
-    students = [row for row in _of(found, key, "student", recipe) if row.comparison]
+    found, key, recipe = asked.found, asked.main, asked.leading
+    students = [row for row in asked.of(key) if row.comparison]
     models = [r for r in found if r.score == key and r.kind in ("student", "baseline")]
     if not students:
         return None
@@ -120,18 +141,17 @@ def _ahead(study: Study, found: list[Row]) -> Answer | None:
     return Answer("Distilled or from scratch?", text, panel)
 
 
-def _breaks(study: Study, found: list[Row]) -> Answer | None:
+def _breaks(asked: Asked) -> Answer | None:
     """What is lost first as the student shrinks: modes, detail or sharpness."""
-    recipe, teacher = _leading(study, found), study.teacher
+    recipe, scores = asked.leading, asked.teacher
     courses: dict[str, list[Row]] = {}
     for name in BREAKS:
-        key = next((r.score for r in found if r.score.split("_")[0] == name), "")
-        those = _of(found, key, "student", recipe)
-        if those and teacher and teacher.scores.get(key):
+        key = next((r.score for r in asked.found if r.score.split("_")[0] == name), "")
+        those = asked.of(key)
+        if those and scores.get(key):
             courses[name] = those
-    if len(courses) < 2 or not teacher:  # one alone tells nothing of what goes first
+    if len(courses) < 2:  # one alone tells nothing of what goes first
         return None
-    scores = teacher.scores
 
     def kept(row: Row) -> float:
         return row.summary.mean / scores[row.score]
@@ -151,14 +171,14 @@ def _breaks(study: Study, found: list[Row]) -> Answer | None:
     return Answer("What breaks at the limit?", text, panel)
 
 
-def _sharp(study: Study, found: list[Row]) -> Answer | None:
+def _sharp(asked: Asked) -> Answer | None:
     """How sharp each recipe's students are."""
-    students = [row for row in found if row.score == "sharpness" and row.kind == "student"]
-    if not students or not study.teacher:
+    students = [r for r in asked.found if r.score == "sharpness" and r.kind == "student"]
+    if not students or "sharpness" not in asked.teacher:
         return None
-    levels = {"teacher": study.teacher.scores["sharpness"]}
-    if "sharpness" in study.real_scores:
-        levels["real images"] = study.real_scores["sharpness"]
+    levels = {"teacher": asked.teacher["sharpness"]}
+    if "sharpness" in asked.study.real_scores:
+        levels["real images"] = asked.study.real_scores["sharpness"]
     width = students[0].width
     parts = ", ".join(
         f"{row.recipe} {percent(row.summary.mean / levels['teacher'])}"
@@ -177,16 +197,16 @@ def _sharp(study: Study, found: list[Row]) -> Answer | None:
     return Answer("Which recipe stays sharp?", text, panel)
 
 
-def _layers(study: Study, found: list[Row]) -> Answer | None:
+def _layers(asked: Asked) -> Answer | None:
     """At which layer of the FID network the distances are near those that the paper gives."""
-    keys = {r.score for r in found if r.score == "fid" or r.score[3:].isdigit()}
-    theirs = [r.paper for r in found if r.paper and in_paper(study, r.score)]
-    if not keys or not study.teacher or not theirs:
+    found, recipe = asked.found, asked.leading
+    keys = {key for key in asked.teacher if key == "fid" or key[3:].isdigit()}
+    theirs = [r.paper for r in found if r.paper and in_paper(asked.study, r.score)]
+    if not keys or not theirs:
         return None
-    scores = {key: study.teacher.scores[key] for key in sorted(keys, key=_layer)}
+    scores = {key: asked.teacher[key] for key in sorted(keys, key=_layer)}
     least = min(theirs)
     closest = min(scores, key=lambda key: abs(math.log(scores[key] / least)))
-    recipe = _leading(study, found)
     shown = [r for r in found if r.kind == "teacher" or (r.kind, r.recipe) == ("student", recipe)]
 
     def panel(axes: Axes) -> None:
@@ -207,9 +227,9 @@ def _layer(key: str) -> int:
     return 2048 if key == "fid" else int(key[3:])
 
 
-def _memory(study: Study, found: list[Row]) -> Answer | None:
+def _memory(asked: Asked) -> Answer | None:
     """How near teacher and students come to training images, beside real test images."""
-    recipe, real = _leading(study, found), study.real_nearest
+    study, recipe, real = asked.study, asked.leading, asked.study.real_nearest
     those = [r for r in study.runs if r.key.recipe == recipe and r.key.kind == "student"]
     shown = [run for run in (study.teacher, *those[:1], *those[-1:]) if run and run.nearest]
     if real is None or not shown:
@@ -238,18 +258,13 @@ def _main(found: list[Row]) -> str:
     return next((key for key in ranked if describe(key).better), "")
 
 
-def _leading(study: Study, found: list[Row]) -> str:
+def _leading(study: Study, found: list[Row], key: str) -> str:
     """The student recipe that keeps most of the teacher's main score; without one, the last."""
-    key = _main(found)
     kept: dict[str, list[float]] = {}
     for row in (r for r in found if r.score == key and r.kind == "student"):
         kept.setdefault(row.recipe, []).append(row.share or 0.0)
     names = list(study.config["study"]["students"])
     return max(kept, key=lambda name: np.mean(kept[name])) if kept else (names or [""])[-1]
-
-
-def _of(found: list[Row], key: str, kind: str, recipe: str) -> list[Row]:
-    return [row for row in found if (row.score, row.kind, row.recipe) == (key, kind, recipe)]
 
 
 def _each_model(axes: Axes, those: list[Row], value: Callable[[Row], float]) -> None:
