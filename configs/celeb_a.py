@@ -18,7 +18,7 @@ known, over three seeds; `choices` has each choice of a recipe by itself.  Both 
 from ml_collections import ConfigDict
 
 from gankd_jax.config import base, finish
-from gankd_jax.recipes import best_in_colour, choices, short_recipes
+from gankd_jax.recipes import best, choices, short_recipes
 
 
 def get_config(variants: str = "") -> ConfigDict:
@@ -28,7 +28,7 @@ def get_config(variants: str = "") -> ConfigDict:
     config.data.name = "celeb_a"
     config.study.teacher_widths = (128,)
     config.study.widths = (2, 4, 8, 16, 32, 48)
-    return finish(config, variants, {"small": small, "best": best_in_colour, "choices": choices})
+    return finish(config, variants, {"small": small, "best": best, "choices": choices})
 
 
 def small(config: ConfigDict) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 
 from gankd_jax.config import recipe
+from gankd_jax.data import datasets
 
 # Found on MNIST at 32x32: a student's best rate falls with the root of its width.
 BY_WIDTH = {"generator_lr": 3e-2, "lr_power": 0.5, "b1": 0.9, "schedule": "cosine"}
@@ -66,8 +67,8 @@ def best(config: ml_collections.ConfigDict) -> None:
     """The best student that is known beside the paper's, and each beside its baseline.
 
     Three seeds; `mse_paper` and `gan_paper` have the paper's learning rates, `mse` and `baseline`
-    those that suit their size, `best` the recipe that scored best without a critic beside it, and
-    `joint_best`, in which the teacher's trains on.  All train for as many steps.
+    those that suit their size and colour; `best` is the recipe that scored best without a critic
+    beside it, and in `joint_best` the teacher's trains on.  All train for as many steps.
     """
     steps = config.recipes.baseline.steps
     short = short_recipes(teacher_steps=steps, steps=steps, joint_steps=steps)
@@ -81,6 +82,8 @@ def best(config: ml_collections.ConfigDict) -> None:
             "baseline": short["baseline"],
         }
     )
+    if datasets.get(config.data.name).image_shape[2] == 3:
+        config.recipes.baseline.update(BASELINE_IN_COLOUR)
     config.study.students = ("mse_paper", "mse", "best")  # and joint_best: long steps
     config.study.baselines = ("baseline",)  # and gan_paper, which takes as long again
     config.study.seeds = (0, 1, 2)
@@ -91,12 +94,6 @@ def best_with_critic(config: ml_collections.ConfigDict) -> None:
     """`best`, and `joint_best` beside it, a step of which takes some eight times as long."""
     best(config)
     config.study.students += ("joint_best",)
-
-
-def best_in_colour(config: ml_collections.ConfigDict) -> None:
-    """`best`, with a baseline for images in colour."""
-    best(config)
-    config.recipes.baseline.update(BASELINE_IN_COLOUR)
 
 
 def _goes_on(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -50,6 +50,16 @@ def finished(root) -> Path:
     return tiny.finished(root)
 
 
+@pytest.fixture(scope="module")
+def unoptimized() -> Iterator[None]:
+    """Programs of a few steps, which take longer to compile than to run: a third less in all."""
+    import jax  # after its variables of the environment
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def command(monkeypatch, capsys, root) -> Iterator[Command]:
     """Run `gankd WORDS` in this process: its exit status, output and errors."""

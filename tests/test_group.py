@@ -14,6 +14,8 @@ from gankd_jax.training.group import Member, frozen_critic, make_chunk, streams_
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Frozen, Network, Spec, State, init, variables
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LATENT, BATCH, SIZE, COUNT = 4, 4, 16, 11
 RATES = {"generator_lr": 1e-3, "critic_lr": 1e-3, "batch_size": BATCH}
 MSE = Recipe(alpha=0.0, reduction="sum", **RATES)

@@ -8,6 +8,8 @@ import pytest
 from gankd_jax.models.dcgan import Generator
 from gankd_jax.training.inherit import inherit
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LATENT, SIZE = 5, 16
 
 

@@ -23,6 +23,8 @@ from gankd_jax.training.group import Member, make_chunk
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Spec, init
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 STEPS, LATE_FROM, SMALL, LARGE, COUNT = 20, 15, 4, 12, 30
 RECIPE = Recipe(steps=STEPS, batch_size=SMALL, late_batch=LARGE, generator_lr=1e-3)
 NETWORKS = (Generator(1, 16, 1, 4, form="matmul"), Critic(1, 16, 1, form="matmul"))

@@ -24,6 +24,8 @@ from gankd_jax.train_runs import train_runs
 from gankd_jax.training import loop
 from gankd_jax.training.state import State
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 Fails = Callable[[int, int], bool]  # at this seed and step
 OTHER = runs.retry_seed(1, 1)
 NAMES = ("baseline-d1-s0", "baseline-d1-s1")

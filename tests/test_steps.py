@@ -20,6 +20,8 @@ from gankd_jax.training.state import (
 )
 from gankd_jax.training.steps import Target, draw, features, to_unit, train_step
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LATENT, BATCH, SIZE = 4, 4, 16
 SIZES = {"critic_steps": 1, "batch": BATCH, "latent": LATENT}
 jitted = jax.jit(train_step, static_argnums=0)
