@@ -90,7 +90,7 @@ def base() -> ml_collections.ConfigDict:
     evaluation.seed = 1_000_000  # of the latents; never used in training
     evaluation.judges = ("classifier",)  # of a labelled set: classifier, mixer; the first chooses
     evaluation.layers = ()  # of the FID network: 64, 192, 768, 1280, 2048, as text; (): not used
-    # Images of each side that it sees, as it is slow; 0: `samples`, and every training image.
+    # Images of each side that it compares, as it is slow; 0: `samples`, and every training image.
     evaluation.layer_samples = 0
     evaluation.statistics = "recomputed"  # batch norm's: recomputed (fixed latents), running
     return config

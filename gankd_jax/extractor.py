@@ -19,7 +19,7 @@ def inception_extractor(
     """
     wanted = tuple(layers or inception_weights.served(weights))
     params = inception_weights.load(weights, wanted)
-    distances = tuple(x for x in wanted if x in WIDTHS)
+    distances = tuple(x for x in WIDTHS if x in wanted)  # always in one order: the last is kept
     logits = LOGITS[0] if LOGITS[0] in wanted else None
     used = distances + ((logits,) if logits else ())
     fingerprint = inception_weights.fingerprint(params)

@@ -32,7 +32,6 @@ STEPS, BATCH, RATE, SEED = 3_000, 128, 1e-3, 0
 STEPS_PER_CALL = 100
 SHIFT = 16  # training images are shifted by up to 1/16 of their side
 RECIPE = f"steps={STEPS} batch={BATCH} rate={RATE} shift=1/{SHIFT} seed={SEED}"
-KINDS = ("classifier", "mixer")
 Network = Classifier | Mixer
 
 
@@ -40,7 +39,7 @@ Network = Classifier | Mixer
 class Judge:
     """A trained classifier."""
 
-    kind: str  # of KINDS
+    kind: str  # of config.OPTIONS["judges"]
     network: Network
     params: Tree
     accuracy: float  # on the test labels, 0..1
@@ -80,12 +79,10 @@ def judge(train: Images, test: Images, cache: Path, kind: str = "classifier") ->
     network = _network(kind, train.pixels, classes=int(train.labels.max()) + 1)
     key = hashlib.sha256(f"{kind}-1 {RECIPE} {train.key} {test.key}".encode()).hexdigest()[:16]
     path = cache / f"{kind}-{key}.npz"
-    if path.exists():
-        params, accuracy = _restore(path)
-    else:
+    if not path.exists():
         params = _train(network, train, title=kind)
-        accuracy = _accuracy(network, params, test)
-        _save(path, params, accuracy)
+        _save(path, params, _accuracy(network, params, test))
+    params, accuracy = _restore(path)  # of several processes that trained it, the first one's
     return Judge(kind, network, params, accuracy, _hash(params))
 
 
@@ -179,7 +176,7 @@ def _accuracy(network: Network, params: Tree, test: Images) -> float:
 def _save(path: Path, params: Tree, accuracy: float) -> None:
     flat = traverse_util.flatten_dict(params, sep="/")
     arrays = {name: np.asarray(value) for name, value in flat.items()}
-    files.write_arrays(path, accuracy=np.asarray(accuracy), **arrays)
+    files.write_arrays_once(path, accuracy=np.asarray(accuracy), **arrays)
 
 
 def _restore(path: Path) -> tuple[Tree, float]:

@@ -24,6 +24,8 @@ from gankd_jax.training import loop
 from gankd_jax.training.group import Member
 from gankd_jax.training.state import State, init
 
+MOST_SEEN = 10_000  # training images that the FID network looks at for the nearest, as it is slow
+
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
@@ -87,20 +89,28 @@ class Lab:
         return self.references[0][0] if self.references else self.inception
 
     @functools.cached_property
+    def seen(self) -> UInt8[np.ndarray, "n s s c"]:
+        """The training images among which the nearest are looked for."""
+        if self.references:
+            return self.train.pixels
+        return self.train.pixels[summaries.chosen(len(self.train.pixels), MOST_SEEN)]
+
+    @functools.cached_property
     def known(self) -> Float[np.ndarray, "n f"]:
-        """What `looks` sees in every training image, kept beside the data set."""
+        """What `looks` sees in each of them, kept beside the data set."""
         assert self.looks
-        path = self.cache / f"{self.train.key}-{self.looks.name}-every.npz"
+        name = f"{self.train.key}-{self.looks.name}-{self.looks.kept}-each-{len(self.seen)}.npz"
+        path = self.cache / name
         if not path.exists():
-            tell(f"looking at {len(self.train.pixels):,} training images, once")
-            files.write_arrays(path, features=evaluate.features_of(self.train.pixels, self.looks))
+            tell(f"looking at {len(self.seen):,} training images, once")
+            files.write_arrays(path, features=evaluate.features_of(self.seen, self.looks))
         return files.read_arrays(path)["features"]
 
     def nearest(self, images: UInt8[np.ndarray, "n s s c"]) -> dict[str, np.ndarray]:
         """How near images come to the training images; nothing where no network can tell."""
         if self.looks is None:
             return {}
-        return evaluate.nearest(images, self.looks, self.known, pixels=self.train.pixels)
+        return evaluate.nearest(images, self.looks, self.known, pixels=self.seen)
 
     def summary(self, images: Images, extractor: Extractor, samples: int | None = None) -> Summary:
         """A network's statistics of real images, all or so many, out of the cache if possible."""
@@ -111,14 +121,20 @@ class Lab:
         """The teacher that was chosen.
 
         Raises:
-          UserError: there is none yet.
+          UserError: there is none yet, or every candidate has failed.
         """
         path = self.folder / "teacher.json"
         if not path.exists():
-            names = ", ".join(run.name for run in runs.teachers(self.config))
-            raise UserError(f"a student needs a teacher, and none is trained: run {names} first")
+            raise UserError(self._why_no_teacher())
         chosen = workdir.read_json(path, "delete it, and the teacher is chosen again").get("run")
         return runs.find(self.config, str(chosen))
+
+    def _why_no_teacher(self) -> str:
+        candidates = runs.teachers(self.config)
+        if all(workdir.has_given_up(self.folder, self.config, run) for run in candidates):
+            return f"every teacher failed; see {self.folder / candidates[0].name / 'failed.json'}"
+        names = ", ".join(run.name for run in candidates)
+        return f"a student needs a teacher, and none is trained: run {names} first"
 
     @functools.cached_property
     def drawn_teacher(self) -> loop.Teacher:

@@ -4,14 +4,14 @@ from typing import Any
 
 import ml_collections
 
+from gankd_jax import runs
 from gankd_jax.config import recipe
-from gankd_jax.data import datasets
 
 # Found on MNIST at 32x32: a student's best rate falls with the root of its width.
 BY_WIDTH = {"generator_lr": 3e-2, "lr_power": 0.5, "b1": 0.9, "schedule": "cosine"}
 BEST = {"distance": "l1", "warm_start": True, "features": "energy", "feature_share": 0.9}
-# Found on CIFAR-10 at 32x32, where a baseline with MNIST's settings collapses: the teacher's game.
-BASELINE_IN_COLOUR = {
+# Teacher's game; and a baseline's in colour, where it collapses with MNIST's settings.
+GAME = {
     "loss": "wgan_gp",
     "critic_norm": "none",
     "generator_lr": 1e-3,
@@ -29,17 +29,7 @@ def short_recipes(
     The paper's learning rate starves small generators in so few steps: students learn best at a
     hundred times, baselines at 25 times of it.
     """
-    teacher = recipe(
-        loss="wgan_gp",
-        critic_norm="none",
-        steps=teacher_steps,
-        generator_lr=1e-3,
-        critic_lr=2e-3,
-        b1=0.0,
-        b2=0.9,
-        schedule="cosine",
-        ema=0.999,
-    )
+    teacher = recipe(**GAME, steps=teacher_steps, schedule="cosine", ema=0.999)
     baseline = recipe(
         steps=steps,
         generator_lr=5e-3,
@@ -82,8 +72,8 @@ def best(config: ml_collections.ConfigDict) -> None:
             "baseline": short["baseline"],
         }
     )
-    if datasets.get(config.data.name).image_shape[2] == 3:
-        config.recipes.baseline.update(BASELINE_IN_COLOUR)
+    if runs.channels(config) == 3:
+        config.recipes.baseline.update(GAME)
     config.study.students = ("mse_paper", "mse", "best")  # and joint_best: long steps
     config.study.baselines = ("baseline",)  # and gan_paper, which takes as long again
     config.study.seeds = (0, 1, 2)

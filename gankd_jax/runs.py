@@ -119,27 +119,23 @@ def member(
     `retries`.
     """
     recipe = Recipe(**config.recipes[run.recipe])
-    likeness, owner = recipe, run
-    if recipe.critic == "teacher" and teacher is not None:
-        likeness, owner = Recipe(**config.recipes[teacher.recipe]), teacher
-    width = likeness.critic_width or owner.width
+    owner = teacher if recipe.critic == "teacher" and teacher else run
+    looked_through = teacher if recipe.features != "none" else None
     spec = Spec(
         generator=generator(config, run.width),
-        critic=critic(config, width, likeness.critic_norm) if recipe.alpha > 0 else None,
+        critic=_critic_of(config, owner) if recipe.alpha > 0 else None,
         recipe=recipe,
-        frozen_critic=_frozen_critic(config, teacher) if recipe.features != "none" else None,
+        frozen_critic=_critic_of(config, looked_through) if looked_through else None,
     )
     stream = teacher.seed if teacher and not recipe.warm_start else run.seed
     seeds = {"seed": run.seed, "stream": stream}
     return Member(spec=spec, **{name: retry_seed(seed, retries) for name, seed in seeds.items()})
 
 
-def _frozen_critic(config: ml_collections.ConfigDict, teacher: Run | None) -> Critic | None:
-    """The teacher's critic; None without a teacher."""
-    if teacher is None:
-        return None
-    recipe = config.recipes[teacher.recipe]
-    return critic(config, recipe.critic_width or teacher.width, recipe.critic_norm)
+def _critic_of(config: ml_collections.ConfigDict, run: Run) -> Critic:
+    """The critic of a run's own recipe."""
+    recipe = config.recipes[run.recipe]
+    return critic(config, recipe.critic_width or run.width, recipe.critic_norm)
 
 
 def retry_seed(seed: int, retries: int) -> int:

@@ -19,7 +19,6 @@ def sample(config: ml_collections.ConfigDict, folder: Path, name: str, *, out: P
       UserError: no such run, it is not trained yet, or `out` exists.
     """
     run = runs.find(config, name)
-    workdir.need(folder, config)
     workdir.need_trained(folder, config, run)
     files.need_free(out)
     _write(out, *Lab(config, folder).drawer(run))

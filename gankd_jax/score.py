@@ -127,7 +127,7 @@ def score_with_inception(
 
 
 def _of_run(folder: Path, extractor: Extractor, samples: int | None) -> Summary:
-    """Images of a trained run on the latents of its study's evaluation."""
+    """Images of a trained run, by its study's evaluation seed, in the batches of the network."""
     config = ConfigDict(workdir.read_json(folder.parent / "config.json", "name another folder"))
     lab, run = Lab(config, folder.parent), runs.find(config, folder.name)
     if not workdir.is_trained(folder.parent, config, run):

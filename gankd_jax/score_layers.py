@@ -42,17 +42,21 @@ def _samples(lab: Lab) -> int | None:
 
 
 def _write(lab: Lab, name: str, found: Summary) -> None:
-    """Against the training images, with how it was made."""
+    """Against the training images, with how it was made; other layers' scores stay."""
     assert lab.inception
+    asked, path = lab.config.evaluation, lab.folder / name / workdir.LAYERS
     reference = lab.summary(lab.train, lab.inception, _samples(lab))
     made = {
         "samples": found.count,
         "reference": lab.train.key,
         "reference_samples": reference.count,
-        "layers": list(lab.config.evaluation.layers),
-        "layer_samples": lab.config.evaluation.layer_samples,
+        "layer_samples": asked.layer_samples,
         "network": lab.inception.about,
         "versions": evaluate.versions(),
     }
-    scores = {"scores": compare(found, reference), "made": made}
-    files.write_json(lab.folder / name / workdir.LAYERS, scores)
+    scores, layers = compare(found, reference), set(asked.layers)
+    before = files.read_json(path) if path.exists() else {"made": {}}
+    if made == {k: v for k, v in before["made"].items() if k != "layers"}:
+        scores, layers = before["scores"] | scores, layers | set(before["made"]["layers"])
+    made["layers"] = sorted(layers, key=int)
+    files.write_json(path, {"scores": scores, "made": made})

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gankd_jax import evaluate, runs, sampling, workdir
-from gankd_jax.errors import UserError
+from gankd_jax import evaluate, runs, sampling, summaries, workdir
 from gankd_jax.export.folded import rounded
 from gankd_jax.lab import Lab
 from gankd_jax.metrics.features import Extractor, Summary
@@ -27,17 +26,14 @@ SAMPLES, FOLDED = "samples.npz", "folded.npz"
 def choose_teacher(lab: Lab) -> None:
     """Name the candidate whose images lie nearest to the validation images; once, then kept.
 
-    Raises:
-      UserError: every candidate has failed.
+    Nobody is named before all have ended, nor if all have failed: baselines need no teacher.
     """
     path = lab.folder / "teacher.json"
     candidates = runs.teachers(lab.config)
     finished = [r for r in candidates if workdir.is_trained(lab.folder, lab.config, r)]
     failed = [r for r in candidates if workdir.has_given_up(lab.folder, lab.config, r)]
-    if path.exists() or len(finished) + len(failed) < len(candidates):
+    if path.exists() or not finished or len(finished) + len(failed) < len(candidates):
         return
-    if not finished:
-        raise UserError(f"every teacher failed; see {lab.folder / failed[0].name / 'failed.json'}")
     if len(candidates) == 1:
         files.write_json(path, {"run": finished[0].name, "chosen_by": "the only candidate"})
         return
@@ -82,16 +78,20 @@ def _has_pictures(lab: Lab, folder: Path) -> bool:
 
 
 def _evaluate_real(lab: Lab) -> None:
-    """The test set's own scores: the ceiling."""
+    """The test set's own scores, the ceiling: of as many images as a generator draws, if it can.
+
+    Every score but the sharpness depends on their number.
+    """
     folder = lab.folder / "reference"
     if not _has_pictures(lab, folder):
         grid = np.asarray(lab.split("test").pixels[: sampling.GRID_SIDE**2])
         files.write_arrays(folder / SAMPLES, grid=grid, **lab.nearest(grid))
     if (folder / "scores.json").exists():
         return
-    test = lab.split("test")
-    size, count = lab.config.evaluation.batch_size, len(test.pixels)
-    batches = functools.partial(evaluate.in_batches, test.pixels, size)
+    test, evaluation = lab.split("test"), lab.config.evaluation
+    places = summaries.chosen(len(test.pixels), evaluation.samples)
+    pixels, count = test.pixels[places], len(places)
+    batches = functools.partial(evaluate.in_batches, pixels, evaluation.batch_size)
     values = evaluate.scores(batches, lab.references, count=count)
     made = _made(lab, count) | {"images": test.key}
     files.write_json(folder / "scores.json", {"scores": values, "made": made})

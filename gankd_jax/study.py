@@ -66,8 +66,8 @@ def _await_teacher(lab: Lab, patience: int) -> None:
             seen = time.monotonic()
         else:
             choose_teacher(lab)
-        if time.monotonic() - seen >= patience:
-            break
+            if time.monotonic() - seen >= patience:
+                break
         tell(f"waiting for {', '.join(names)}, to be trained elsewhere")
         time.sleep(WAIT)
         stop.check()

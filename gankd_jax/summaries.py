@@ -23,7 +23,7 @@ def of_images(
     fewer = len(places) < len(images.pixels)
     key = f"{images.key}{f'-{len(places)}-of-them' if fewer else ''}-{extractor.name}"
     cached = statistics.read_cached(cache, key, extractor.distances)
-    if cached is not None:
+    if cached is not None and extractor.kept in cached.kept:  # not where other layers were asked
         return cached
     pixels, size = images.pixels[places] if fewer else images.pixels, extractor.batch_size
     shown = {"total": -(-len(pixels) // size), "desc": images.key, "unit": "batch", "disable": None}

@@ -62,7 +62,8 @@ def _together(lab: Lab, group: list[Run]) -> list[list[Run]]:
         return []
     common = set.intersection(*(set(kept[run]) for run in left))
     if common:
-        free = [run for run in group if not workdir.is_settled(lab.folder, run)]
+        # One that is scored goes on too where its last checkpoint was damaged.
+        free = [run for run in group if run in left or not workdir.is_settled(lab.folder, run)]
         return [[run for run in free if max(common) in kept[run]]]
     newest: dict[int, list[Run]] = {}
     for run in left:

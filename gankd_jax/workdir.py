@@ -199,7 +199,8 @@ def need_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> 
     Raises:
       UserError: it does not.
     """
-    if not (holds(workdir, config) and is_trained(workdir, config, run)):
+    need(workdir, config)
+    if not is_trained(workdir, config, run):
         raise UserError(f"{run.name} is not trained; run `gankd train --run={run.name}` first")
 
 

@@ -12,6 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1 zone=$2
 shift 2
+case ${1:-} in study | train | evaluate) set -- "$@" --processes=auto ;; esac
 
 everywhere() { gcloud compute tpus tpu-vm "$@" --zone="$zone" --worker=all; }
 
@@ -24,4 +25,4 @@ everywhere ssh "$name" --command="
   mkdir -p gankd-jax && cd gankd-jax && tar xzf ../gankd-jax.tgz
   launch/install
   .venv/bin/python -m pip install --quiet --constraint launch/constraints.txt 'jax[tpu]'
-  exec .venv/bin/gankd$(printf ' %q' "$@") --processes=auto"
+  exec .venv/bin/gankd$(printf ' %q' "$@")"

@@ -106,6 +106,26 @@ def test_slurm_s_array_shares_a_sweep(slurm, root, tmp_path):
     assert "2 baselines: step" not in told[1]
 
 
+def test_slurm_s_array_stops_the_task_that_is_told_alone(slurm, tmp_path):
+    """Also the one whose number is the array's."""
+    begun = f'echo "begun $SLURM_ARRAY_TASK_ID $SLURM_JOB_ID" >>{tmp_path}/calls'
+    again = '[ -z "${SLURM_RESTART_COUNT:-}" ] || exit 0'
+    told = f"trap 'echo stopped $SLURM_ARRAY_TASK_ID >>{tmp_path}/calls; exit 143' TERM"
+    gankd = script(tmp_path / "gankd", "\n".join([begun, again, told, "sleep 300 & wait"]))
+    job = slurm.submit(tmp_path / "log", "--array=1-2", "--config=a", GANKD=str(gankd))
+
+    def calls() -> list[list[str]]:
+        path = tmp_path / "calls"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    wait_for(lambda: len(calls()) == 2, "the tasks do not begin")
+    (first,) = [task for _, task, number in calls() if number == job]
+    slurm.said("scancel", "--batch", "--signal=TERM", f"{job}_{first}")
+    wait_for(lambda: len(calls()) == 4, "it is not queued again")
+    assert [call[:2] for call in calls()[2:]] == [["stopped", first], ["begun", first]]
+    slurm.said("scancel", job)
+
+
 def test_slurm_s_two_processes_stopped_twice_and_queued_again_end_as_if_never(
     slurm, root, tmp_path
 ):
@@ -169,10 +189,16 @@ def test_local_sh_hands_a_signal_on_and_waits(tmp_path):
 # TPU pods
 
 
-def test_tpu_pod_sh_runs_the_same_words_on_every_host(tmp_path):
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["study", "--config=configs/mnist.py", "--config.study.widths=(2, 4)"], True),
+        (["data", "prepare", "mnist"], False),
+    ],
+)
+def test_tpu_pod_sh_runs_the_same_words_on_every_host(tmp_path, words, added):
     gcloud = script(tmp_path / "gcloud", f'printf "%s\\0" "$@" >>{tmp_path}/calls')
     surrounded = os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}"}
-    words = ["study", "--config=configs/mnist.py", "--config.study.widths=(2, 4)"]
     subprocess.run([LAUNCH / "tpu_pod.sh", "pod", "zone", *words], env=surrounded, check=True)
     calls = (tmp_path / "calls").read_text().split("\0")
     assert calls.count("--worker=all") == calls.count("--zone=zone") == 2
@@ -180,7 +206,7 @@ def test_tpu_pod_sh_runs_the_same_words_on_every_host(tmp_path):
     text = command.removeprefix("--command=")
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
     last = shlex.split(text.strip().splitlines()[-1])
-    assert last == ["exec", ".venv/bin/gankd", *words, "--processes=auto"]
+    assert last == ["exec", ".venv/bin/gankd", *words, *(["--processes=auto"] if added else [])]
 
 
 # Kubernetes

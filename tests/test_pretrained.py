@@ -8,17 +8,35 @@ from gankd_jax import pretrained, runs, sampling
 from gankd_jax.errors import UserError
 from gankd_jax.export import command
 from gankd_jax.lab import Lab
+from gankd_jax.runtime.files import read_json
+
+RUN = "student-mse-d1-s0"
 
 
 @pytest.fixture
-def file(tmp_path_factory, tmp_path, monkeypatch):
-    """A student of the tiny study, as a user would share it."""
-    root = tiny.shared(tmp_path_factory)
+def export(finished, root, tmp_path, monkeypatch):
+    """A student of the tiny study, as a user would share it, in a precision."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
-    out = tmp_path / "mine.safetensors"
-    chosen = {"run": "student-mse-d1-s0", "kind": "safetensors", "precision": "float32"}
-    command.export(tiny.config(), tiny.finished(root), **chosen, out=out)
-    return out
+
+    def made(precision: str):
+        out = tmp_path / f"{precision}.safetensors"
+        chosen = {"run": RUN, "kind": "safetensors", "precision": precision}
+        command.export(tiny.config(), finished, **chosen, out=out)
+        return out
+
+    return made
+
+
+@pytest.fixture
+def file(export):
+    return export("float32")
+
+
+def test_the_card_has_the_scores_of_the_weights_in_the_file(export, finished):
+    scored = read_json(finished / RUN / "scores.json")
+    for precision in ("float16", "int8"):
+        found = pretrained.card(str(export(precision)))["scores"]
+        assert found == scored["precisions"][precision]["scores"] != scored["scores"]
 
 
 def test_a_file_draws_as_the_run_and_carries_its_scores(file, tmp_path_factory):
@@ -53,5 +71,5 @@ def test_files_that_are_not_there_or_damaged_are_named(tmp_path, file):
     with pytest.raises(UserError, match=r"none.safetensors is not there"):
         pretrained.load(str(tmp_path / "none.safetensors"))
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(UserError, match=r"mine.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"float32.safetensors cannot be read"):
         pretrained.load(str(file))

@@ -59,8 +59,12 @@ def test_weights_that_were_not_kept_are_asked_for(folder):
 
 def test_without_a_score_to_compare_by_the_widest_is_shown_first(tmp_path):
     scores = ("sharpness",)
-    made = fake_study.make(tmp_path, seeds=(0,), students=("mse",), data="celeb_a", scores=scores)
-    assert [run.key.width for run in choose(read(made)).runs] == [8, 2, 4]
+    students = ("mse_paper", "best")
+    made = fake_study.make(tmp_path, seeds=(0,), students=students, data="celeb_a", scores=scores)
+    chosen = choose(read(made))
+    # The recipe that the answers speak of: the config's last.
+    assert chosen.runs[0].name == "student-best-d8-s0"
+    assert "widest best student: no score compares it" in chosen.reason
 
 
 def test_weights_are_packed_in_twenty_four_bits():

@@ -196,6 +196,17 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]  # nothing half-written is left
 
 
+def test_of_two_that_write_once_the_first_one_s_stays(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.npz"
+    for value in (1, 2):
+        files.write_arrays_once(path, x=np.array(value))
+    assert files.read_arrays(path)["x"] == 1
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.npz"]
+    monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    files.write_arrays_once(tmp_path / "b.npz", x=np.array(3))
+    assert files.read_arrays(tmp_path / "b.npz")["x"] == 3
+
+
 def test_a_file_has_the_rights_of_any_other(tmp_path):
     files.write_bytes(tmp_path / "a", b"")
     (tmp_path / "b").write_bytes(b"")

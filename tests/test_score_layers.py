@@ -119,9 +119,24 @@ def test_scores_are_made_again_only_for_other_layers_or_numbers(root, folder, lo
     assert not looked(evaluation__layers=("192",))
     assert not looked(evaluation__layers=())
     assert looked(evaluation__layer_samples=60)
+    assert looked(evaluation__layers=("192",))
+    assert looked()
     (folder / RUN / "layers.json").write_text("{")
     with pytest.raises(UserError, match=r"layers\.json is damaged .* delete it"):
         looked()
+
+
+def test_further_layers_are_added(root, folder, looks):
+    run = runs.find(made(root), RUN)
+    for layers in (("192",), ("64",)):
+        config = made(root, **(FEW | {"evaluation__layers": layers}))
+        score_layers.score_layers(Lab(config, folder), [run])
+    both = files.read_json(folder / RUN / "layers.json")
+    assert both["made"]["layers"] == ["64", "192"]
+    (folder / RUN / "layers.json").unlink()
+    score_layers.score_layers(Lab(made(root, **FEW), folder), [run])
+    at_once = files.read_json(folder / RUN / "layers.json")
+    assert both["scores"].items() > at_once["scores"].items()  # and what layer 64 kept by itself
 
 
 def test_without_labels_the_layers_tell_what_training_images_are_near(

@@ -173,7 +173,7 @@ def test_weights_in_fewer_bytes_are_scored_too(finished):
 
 def test_the_real_test_images_are_the_ceiling(finished):
     real = files.read_json(finished / "reference" / "scores.json")
-    assert real["made"]["samples"] == 359
+    assert real["made"]["samples"] == 200  # as many as a generator draws, of 359
     assert real["made"]["images"].startswith("digits-1.0.0-test-16px-pad1-n359-")
     for name in TRAINED:
         scores = files.read_json(finished / name / "scores.json")["scores"]
@@ -334,6 +334,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(root, finished
     assert (folder / name / "checkpoints" / "40.damaged").is_dir()
 
 
+def test_a_scored_run_with_a_damaged_checkpoint_is_trained_to_its_end_again(
+    root, finished, tmp_path
+):
+    """As the error says that names the damage; its scores stay."""
+    folder, name = tmp_path / "study", "teacher-d4-s0"
+    shutil.copytree(finished, folder)
+    before = weights(tiny.config(), folder, name)
+    damage(folder / name / "checkpoints" / "40")
+    done = tiny.gankd(root, "train", *tiny.flags(), f"--workdir={folder}", f"--run={name}")
+    assert done.returncode == 0, done.stderr
+    after = weights(tiny.config(), folder, name)
+    assert all((after[key] == before[key]).all() for key in before)
+
+
 def test_where_every_checkpoint_is_damaged_nothing_is_touched(root, finished, tmp_path):
     folder, name = tmp_path / "study", "teacher-d4-s0"
     shutil.copytree(finished, folder)
@@ -488,8 +502,29 @@ def test_nobody_is_chosen_before_all_have_ended_nor_twice(candidates):
 
 def test_it_is_told_if_every_candidate_failed(candidates):
     end(candidates, 4, 8, 16, fail=True)
+    score_runs.choose_teacher(candidates)  # baselines do without
+    assert not (candidates.folder / "teacher.json").exists()
     with pytest.raises(UserError, match=r"every teacher failed; see .*failed.json"):
-        score_runs.choose_teacher(candidates)
+        _ = candidates.teacher
+
+
+def test_a_teacher_in_training_elsewhere_is_waited_for_without_being_asked(candidates, monkeypatch):
+    """Only one that nobody trains is waited for no longer than `patience`."""
+    slept = []
+
+    def sleep(_: float) -> None:
+        slept.append(1)
+        files.write_json(candidates.folder / "teacher.json", {"run": "teacher-d4-s0"})
+
+    monkeypatch.setattr(study.time, "sleep", sleep)
+    with lock.hold(candidates.folder / lock.LOCKS / "teacher-d8-s0", "the teacher"):
+        study._await_teacher(candidates, patience=0)
+    assert slept == [1]
+    (candidates.folder / "teacher.json").unlink()
+    again = Lab(candidates.config, candidates.folder)
+    with pytest.raises(UserError, match="a student needs a teacher, and none is trained"):
+        study._await_teacher(again, patience=0)
+    assert slept == [1]
 
 
 def test_candidates_are_compared_with_the_images_held_out(

@@ -105,7 +105,7 @@ def make(drawer: Drawer, kind: str, precision: str, *, what: str) -> Made:
 
 
 def _card(lab: Lab, run: Run, precision: str) -> dict[str, Any]:
-    """How a run was made, and its scores where it has them."""
+    """How a run was made, and where it is scored its scores with weights of that precision."""
     card = {
         "study": lab.config.name,
         "run": run.name,
@@ -113,8 +113,12 @@ def _card(lab: Lab, run: Run, precision: str) -> dict[str, Any]:
         "recipe": lab.config.recipes[run.recipe].to_dict(),
         "data": lab.train.key,
     }
-    scores = lab.folder / run.name / "scores.json"
-    return card | (files.read_json(scores) if scores.exists() else {})
+    path = lab.folder / run.name / "scores.json"
+    if not path.exists():
+        return card
+    scored = files.read_json(path)
+    stored = scored.get("precisions", {}).get(precision, {})
+    return card | scored | ({"scores": stored["scores"]} if "scores" in stored else {})
 
 
 def need(kind: str) -> None:

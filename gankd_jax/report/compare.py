@@ -194,6 +194,8 @@ def _their_note(study: Study, source: str) -> str:
 
 
 def _judge(key: str) -> str:
+    if key.endswith("_mixer"):
+        return "the study's second classifier"
     own = key == "inception_score" or key.endswith("_classifier")
     return "the study's own classifier" if own else "the Inception network of FID"
 

@@ -16,7 +16,8 @@ SAME = (
 BETWEEN = "From left to right the latent moves from one point to another, the same way for all."
 NEAREST = (
     "Of 64 images of the teacher and of each widest model those that come nearest to a training "
-    "image, and that training image below; nearest in the features of the scores' network."
+    "image, and that training image below; nearest in the features of the scores' network, without "
+    "classes among 10,000 training images."
 )
 UNKNOWN = (
     "They were not looked for: without labels or FID layers there is no network to look by. With "

@@ -1,5 +1,6 @@
 """The few sentences that stand above a report: what was compressed, by how much, who is ahead."""
 
+from gankd_jax.report.leading import main_score
 from gankd_jax.report.rows import Row, ratios, rows
 from gankd_jax.report.runs import Study
 from gankd_jax.report.scores import describe, is_main
@@ -31,15 +32,15 @@ def _compression(study: Study) -> str:
 
 
 def _kept(found: list[Row]) -> str:
-    """Say what is kept of the teacher's first score at the smallest width with a student."""
-    kept = [row for row in found if row.share is not None and describe(row.score).better]
+    """Say what is kept of the teacher's main score at the smallest width with a student."""
+    key = main_score(found)
+    kept = [row for row in found if row.score == key and row.share is not None]
     students = [row for row in kept if row.kind == "student"]
     if not students:
         return ""
-    key = students[0].score
-    width = min(row.width or 0 for row in students if row.score == key)
-    small = [row for row in kept if row.score == key and row.width == width]
-    teacher = next(row for row in kept if row.score == key and row.kind == "teacher")
+    width = min(row.width or 0 for row in students)
+    small = [row for row in kept if row.width == width]
+    teacher = next(row for row in kept if row.kind == "teacher")
     parts = [f"{row.recipe} {percent(row.share)}" for row in small if row is not teacher]
     return (
         f"Of the teacher's {describe(key).label} ({number(teacher.summary.mean)}) "

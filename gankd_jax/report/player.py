@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gankd_jax.report.elements import picture_url
+from gankd_jax.report.leading import leading_recipe, main_score
+from gankd_jax.report.limit import smallest
 from gankd_jax.report.rows import Row, rows
 from gankd_jax.report.runs import Run, Study
 from gankd_jax.report.scores import describe
@@ -40,13 +42,15 @@ def choose(study: Study) -> Chosen:
     The score is the study's first that has a better side and that the teacher has. Smaller students
     that fit beside it are carried too.
     """
-    found = [(row, run) for row in _students(study) if (run := _kept_run(study, row))]
-    small = [pair for pair in found if _characters(pair[1]) <= CHARACTERS]
+    found = rows(study)
+    kept = [(row, run) for row in _students(found) if (run := _kept_run(study, row))]
+    small = [(row, run) for row, run in kept if _characters(run) <= CHARACTERS]
     if not small:
-        return Chosen((), _why_none(study, too_large=bool(found)))
-    row, first = _best(small)
+        return Chosen((), _why_none(study, too_large=bool(kept)))
+    best = _best([row for row, _ in small], leading_recipe(study, found))
+    first = next(run for row, run in small if row is best)
     others = [run for _, run in small if run is not first]
-    return Chosen((first, *_beside(first, others)), _reason(row))
+    return Chosen((first, *_beside(first, others)), _reason(best))
 
 
 def _beside(first: Run, others: list[Run]) -> list[Run]:
@@ -59,11 +63,11 @@ def _beside(first: Run, others: list[Run]) -> list[Run]:
     return fitting
 
 
-def _students(study: Study) -> list[Row]:
-    """The students' rows of the first score by which they compare with the teacher."""
-    scored = [row for row in rows(study) if row.kind == "student" and row.summary.values]
-    shared = [row for row in scored if row.share is not None and describe(row.score).better]
-    return [row for row in shared or scored if row.score == (shared or scored)[0].score]
+def _students(found: list[Row]) -> list[Row]:
+    """The students' rows of the main score or, without one, of the first that there is."""
+    scored = [row for row in found if row.kind == "student" and row.summary.values]
+    key = main_score(found) or (scored[0].score if scored else "")
+    return [row for row in scored if row.score == key]
 
 
 def _kept_run(study: Study, row: Row) -> Run | None:
@@ -73,18 +77,27 @@ def _kept_run(study: Study, row: Row) -> Run | None:
     return kept[0] if kept else None
 
 
-def _best(found: list[tuple[Row, Run]]) -> tuple[Row, Run]:
-    near = [pair for pair in found if (pair[0].share or 0) >= NEAR]
-    if near:
-        return min(near, key=lambda pair: (pair[0].width or 0, -(pair[0].share or 0)))
-    return max(found, key=lambda pair: (pair[0].share or 0, pair[0].width or 0))
+def _best(those: list[Row], leading: str) -> Row:
+    """The smallest near the teacher, else what keeps most, else the leading recipe's widest."""
+
+    def rank(row: Row) -> tuple[float, bool, int]:
+        return _share(row) or 0.0, row.recipe == leading, row.width or 0
+
+    compared = [row for row in those if _share(row)]
+    return smallest(compared, NEAR) or max(those, key=rank)
+
+
+def _share(row: Row) -> float | None:
+    """What a student keeps of the teacher's score, if more of it is better."""
+    return row.share if describe(row.score).better else None
 
 
 def _reason(row: Row) -> str:
-    label, kept = describe(row.score).label, percent(row.share)
-    if row.share is None:
-        return "Shown first is the widest student: no score compares it with the teacher."
-    if row.share >= NEAR:
+    label, share = describe(row.score).label, _share(row)
+    if share is None:
+        return f"Shown first is the widest {row.recipe} student: no score compares it with others."
+    kept = percent(share)
+    if share >= NEAR:
         return f"Shown first is the smallest student within 5 % of the teacher's {label} ({kept})."
     return f"No student is within 5 % of the teacher's {label}; shown first is the best ({kept})."
 

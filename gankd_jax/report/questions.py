@@ -1,15 +1,17 @@
 """The questions that the method raises, each answered by a number and a panel out of a study."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from gankd_jax import paper
 from gankd_jax.report.advantage import advantages
+from gankd_jax.report.leading import leading_recipe, main_score
 from gankd_jax.report.limit import smallest
-from gankd_jax.report.rows import Row, in_paper, rows
+from gankd_jax.report.rows import Row, rows
 from gankd_jax.report.runs import Run, Study
 from gankd_jax.report.scores import describe
 from gankd_jax.report.wording import model_name, number, percent, ratio, spread
@@ -20,7 +22,8 @@ COPIES = {
     "pixel_error_between": "between latents",
     "pixel_error_seen": "latents of the training",
 }
-BREAKS = ("precision", "recall", "coverage", "sharpness")
+FRACTIONS = ("precision", "recall", "coverage")
+OWN = "_classifier"  # how the scores by the study's own classifier end
 LEVELS = (0.95, 0.99)
 
 
@@ -56,8 +59,7 @@ class Asked:
 def answers(study: Study) -> list[Answer]:
     """Return the questions that the study can answer, as far as it has come."""
     found = [row for row in rows(study) if row.summary.values]
-    main = _main(found)
-    asked = Asked(study, found, main, _leading(study, found, main))
+    asked = Asked(study, found, main_score(found), leading_recipe(study, found))
     questions = (_copy, _small, _ahead, _breaks, _sharp, _layers, _memory)
     return [answer for ask in questions if (answer := ask(asked))]
 
@@ -143,32 +145,55 @@ def _ahead(asked: Asked) -> Answer | None:
 
 def _breaks(asked: Asked) -> Answer | None:
     """What is lost first as the student shrinks: modes, detail or sharpness."""
-    recipe, scores = asked.leading, asked.teacher
-    courses: dict[str, list[Row]] = {}
-    for name in BREAKS:
-        key = next((r.score for r in asked.found if r.score.split("_")[0] == name), "")
-        those = asked.of(key)
-        if those and scores.get(key):
-            courses[name] = those
-    if len(courses) < 2:  # one alone tells nothing of what goes first
+    network = _network(asked)
+    keys = {name: f"{name}{network}" for name in FRACTIONS if network is not None}
+    found = {name: asked.of(key) for name, key in (keys | {"sharpness": "sharpness"}).items()}
+    courses = {
+        k: those for k, those in found.items() if those and asked.teacher.get(those[0].score)
+    }
+    common = _common_widths(courses.values())
+    if len(courses) < 2 or not common:  # one alone tells nothing of what goes first
         return None
-
-    def kept(row: Row) -> float:
-        return row.summary.mean / scores[row.score]
-
-    least = {name: kept(those[0]) for name, those in courses.items()}
+    shares = {name: _kept(asked, those) for name, those in courses.items()}
+    least = {name: kept[min(common)] for name, kept in shares.items()}
 
     def panel(axes: Axes) -> None:
-        for name, those in courses.items():
-            axes.plot([r.width or 0 for r in those], [kept(r) for r in those], "o-", label=name)
+        for name, kept in shares.items():
+            axes.plot(list(kept), list(kept.values()), "o-", label=name)
         axes.axhline(1.0, color="grey", ls=":", lw=1)
         _over_widths(axes, next(iter(courses.values())), "share of the teacher's")
 
     parts = ", ".join(f"{name} {percent(part)}" for name, part in least.items())
     first = min(least, key=least.__getitem__)
-    width = next(iter(courses.values()))[0].width
-    text = f"At d={width} the {recipe} student keeps of the teacher's {parts}: {first} goes first."
+    text = (
+        f"At d={min(common)} the {asked.leading} student keeps of the teacher's {parts}:"
+        f" {first} goes first ({_judged(network)})."
+    )
     return Answer("What breaks at the limit?", text, panel)
+
+
+def _network(asked: Asked) -> str | None:
+    """How the scores end of a network that knows teacher and students; the study's own first."""
+    known = [key for key in asked.teacher if key.split("_")[0] == "precision" and asked.of(key)]
+    ends = [key.removeprefix("precision") for key in known]
+    return OWN if OWN in ends else next(iter(ends), None)
+
+
+def _judged(network: str | None) -> str:
+    if network == OWN:
+        return "by the study's own classifier"
+    layer = (network or "").lstrip("_") or "2048"
+    return "by the images alone" if network is None else f"by the FID network's layer {layer}"
+
+
+def _common_widths(courses: Iterable[list[Row]]) -> set[int]:
+    widths = [{row.width or 0 for row in those} for those in courses]
+    return set.intersection(*widths) if widths else set()
+
+
+def _kept(asked: Asked, those: list[Row]) -> dict[int, float]:
+    """By width, the part of the teacher's score."""
+    return {row.width or 0: row.summary.mean / asked.teacher[row.score] for row in those}
 
 
 def _sharp(asked: Asked) -> Answer | None:
@@ -199,15 +224,15 @@ def _sharp(asked: Asked) -> Answer | None:
 
 def _layers(asked: Asked) -> Answer | None:
     """At which layer of the FID network the distances are near those that the paper gives."""
-    found, recipe = asked.found, asked.leading
-    keys = {key for key in asked.teacher if key == "fid" or key[3:].isdigit()}
-    theirs = [r.paper for r in found if r.paper and in_paper(asked.study, r.score)]
-    if not keys or not theirs:
+    keys = sorted((key for key in asked.teacher if key == "fid" or key[3:].isdigit()), key=_layer)
+    students = [r for r in asked.found if r.kind == "student" and r.score in keys]
+    theirs = [row.paper for row in students if row.paper]
+    if not theirs or paper.SCORE.get(asked.study.data) != "FID":
         return None
-    scores = {key: asked.teacher[key] for key in sorted(keys, key=_layer)}
-    least = min(theirs)
+    scores, least = {key: asked.teacher[key] for key in keys}, min(theirs)
     closest = min(scores, key=lambda key: abs(math.log(scores[key] / least)))
-    shown = [r for r in found if r.kind == "teacher" or (r.kind, r.recipe) == ("student", recipe)]
+    teacher = [r for r in asked.found if r.kind == "teacher" and r.score in keys]
+    shown = teacher + [row for row in students if row.recipe == asked.leading]
 
     def panel(axes: Axes) -> None:
         for kind, width in dict.fromkeys((row.kind, row.width) for row in shown):
@@ -218,7 +243,10 @@ def _layers(asked: Asked) -> Answer | None:
         axes.set_yscale("log")
 
     told = ", ".join(f"{describe(key).label} {number(score)}" for key, score in scores.items())
-    text = f"The teacher has {told}; nearest to the paper's best student, {least}, is {closest}."
+    text = (
+        f"The teacher has {told}; nearest to the paper's best student of these widths, {least}, is"
+        f" the {_layer(closest)}-wide layer."
+    )
     return Answer("Which layer is the paper's FID near?", text, panel)
 
 
@@ -250,21 +278,6 @@ def _memory(asked: Asked) -> Answer | None:
 
 def _name(run: Run) -> str:
     return f"{model_name(run.key.kind, run.key.recipe)} d={run.key.width}"
-
-
-def _main(found: list[Row]) -> str:
-    """The first score with a better side by which students are compared with the teacher."""
-    ranked = (r.score for r in found if r.kind == "student" and r.share is not None)
-    return next((key for key in ranked if describe(key).better), "")
-
-
-def _leading(study: Study, found: list[Row], key: str) -> str:
-    """The student recipe that keeps most of the teacher's main score; without one, the last."""
-    kept: dict[str, list[float]] = {}
-    for row in (r for r in found if r.score == key and r.kind == "student"):
-        kept.setdefault(row.recipe, []).append(row.share or 0.0)
-    names = list(study.config["study"]["students"])
-    return max(kept, key=lambda name: np.mean(kept[name])) if kept else (names or [""])[-1]
 
 
 def _each_model(axes: Axes, those: list[Row], value: Callable[[Row], float]) -> None:

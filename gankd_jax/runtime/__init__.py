@@ -1,1 +1,1 @@
-"""Files a run keeps: checkpoints and logs."""
+"""What numbers do not depend on: files, checkpoints, logs, locks, signals, devices, processes."""

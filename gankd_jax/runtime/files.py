@@ -72,6 +72,20 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def write_arrays_once(path: Path, **arrays: np.ndarray) -> None:
+    """The same, unless another process was first: its file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        own = Path(folder, path.name)
+        write_arrays(own, **arrays)
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            return
+        except OSError:  # the file system has no links
+            own.replace(path)
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz; objects in it are refused, so nothing is unpickled.
 
