@@ -90,15 +90,6 @@ ROWS = (
 )
 
 
-def paper_parameters(width: int) -> int:
-    """Number of parameters as the paper counts them, for a 64x64 generator of this width.
-
-    Kernels and convolution biases with one output channel; the scale and shift of batch norm are
-    not counted: 672 d^2 + 12831 d + 1 (derived; gives every row of the paper's table).
-    """
-    return 672 * width**2 + 12831 * width + 1
-
-
 def result(data: str, width: int) -> Result | None:
     """Return the paper's result for a data set and a width, or None where it has none."""
     return next((row.results.get(data) for row in ROWS if row.width == width), None)

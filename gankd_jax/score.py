@@ -122,7 +122,7 @@ def score_with_inception(
     extractor = inception_extractor(weights or inception_weights.default_path())
     result = score(a, b, extractor, settings)
     if out:
-        write(result, out)
+        files.write_json(out, result)
     return result
 
 
@@ -200,13 +200,3 @@ def text(result: dict[str, Any]) -> str:
     rows += [(name, f"{value:.6g}") for name, value in result["scores"].items()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
-
-
-def write(result: dict[str, Any], path: Path) -> None:
-    """Write a result as JSON.
-
-    Raises:
-        UserError: the file exists.
-    """
-    files.need_free(path)
-    files.write_json(path, result)

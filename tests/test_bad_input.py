@@ -275,6 +275,21 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "other shapes": (statistics(mu=[1.0, 2.0], sigma=[[1.0]]), STATISTICS, "do not fit"),
     "words": (statistics(mu=["a"], sigma=[["b"]]), STATISTICS, "has no statistics"),
     "not finite": (statistics(mu=[np.nan], sigma=[[1.0]]), STATISTICS, "not finite"),
+    "half of the answers": (
+        statistics(mu=[1], sigma=[[1]], answers_counts=[1]),
+        STATISTICS,
+        "has no statistics",
+    ),
+    "several sharpnesses": (
+        statistics(mu=[1], sigma=[[1]], sharpness=[1, 2]),
+        STATISTICS,
+        "has no statistics",
+    ),
+    "features of another layer": (
+        statistics(mu=[1], sigma=[[1]], features=[[1, 2], [3, 4]]),
+        STATISTICS,
+        "features (2, 2) and mu (1,) do not fit",
+    ),
     "no count": (statistics(mu=[1], sigma=[[1]], count="x"), STATISTICS, "has no statistics"),
     "code in statistics": (
         zipped("bad.npz", ("mu.npy", OBJECTS.getvalue()), ("sigma.npy", PICKLE)),

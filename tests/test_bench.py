@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import statistics
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 import tiny
 
 from gankd_jax import runs
-from gankd_jax.bench import command, export, measure, operations, programs, report
+from gankd_jax.bench import command, export, measure, operations, programs, report, start
 from gankd_jax.bench.cases import CRITIC_STEPS, MATRIX, cases
 from gankd_jax.bench.measure import SIDES
 from gankd_jax.bench.memory import memory
@@ -210,6 +212,25 @@ def test_a_start_is_timed_cold_and_warm(tmp_path_factory):
     assert "first compiled call" in title
     found = {line.split()[0]: float(line.split()[1]) for line in lines}
     assert found["cold"] > found["warm"] > 0
+
+
+def test_a_side_that_has_ended_is_named(monkeypatch):
+    monkeypatch.setitem(measure.SIDES, "torch", "gankd_jax.errors")  # says nothing and ends
+    side = measure.Side("torch")
+    with pytest.raises(UserError, match="the torch side ended; what it said last stands above"):
+        side.seconds({"kind": "generator", "of": [], "with": {}}, 1)
+    side.close()
+
+
+def test_a_file_whose_process_ends_is_named(tmp_path, capfd):
+    with pytest.raises(UserError, match=r"the process that times no.onnx ended \(status 1\)"):
+        export._measure(tmp_path / "no.onnx")
+    assert "no.onnx" in capfd.readouterr().err
+
+
+def test_a_start_that_fails_without_a_word_is_told_by_its_status():
+    with pytest.raises(UserError, match="the start failed: it ended with status 3"):
+        start._seconds([sys.executable, "-c", "raise SystemExit(3)"], dict(os.environ))
 
 
 def test_a_start_that_fails_says_why(tmp_path_factory):

@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from gankd_jax import paper
+from gankd_jax.models.cost import paper_parameters
 
 
 def counted(width: int) -> int:
@@ -13,7 +14,7 @@ def counted(width: int) -> int:
 
 @pytest.mark.parametrize("row", paper.ROWS, ids=lambda row: f"d{row.width}")
 def test_parameters_are_those_of_the_layers(row):
-    assert row.parameters == paper.paper_parameters(row.width) == counted(row.width)
+    assert row.parameters == paper_parameters(row.width) == counted(row.width)
 
 
 def test_ratios_follow_from_the_teachers_width():
@@ -32,7 +33,7 @@ def test_ratios_follow_from_the_teachers_width():
 
 
 def test_the_papers_headline_numbers():
-    assert paper.paper_parameters(256) == 47_324_929
+    assert paper_parameters(256) == 47_324_929
     assert paper.result("mnist", 2) == paper.Result(1669, 5.80, 1.86)
     assert paper.result("cifar10", 4) == paper.Result(58, 11.00, 14.28)
     assert paper.result("celeb_a", 8) == paper.Result(87, 8.78, 11.06)

@@ -1,7 +1,6 @@
 """`gankd score`: folders, statistics files and data sets, end to end."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,16 +149,12 @@ def test_fewer_images_are_some_of_them_each_once(
         score.score(str(a), str(a), EXTRACTOR, dataclasses.replace(settings, samples=1))
 
 
-def test_a_result_is_written_and_shown(tmp_path: Path, settings: score.Settings) -> None:
+def test_a_result_is_shown(tmp_path: Path, settings: score.Settings) -> None:
     a = folder(tmp_path / "a", 0)
     result = score.score(str(a), str(a), EXTRACTOR, settings)
-    score.write(result, tmp_path / "scores.json")
-    assert json.loads((tmp_path / "scores.json").read_text()) == result
     lines = dict(line.split(None, 1) for line in score.text(result).splitlines())
     assert lines["A"] == str(a)
     assert float(lines["fd_6"]) < 1e-6
-    with pytest.raises(UserError, match="exists; name another file"):
-        score.write(result, tmp_path / "scores.json")
 
 
 def test_what_is_no_set_of_images_is_named(tmp_path: Path, settings: score.Settings) -> None:

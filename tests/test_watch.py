@@ -146,6 +146,13 @@ def test_it_goes_on_until_ctrl_c_and_writes_plain_text(folder):
     assert "\x1b" not in rest
 
 
+@pytest.mark.parametrize("name", ["config.json", f"{RUN}/failed.json", f"{RUN}/scores.json"])
+def test_a_damaged_file_is_named(folder, name):
+    (folder / name).write_text("{")
+    with pytest.raises(UserError, match=rf"{name} is damaged .*; delete it and run again"):
+        watch(folder, once=True)
+
+
 def test_a_folder_without_a_study_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="holds no study"):
         watch(tmp_path, once=True)

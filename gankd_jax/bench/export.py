@@ -20,11 +20,10 @@ from gankd_jax.export.command import make, need
 from gankd_jax.lab import Lab
 from gankd_jax.models.cost import cost
 from gankd_jax.names import LOSSY, PRECISIONS
+from gankd_jax.report.times import AS_FAST, STEADY
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 
-AS_FAST = 1.05  # times: a model that is faster by no more is not called faster
-STEADY = 1.2  # times: rounds that differ by more were disturbed
 HEADER = ("", "weights", "bytes", "ms, one image", "images/s, batches of 64", "peak MiB")
 MEMORY = Path("/proc/self/status")
 
@@ -67,8 +66,7 @@ def bench_export(config: ml_collections.ConfigDict, folder: Path, *, rounds: int
         raise UserError(f"{path} exists; remove it to measure again")
     if not MEMORY.exists():
         raise UserError(f"--export reads a process's memory from {MEMORY}, which is not there")
-    if not workdir.holds(folder, config):
-        raise UserError(f"--workdir={folder} holds no study; `gankd study` begins one")
+    workdir.need(folder, config)
     lab = Lab(config, folder)
     with tempfile.TemporaryDirectory() as place:
         made = {Path(place, f"{t.run.name}-{t.precision}"): t for t in _made(lab, Path(place))}
@@ -106,7 +104,10 @@ def _measure(*file: Path) -> dict[str, float]:
     """What the process that runs one file says; of none, its memory."""
     command = [sys.executable, "-m", "gankd_jax.bench.export_side", *map(str, file)]
     one = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=one, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=one, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        timed = f"the process that times {file[0].name}" if file else "the process without a file"
+        raise UserError(f"{timed} ended (status {done.returncode}); what it said stands above")
     return json.loads(done.stdout)
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import jax
 
 from gankd_jax.bench.cases import Case, Theirs, Work, matrix_product
+from gankd_jax.errors import UserError
 
 Seconds = dict[str, list[float]]  # of "ours", of each side and variant, of the "matrix" product
 # Each side is a process of its own, so that neither's threads are in the other's way.
@@ -22,16 +23,31 @@ class Side:
 
     def __init__(self, name: str) -> None:
         command = [sys.executable, "-m", SIDES[name]]
+        self._name = name
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def seconds(self, case: Theirs, repeats: int) -> float:
-        """The median over `repeats` runs of a case."""
+        """The median over `repeats` runs of a case.
+
+        Raises:
+          UserError: the process has ended.
+        """
+        answer = self._ask(json.dumps({**case, "repeats": repeats}))
+        if not answer:
+            raise UserError(f"the {self._name} side ended; what it said last stands above")
+        return json.loads(answer)
+
+    def _ask(self, line: str) -> str:
+        """What the process answers; nothing where it has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps({**case, "repeats": repeats}), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        try:
+            print(line, file=self._process.stdin, flush=True)
+        except BrokenPipeError:  # not that of our own output, which is no error
+            return ""
+        return self._process.stdout.readline()
 
     def close(self) -> None:
         """End the process."""

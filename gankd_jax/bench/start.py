@@ -63,5 +63,6 @@ def _seconds(command: Sequence[str], environment: dict[str, str]) -> float:
     began = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"the start failed: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        raise UserError(f"the start failed: {said[-1]}")
     return time.perf_counter() - began

@@ -55,17 +55,22 @@ def read(path: Path, layer: str | None = None) -> Summary:
         UserError: the file is missing, or has no mean and covariance.
     """
     try:
-        arrays = files.read_arrays(path)
-        mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
-        count = int(arrays["count"]) if "count" in arrays else None
+        return _summary(files.read_arrays(path), layer)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path} has no statistics (arrays 'mu' and 'sigma'): {error}") from error
-    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
-        raise UserError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f"{path}: mu and sigma hold values that are not finite")
+
+
+def _summary(arrays: dict[str, np.ndarray], layer: str | None) -> Summary:
+    """What arrays say.
+
+    Raises:
+        KeyError, TypeError, ValueError: some are missing or do not fit.
+    """
+    mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
+    _check(mean, covariance, arrays.get("features"))
+    count = int(arrays["count"]) if "count" in arrays else None
     layer = layer or str(len(mean))
     has_answers = f"answers_{_ANSWERS[0]}" in arrays
     return Summary(
@@ -75,6 +80,15 @@ def read(path: Path, layer: str | None = None) -> Summary:
         kept={layer: arrays["features"]} if "features" in arrays else {},
         answers=Answers(*(arrays[f"answers_{x}"] for x in _ANSWERS)) if has_answers else None,
     )
+
+
+def _check(mean: np.ndarray, covariance: np.ndarray, features: np.ndarray | None) -> None:
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("mu and sigma hold values that are not finite")
+    if features is not None and features.shape[1:] != mean.shape:
+        raise ValueError(f"features {features.shape} and mu {mean.shape} do not fit")
 
 
 def _moments(count: int | None, mean: np.ndarray, covariance: np.ndarray) -> Moments:

@@ -124,14 +124,14 @@ def read(workdir: Path) -> Study:
     """
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
-    config = _json(workdir / "config.json")
+    config = read_object(workdir / "config.json")
     with _reading(workdir / "config.json"):
         plan = planned(config)
     found = [_run(file.parent) for file in sorted(workdir.glob("*/run.json"))]
     place = {key: index for index, key in enumerate(plan)}
     found.sort(key=lambda run: place.get(run.key, len(plan)))
-    choice = _json(workdir / "teacher.json")
-    latency = _json(workdir / "latency.json")
+    choice = read_object(workdir / "teacher.json")
+    latency = read_object(workdir / "latency.json")
     real = workdir / "reference"
     scores, layers = _scored(real)
     pictures = _pictures(real)
@@ -193,8 +193,8 @@ def _progress(study: Study, key: Key, run: Run | None) -> str:
 
 
 def _run(folder: Path) -> Run:
-    about = _json(folder / "run.json")
-    failed = _json(folder / "failed.json")
+    about = read_object(folder / "run.json")
+    failed = read_object(folder / "failed.json")
     scores, layers = ({}, {}) if failed else _scored(folder)
     folded = folder / "folded.npz"
     pictures = _pictures(folder)
@@ -215,7 +215,7 @@ def _run(folder: Path) -> Run:
         nearest=_nearest(pictures),
         folded=folded if folded.is_file() else None,
         failure=_failure(failed) if failed else "",
-        retried=tuple(_failure(_json(path)) for path in sorted(folder.glob("failed-*.json"))),
+        retried=tuple(_failure(read_object(path)) for path in sorted(folder.glob("failed-*.json"))),
     )
 
 
@@ -224,8 +224,8 @@ def _scored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Only what the judges have scored counts as scored.
     """
-    scores = _json(folder / "scores.json")
-    return scores, _json(folder / "layers.json") if scores else {}
+    scores = read_object(folder / "scores.json")
+    return scores, read_object(folder / "layers.json") if scores else {}
 
 
 def _made(scores: dict[str, Any], layers: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +271,12 @@ def _stored(file: dict[str, Any], path: Path) -> dict[str, Stored]:
         }
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a study; {} where it is not there.
+
+    Raises:
+      UserError: it is damaged.
+    """
     if not path.is_file():
         return {}
     with _reading(path):

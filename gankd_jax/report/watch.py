@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gankd_jax.errors import UserError
-from gankd_jax.report.runs import Key, planned
+from gankd_jax.report.runs import Key, planned, read_object
 from gankd_jax.report.wording import number
-from gankd_jax.runtime import files, lock
+from gankd_jax.runtime import lock
 from gankd_jax.runtime.writers import read_log
 
 EVERY = 3.0  # seconds between looks
@@ -36,7 +36,7 @@ def watch(folder: Path, *, once: bool) -> None:
     """Print the state of a study, and on until Ctrl-C; on a terminal the screen is kept.
 
     Raises:
-      UserError: the folder holds no study.
+      UserError: the folder holds no study, or a file in it is damaged.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"--workdir={folder} holds no study; `gankd study` begins one")
@@ -60,17 +60,17 @@ def watch(folder: Path, *, once: bool) -> None:
 
 def look(folder: Path, now: float) -> list[Seen]:
     """Every run of a study at the time `now`, in seconds of the clock, in the plan's order."""
-    config = files.read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     return [_see(folder, config, key, now=now) for key in planned(config)]
 
 
 def _see(folder: Path, config: dict[str, Any], key: Key, *, now: float) -> Seen:
     own, steps = folder / key.name, config["recipes"][key.recipe]["steps"]
     if (own / "failed.json").exists():
-        failed = files.read_json(own / "failed.json")
+        failed = read_object(own / "failed.json")
         return Seen(key.name, "failed", text=f"at step {failed['step']:,}: {failed['reason']}")
     if (own / "scores.json").exists():
-        return Seen(key.name, "scored", text=_scores(files.read_json(own / "scores.json")))
+        return Seen(key.name, "scored", text=_scores(read_object(own / "scores.json")))
     if (own / "checkpoints" / str(steps)).exists():
         return Seen(key.name, "trained", text="not scored yet")
     log = read_log(own)
