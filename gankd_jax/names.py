@@ -1,7 +1,9 @@
-"""What runs and weights are called, in their files and on the command line."""
+"""What those that measure and those that report agree on: names of runs and weights, "faster"."""
 
 LOSSY = ("float16", "int8")
 PRECISIONS = ("float32", *LOSSY)  # of an exported file's weights
+AS_FAST = 1.05  # times: a model that is faster by no more is not called faster
+STEADY = 1.2  # times: turns that differ by more were disturbed
 
 
 def run_name(kind: str, recipe: str, width: int, seed: int) -> str:

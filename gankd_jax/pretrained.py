@@ -38,7 +38,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 def _read(name: str) -> tuple[Any, Any, dict[str, Any]]:
-    path = Path(name) if name.endswith(".safetensors") else names().get(name)
+    path = Path(name).expanduser() if name.endswith(".safetensors") else names().get(name)
     if path is None:
         known = ", ".join(names()) or "none, as this is no checkout: give the path of a file"
         raise UserError(f"no pretrained generator {name!r}; there are: {known}")

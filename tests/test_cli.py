@@ -143,6 +143,18 @@ MISTAKES = {
     "no workdir": (["study", DIGITS], "this command needs --workdir=..., the study's folder"),
     "no run": (["train", DIGITS, "{new}"], "this command needs --run=..."),
     "no out": (["sample", *TINY, "{finished}", "--run=teacher-d4-s0"], "needs --out=..."),
+    "two benches": (["bench", "--memory", "--start", DIGITS], "--memory and --start are measured"),
+    "cases of a config": (["bench", DIGITS], "`gankd bench` takes no --config"),
+    "start of a side": (
+        ["bench", "--start", DIGITS, "--against=torch"],
+        "`gankd bench --start` takes no --against",
+    ),
+    "memory in rounds": (["bench", "--memory", DIGITS, "--rounds=2"], "takes no --rounds"),
+    "no rounds": (["bench", "--rounds=0", "--only=draw-2"], "--rounds=0: there is one or more"),
+    "sample of two": (
+        ["sample", "--pretrained=mnist-d2", "--run=teacher-d4-s0", "--out={new}/grid.png"],
+        "--pretrained is no run of a study",
+    ),
     "unknown variant": (["study", f"{MNIST}:tiny", "{new}"], "no variant 'tiny'; there are: small"),
     "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field pda"),
     "unknown block": (["study", DIGITS, "--config.dat.pad=3", "{new}"], "no field dat"),

@@ -12,7 +12,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from gankd_jax import cli, runs
-from gankd_jax.commands import options
+from gankd_jax.commands import calls, options
 from gankd_jax.commands.table import COMMANDS
 from gankd_jax.config import validate
 from gankd_jax.export.command import FORMATS
@@ -49,15 +49,18 @@ def test_help_of_an_unknown_command_is_a_mistake(command):
     assert err.startswith("gankd: no command 'frobnicate'; there are describe")
 
 
-def functions(module: ModuleType) -> dict[str, ast.FunctionDef]:
+def parts(module: ModuleType) -> dict[str, ast.stmt]:
+    """A module's functions, and its tables of functions."""
     nodes = ast.parse(inspect.getsource(module)).body
-    return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    typed = [node for node in nodes if isinstance(node, ast.AnnAssign)]
+    tables = {ast.unparse(n.target): n for n in typed if "Callable" in ast.unparse(n.annotation)}
+    return {n.name: n for n in nodes if isinstance(n, ast.FunctionDef)} | tables
 
 
-VALUES = functions(options)
+VALUES = parts(options)
 
 
-def used(function: str, tree: dict[str, ast.FunctionDef]) -> set[str]:
+def used(function: str, tree: dict[str, ast.stmt]) -> set[str]:
     """The flags that a command's function reads, or one that it calls."""
     found = set()
     for node in ast.walk(tree[function]):
@@ -66,14 +69,14 @@ def used(function: str, tree: dict[str, ast.FunctionDef]) -> set[str]:
         elif isinstance(node, ast.Attribute) and ast.unparse(node) == f"options.{node.attr}":
             found |= used(node.attr, VALUES)
         elif isinstance(node, ast.Name) and node.id in tree and node.id != function:
-            found |= used(node.id, tree)
+            found |= used(node.id, {name: n for name, n in tree.items() if name != function})
     return found
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_names_the_flags_that_it_reads(name):
     run = COMMANDS[name].run
-    assert used(run.__name__, functions(inspect.getmodule(run))) == set(COMMANDS[name].flags)
+    assert used(run.__name__, parts(inspect.getmodule(run))) == set(COMMANDS[name].flags)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -103,3 +106,17 @@ def test_an_example_runs(command):
     status, out, _ = command(*shlex.split(COMMANDS["describe"].examples[0])[1:])
     assert status == 0
     assert "1669:1" in out
+
+
+def test_a_start_is_measured_with_all_that_the_words_change():
+    words = [
+        "gankd",
+        "bench",
+        "--start",
+        "--config=a.py",
+        "--config.x=1",
+        "--config.y",
+        "(0,)",
+        "-v",
+    ]
+    assert calls._changes(words) == ["--config.x=1", "--config.y=(0,)"]

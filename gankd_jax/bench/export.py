@@ -19,8 +19,7 @@ from gankd_jax.errors import UserError
 from gankd_jax.export.command import make, need
 from gankd_jax.lab import Lab
 from gankd_jax.models.cost import cost
-from gankd_jax.names import LOSSY, PRECISIONS
-from gankd_jax.report.times import AS_FAST, STEADY
+from gankd_jax.names import AS_FAST, LOSSY, PRECISIONS, STEADY
 from gankd_jax.runs import Run
 from gankd_jax.runtime import files
 

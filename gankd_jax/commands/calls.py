@@ -9,6 +9,7 @@ from ml_collections import ConfigDict, config_flags
 
 from gankd_jax.commands import options
 from gankd_jax.commands.options import Values
+from gankd_jax.errors import UserError
 from gankd_jax.runtime import stop
 
 
@@ -93,6 +94,8 @@ def sample(values: Values) -> None:
 
     out = Path(options.needed(values, "out")).expanduser()
     if name := values["pretrained"].value:
+        if any(values[flag].present for flag in ("config", "workdir", "run")):
+            raise UserError("--pretrained is no run of a study: name one or the other")
         job.sample_pretrained(name, out)
     else:
         run = options.needed(values, "run")
@@ -176,33 +179,79 @@ def export(values: Values) -> None:
 
 def bench(values: Values) -> None:
     """Time training and drawing; or, of a config, what --memory, --start and the others name."""
-    if values["memory"].value:
-        from gankd_jax.bench.memory import memory
+    rounds = options.whole(values, "rounds")
+    if rounds == 0:
+        raise UserError("--rounds=0: there is one or more")
+    measure, _ = BENCHES[_asked(values)]
+    measure(values, rounds or 5)
 
-        print(memory(options.config(values)))
-        return
-    rounds = options.whole(values, "rounds") or 5
-    if values["start"].value:
-        from gankd_jax.bench.start import start
 
-        made = [f"--config={config_flags.get_config_filename(values['config'])}"]
-        made += [word for word in sys.argv if word.startswith("--config.")]
-        print(start(options.config(values), made, rounds))
-        return
-    if values["compile-for"].value:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run; else JAX would look for the TPU
-        from gankd_jax.bench.compile_for import compile_for
+def _asked(values: Values) -> str:
+    """Which of `BENCHES` is asked for.
 
-        print(compile_for(options.config(values), values["compile-for"].value))
-        return
-    if values["export"].value:
-        from gankd_jax.bench.export import bench_export
+    Raises:
+      UserError: two are, or a flag is given that does not go with it.
+    """
+    asked = [name for name in BENCHES if name and values[name].value]
+    if len(asked) > 1:
+        raise UserError(f"--{asked[0]} and --{asked[1]} are measured apart: name one")
+    name = asked[0] if asked else ""
+    for flag in sorted({flag for _, flags in BENCHES.values() for flag in flags}):
+        if values[flag].present and flag not in BENCHES[name][1]:
+            raise UserError(f"`gankd bench{f' --{name}' if name else ''}` takes no --{flag}")
+    return name
 
-        print(bench_export(options.config(values), options.workdir(values), rounds=rounds))
-        return
+
+def _memory(values: Values, _: int) -> None:
+    from gankd_jax.bench.memory import memory
+
+    print(memory(options.config(values)))
+
+
+def _start(values: Values, rounds: int) -> None:
+    from gankd_jax.bench.start import start
+
+    config = options.config(values)
+    made = [f"--config={config_flags.get_config_filename(values['config'])}"]
+    print(start(config, made + _changes(sys.argv), rounds))
+
+
+def _changes(words: list[str]) -> list[str]:
+    """The words of a command line that change a config's fields, each value with its field."""
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--config."):
+            found.append(word if "=" in word else f"{word}={following}")
+    return found
+
+
+def _compile_for(values: Values, _: int) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run; else JAX would look for the TPU
+    from gankd_jax.bench.compile_for import compile_for
+
+    print(compile_for(options.config(values), options.needed(values, "compile-for")))
+
+
+def _bench_export(values: Values, rounds: int) -> None:
+    from gankd_jax.bench.export import bench_export
+
+    print(bench_export(options.config(values), options.workdir(values), rounds=rounds))
+
+
+def _cases(values: Values, rounds: int) -> None:
     from gankd_jax.bench import command
 
     folder = options.path(values, "out") or Path("bench")
     names = {flag: (values[flag].value or "").split(",") for flag in ("only", "against")}
     chosen = {flag: [name for name in words if name] for flag, words in names.items()}
     print(command.bench(folder, rounds=rounds, **chosen))
+
+
+# What `gankd bench` measures by a switch, and the flags that go with it; "": the cases.
+BENCHES: dict[str, tuple[Callable[[Values, int], None], tuple[str, ...]]] = {
+    "memory": (_memory, ("config",)),
+    "start": (_start, ("config", "rounds")),
+    "compile-for": (_compile_for, ("config",)),
+    "export": (_bench_export, ("config", "workdir", "rounds")),
+    "": (_cases, ("against", "only", "rounds", "out")),
+}

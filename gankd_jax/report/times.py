@@ -1,12 +1,10 @@
 """How fast each width draws in each precision, as a table, and which are no faster than larger."""
 
-from gankd_jax.names import PRECISIONS
+from gankd_jax.names import AS_FAST, PRECISIONS, STEADY
 from gankd_jax.report.cells import Cell, Table, whole
 from gankd_jax.report.runs import Study, Timed
 from gankd_jax.report.wording import number
 
-AS_FAST = 1.05  # times: a model that is faster by no more is not called faster
-STEADY = 1.2  # times: turns that differ by more were disturbed
 MEASURE = "`gankd bench --export --config=... --workdir=...` measures it"
 HEADER = (
     *("d", "model", "weights", "file's bytes", "ms", "images/s", "MiB"),
