@@ -275,10 +275,32 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "other shapes": (statistics(mu=[1.0, 2.0], sigma=[[1.0]]), STATISTICS, "do not fit"),
     "words": (statistics(mu=["a"], sigma=[["b"]]), STATISTICS, "has no statistics"),
     "not finite": (statistics(mu=[np.nan], sigma=[[1.0]]), STATISTICS, "not finite"),
+    "endless count": (statistics(mu=[1], sigma=[[1]], count=np.inf), STATISTICS, "infinity"),
     "half of the answers": (
         statistics(mu=[1], sigma=[[1]], answers_counts=[1]),
         STATISTICS,
-        "has no statistics",
+        "has no statistics: the array 'answers_totals' is missing",
+    ),
+    "the other half": (
+        statistics(mu=[1], sigma=[[1]], answers_totals=[[1.0]]),
+        STATISTICS,
+        "has no statistics: the array 'answers_counts' is missing",
+    ),
+    "answers of other splits": (
+        statistics(
+            mu=[1],
+            sigma=[[1]],
+            answers_counts=[1, 2],
+            answers_totals=[[1.0]],
+            answers_negentropies=[1.0, 2.0],
+        ),
+        STATISTICS,
+        "answers_totals (1, 1) does not fit",
+    ),
+    "words as features": (
+        statistics(mu=[1], sigma=[[1]], features=[["a"]]),
+        STATISTICS,
+        "features holds <U1",
     ),
     "several sharpnesses": (
         statistics(mu=[1], sigma=[[1]], sharpness=[1, 2]),
@@ -288,7 +310,7 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "features of another layer": (
         statistics(mu=[1], sigma=[[1]], features=[[1, 2], [3, 4]]),
         STATISTICS,
-        "features (2, 2) and mu (1,) do not fit",
+        "features (2, 2) does not fit",
     ),
     "no count": (statistics(mu=[1], sigma=[[1]], count="x"), STATISTICS, "has no statistics"),
     "code in statistics": (

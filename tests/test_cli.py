@@ -149,6 +149,7 @@ MISTAKES = {
         ["bench", "--start", DIGITS, "--against=torch"],
         "`gankd bench --start` takes no --against",
     ),
+    "no slice": (["bench", "--compile-for=", "--only=draw-2"], "takes no --only"),
     "memory in rounds": (["bench", "--memory", DIGITS, "--rounds=2"], "takes no --rounds"),
     "no rounds": (["bench", "--rounds=0", "--only=draw-2"], "--rounds=0: there is one or more"),
     "sample of two": (

@@ -1,6 +1,7 @@
 """`gankd score`: folders, statistics files and data sets, end to end."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,18 @@ def test_fewer_images_are_some_of_them_each_once(
     assert whole > 100
     with pytest.raises(UserError, match="--samples=1: a comparison needs 2 or more"):
         score.score(str(a), str(a), EXTRACTOR, dataclasses.replace(settings, samples=1))
+
+
+def test_a_result_is_written_where_nothing_is(
+    tmp_path: Path, settings: score.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score, "inception_extractor", lambda _: EXTRACTOR)
+    a, out = str(folder(tmp_path / "a", 0)), tmp_path / "new" / "scores.json"
+    words = {"weights": tmp_path / "weights.npz", "settings": settings, "out": out}
+    result = score.score_with_inception(a, a, **words)
+    assert json.loads(out.read_text()) == result
+    with pytest.raises(UserError, match="exists; name another file"):
+        score.score_with_inception("nothing", "nothing", **words)
 
 
 def test_a_result_is_shown(tmp_path: Path, settings: score.Settings) -> None:

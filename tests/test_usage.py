@@ -12,7 +12,8 @@ import tiny
 from ml_collections import ConfigDict
 
 from gankd_jax import cli, runs
-from gankd_jax.commands import calls, options
+from gankd_jax.bench import start
+from gankd_jax.commands import options
 from gankd_jax.commands.table import COMMANDS
 from gankd_jax.config import validate
 from gankd_jax.export.command import FORMATS
@@ -108,15 +109,16 @@ def test_an_example_runs(command):
     assert "1669:1" in out
 
 
-def test_a_start_is_measured_with_all_that_the_words_change():
-    words = [
-        "gankd",
-        "bench",
-        "--start",
-        "--config=a.py",
-        "--config.x=1",
-        "--config.y",
-        "(0,)",
-        "-v",
-    ]
-    assert calls._changes(words) == ["--config.x=1", "--config.y=(0,)"]
+def test_a_start_is_measured_with_all_that_the_words_change(command, monkeypatch):
+    started = []
+    monkeypatch.setattr(start, "start", lambda *given: started.append(given))
+    words = [f"--config={tiny.REPO / 'configs' / 'mnist.py'}:small", "--config.study.seeds", "(3,)"]
+    words += ["-config.study.widths=(2,)", "--config.recipes.mse.warm_start"]
+    words += ["--config.evaluation.layers=()", "--noconfig.recipes.l1.warm_start"]
+    assert command("bench", "--start", *words, "--rounds=2")[0] == 0
+    [(config, flags, rounds)] = started
+    assert (config.study.seeds, config.study.widths, rounds) == ((3,), (2,), 2)
+    assert config.recipes.mse.warm_start
+    monkeypatch.setattr(sys, "argv", ["gankd", "train", *flags])
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    assert options.config(options.parse(sys.argv)[0]) == config

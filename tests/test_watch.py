@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 from gankd_jax.errors import UserError
+from gankd_jax.report.runs import read
 from gankd_jax.report.watch import Seen, look, screen, watch
 from gankd_jax.runtime import lock
 
@@ -146,11 +147,24 @@ def test_it_goes_on_until_ctrl_c_and_writes_plain_text(folder):
     assert "\x1b" not in rest
 
 
-@pytest.mark.parametrize("name", ["config.json", f"{RUN}/failed.json", f"{RUN}/scores.json"])
-def test_a_damaged_file_is_named(folder, name):
-    (folder / name).write_text("{")
-    with pytest.raises(UserError, match=rf"{name} is damaged .*; delete it and run again"):
-        watch(folder, once=True)
+DAMAGED = {
+    "config.json": ("{", "[]", "{}"),
+    f"{RUN}/failed.json": ("{", "[]", "{}", '{"step": 5}'),
+    f"{RUN}/scores.json": ("{", '{"scores": []}', '{"scores": {"fid": "low"}}'),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(k, text) for k in DAMAGED for text in DAMAGED[k]])
+def test_a_damaged_file_is_named_as_by_the_report(folder, name, text):
+    (folder / name).write_text(text)
+    for look_at in (read, lambda place: watch(place, once=True)):
+        with pytest.raises(UserError, match=rf"{name} is damaged .*; delete it and run again"):
+            look_at(folder)
+
+
+def test_a_score_that_is_no_number_is_a_dash(folder):
+    (folder / RUN / "scores.json").write_text('{"scores": {"inception_score": 2, "fid": null}}')
+    assert seen(folder, RUN) == Seen(RUN, "scored", text="inception_score 2.00, fid -")
 
 
 def test_a_folder_without_a_study_is_a_mistake(tmp_path):

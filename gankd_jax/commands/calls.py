@@ -1,7 +1,6 @@
 """What each command does: its flags' values, handed to one function."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,7 +191,7 @@ def _asked(values: Values) -> str:
     Raises:
       UserError: two are, or a flag is given that does not go with it.
     """
-    asked = [name for name in BENCHES if name and values[name].value]
+    asked = [name for name in BENCHES if name and values[name].value not in (None, False)]
     if len(asked) > 1:
         raise UserError(f"--{asked[0]} and --{asked[1]} are measured apart: name one")
     name = asked[0] if asked else ""
@@ -211,18 +210,16 @@ def _memory(values: Values, _: int) -> None:
 def _start(values: Values, rounds: int) -> None:
     from gankd_jax.bench.start import start
 
-    config = options.config(values)
-    made = [f"--config={config_flags.get_config_filename(values['config'])}"]
-    print(start(config, made + _changes(sys.argv), rounds))
+    print(start(options.config(values), _config_flags(values), rounds))
 
 
-def _changes(words: list[str]) -> list[str]:
-    """The words of a command line that change a config's fields, each value with its field."""
-    found = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word.startswith("--config."):
-            found.append(word if "=" in word else f"{word}={following}")
-    return found
+def _config_flags(values: Values) -> list[str]:
+    """The config's file and its changed fields, each as one word of a command."""
+    fields = config_flags.get_override_values(values["config"])
+    return [
+        f"--config={config_flags.get_config_filename(values['config'])}",
+        *(f"--config.{field}={value}" for field, value in fields.items()),
+    ]
 
 
 def _compile_for(values: Values, _: int) -> None:

@@ -52,43 +52,62 @@ def read(path: Path, layer: str | None = None) -> Summary:
     """The statistics in a file, pytorch-fid's or ours; the layer is its width unless it is given.
 
     Raises:
-        UserError: the file is missing, or has no mean and covariance.
+        UserError: the file is missing, or its arrays are no statistics of a set of images.
     """
     try:
         return _summary(files.read_arrays(path), layer)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} has no statistics (arrays 'mu' and 'sigma'): {error}") from error
+    except KeyError as error:
+        raise UserError(f"{path} has no statistics: the array {error} is missing") from error
+    except (OSError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has no statistics: {error}") from error
 
 
 def _summary(arrays: dict[str, np.ndarray], layer: str | None) -> Summary:
     """What arrays say.
 
     Raises:
-        KeyError, TypeError, ValueError: some are missing or do not fit.
+        KeyError, OverflowError, TypeError, ValueError: some are missing or do not fit.
     """
     mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
-    _check(mean, covariance, arrays.get("features"))
-    count = int(arrays["count"]) if "count" in arrays else None
-    layer = layer or str(len(mean))
-    has_answers = f"answers_{_ANSWERS[0]}" in arrays
-    return Summary(
-        count=count,
-        sharpness=float(arrays["sharpness"]) if "sharpness" in arrays else None,
-        moments={layer: _moments(count, mean, covariance)},
-        kept={layer: arrays["features"]} if "features" in arrays else {},
-        answers=Answers(*(arrays[f"answers_{x}"] for x in _ANSWERS)) if has_answers else None,
-    )
-
-
-def _check(mean: np.ndarray, covariance: np.ndarray, features: np.ndarray | None) -> None:
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
         raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError("mu and sigma hold values that are not finite")
-    if features is not None and features.shape[1:] != mean.shape:
-        raise ValueError(f"features {features.shape} and mu {mean.shape} do not fit")
+    count = int(arrays["count"]) if "count" in arrays else None
+    layer = layer or str(len(mean))
+    kept = {layer: _array(arrays, "features", "f", None, len(mean))} if "features" in arrays else {}
+    return Summary(
+        count=count,
+        sharpness=float(arrays["sharpness"]) if "sharpness" in arrays else None,
+        moments={layer: _moments(count, mean, covariance)},
+        kept=kept,
+        answers=_answers(arrays),
+    )
+
+
+def _answers(arrays: dict[str, np.ndarray]) -> Answers | None:
+    if not any(f"answers_{name}" in arrays for name in _ANSWERS):
+        return None
+    counts = _array(arrays, "answers_counts", "i", None)
+    totals = _array(arrays, "answers_totals", "f", len(counts), None)
+    return Answers(counts, totals, _array(arrays, "answers_negentropies", "f", len(counts)))
+
+
+def _array(arrays: dict[str, np.ndarray], name: str, kind: str, *shape: int | None) -> np.ndarray:
+    """The array of that name, found to be of numpy's kind and the shape; None: any size.
+
+    Raises:
+        KeyError, ValueError: it is missing, or another.
+    """
+    found = arrays[name]
+    sizes = zip(found.shape, shape, strict=False)
+    if found.ndim != len(shape) or any(ours not in (None, size) for size, ours in sizes):
+        raise ValueError(f"{name} {found.shape} does not fit the other arrays")
+    if found.dtype.kind != kind:
+        raise ValueError(f"{name} holds {found.dtype}")
+    return found
 
 
 def _moments(count: int | None, mean: np.ndarray, covariance: np.ndarray) -> Moments:

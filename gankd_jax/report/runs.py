@@ -125,7 +125,7 @@ def read(workdir: Path) -> Study:
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
     config = read_object(workdir / "config.json")
-    with _reading(workdir / "config.json"):
+    with reading(workdir / "config.json"):
         plan = planned(config)
     found = [_run(file.parent) for file in sorted(workdir.glob("*/run.json"))]
     place = {key: index for index, key in enumerate(plan)}
@@ -141,7 +141,7 @@ def read(workdir: Path) -> Study:
         runs=tuple(found),
         teacher=next((run for run in found if run.name == choice.get("run")), None),
         choice=choice,
-        real_scores=_scores(scores, real / "scores.json") | _scores(layers, real / "layers.json"),
+        real_scores=floats(scores, real / "scores.json") | floats(layers, real / "layers.json"),
         real_made=_made(scores, layers),
         real_grid=pictures.get("grid"),
         real_nearest=_nearest(pictures),
@@ -194,11 +194,11 @@ def _progress(study: Study, key: Key, run: Run | None) -> str:
 
 def _run(folder: Path) -> Run:
     about = read_object(folder / "run.json")
-    failed = read_object(folder / "failed.json")
+    failed = failure(folder / "failed.json")
     scores, layers = ({}, {}) if failed else _scored(folder)
     folded = folder / "folded.npz"
     pictures = _pictures(folder)
-    with _reading(folder / "run.json"):
+    with reading(folder / "run.json"):
         recipe = "teacher" if about["kind"] == "teacher" else about["recipe"]
         key = Key(about["kind"], recipe, about["width"], about["seed"])
         sizes = {name: int(about[name]) for name in SIZES}
@@ -207,15 +207,15 @@ def _run(folder: Path) -> Run:
         key=key,
         **sizes,
         log=_log(folder / "log.jsonl"),
-        scores=_scores(scores, folder / "scores.json") | _scores(layers, folder / "layers.json"),
+        scores=floats(scores, folder / "scores.json") | floats(layers, folder / "layers.json"),
         made=_made(scores, layers),
         stored=_stored(scores, folder / "scores.json"),
         grid=pictures.get("grid"),
         interpolation=pictures.get("interpolation"),
         nearest=_nearest(pictures),
         folded=folded if folded.is_file() else None,
-        failure=_failure(failed) if failed else "",
-        retried=tuple(_failure(read_object(path)) for path in sorted(folder.glob("failed-*.json"))),
+        failure=failed,
+        retried=tuple(failure(path) for path in sorted(folder.glob("failed-*.json"))),
     )
 
 
@@ -235,8 +235,12 @@ def _made(scores: dict[str, Any], layers: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Name the file that is not what a study writes."""
+def reading(path: Path) -> Iterator[None]:
+    """Name the file that is not what a study writes.
+
+    Raises:
+      UserError: what is done within fails as on a damaged file.
+    """
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -244,8 +248,17 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged ({told}); delete it and run again") from error
 
 
-def _failure(failed: dict[str, Any]) -> str:
-    return f"at step {failed['step']:,}: {failed['reason']}"
+def failure(path: Path) -> str:
+    """Say where and why a run failed, out of its failed.json; "" where that is not there.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    if not path.is_file():
+        return ""
+    failed = read_object(path)
+    with reading(path):
+        return f"at step {failed['step']:,}: {failed['reason']}"
 
 
 def _timed(latency: dict[str, Any], widths: dict[str, int]) -> dict[tuple[int, str], Timed]:
@@ -263,10 +276,10 @@ def _timed(latency: dict[str, Any], widths: dict[str, int]) -> dict[tuple[int, s
 
 def _stored(file: dict[str, Any], path: Path) -> dict[str, Stored]:
     """What a score file has of each precision; the run's own scores are those of float32."""
-    with _reading(path):
+    with reading(path):
         found = file.get("precisions", {})
         return {
-            precision: Stored(one["bytes"], _scores(file if precision == "float32" else one, path))
+            precision: Stored(one["bytes"], floats(file if precision == "float32" else one, path))
             for precision, one in found.items()
         }
 
@@ -279,13 +292,17 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    with _reading(path):
+    with reading(path):
         return dict(files.read_json(path).items())
 
 
-def _scores(file: dict[str, Any], path: Path) -> dict[str, float]:
-    """Return the scores as floats; a null stands for a score that was not a number."""
-    with _reading(path):
+def floats(file: dict[str, Any], path: Path) -> dict[str, float]:
+    """Return the scores as floats; a null stands for a score that was not a number.
+
+    Raises:
+      UserError: the file, which lies at `path`, is damaged.
+    """
+    with reading(path):
         scores = file.get("scores", {}).items()
         return {key: math.nan if value is None else float(value) for key, value in scores}
 
@@ -305,7 +322,7 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
             record = json.loads(line)
         except ValueError:  # a run that was killed leaves half a line
             continue
-        with _reading(path):
+        with reading(path):
             records[record["step"]] = record
     return tuple(records[step] for step in sorted(records))
 
@@ -314,5 +331,5 @@ def _pictures(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "samples.npz"
     if not path.is_file():
         return {}
-    with _reading(path):
+    with reading(path):
         return files.read_arrays(path)

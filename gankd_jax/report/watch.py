@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gankd_jax.errors import UserError
-from gankd_jax.report.runs import Key, planned, read_object
+from gankd_jax.report.runs import Key, failure, floats, planned, read_object, reading
 from gankd_jax.report.wording import number
 from gankd_jax.runtime import lock
 from gankd_jax.runtime.writers import read_log
@@ -60,25 +60,27 @@ def watch(folder: Path, *, once: bool) -> None:
 
 def look(folder: Path, now: float) -> list[Seen]:
     """Every run of a study at the time `now`, in seconds of the clock, in the plan's order."""
-    config = read_object(folder / "config.json")
-    return [_see(folder, config, key, now=now) for key in planned(config)]
+    path = folder / "config.json"
+    config = read_object(path)
+    with reading(path):
+        steps = {key: int(config["recipes"][key.recipe]["steps"]) for key in planned(config)}
+    return [_see(folder, key, count, now=now) for key, count in steps.items()]
 
 
-def _see(folder: Path, config: dict[str, Any], key: Key, *, now: float) -> Seen:
-    own, steps = folder / key.name, config["recipes"][key.recipe]["steps"]
-    if (own / "failed.json").exists():
-        failed = read_object(own / "failed.json")
-        return Seen(key.name, "failed", text=f"at step {failed['step']:,}: {failed['reason']}")
-    if (own / "scores.json").exists():
-        return Seen(key.name, "scored", text=_scores(read_object(own / "scores.json")))
+def _see(folder: Path, key: Key, steps: int, *, now: float) -> Seen:
+    own = folder / key.name
+    if failed := failure(own / "failed.json"):
+        return Seen(key.name, "failed", text=failed)
+    path = own / "scores.json"
+    if path.exists():
+        return Seen(key.name, "scored", text=_scores(floats(read_object(path), path)))
     if (own / "checkpoints" / str(steps)).exists():
         return Seen(key.name, "trained", text="not scored yet")
     log = read_log(own)
     return _at_work(folder, key.name, log, steps=steps, now=now)
 
 
-def _scores(file: dict[str, Any]) -> str:
-    scores = file["scores"]
+def _scores(scores: dict[str, float]) -> str:
     names = [name for name in ("inception_score", "fid", "fd_classifier") if name in scores]
     return ", ".join(f"{name} {number(scores[name])}" for name in names)
 
