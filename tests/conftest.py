@@ -16,6 +16,7 @@ HOOK = jaxtyping.install_import_hook("gankd_jax", "beartype.beartype")
 
 Command = Callable[..., tuple[int, str, str]]
 PARITY = "parity with PyTorch"
+LONG = ("test_study", "test_launch", "test_distributed", "test_survival", "test_memory")
 
 
 class Parity:
@@ -89,6 +90,11 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     logging.captureWarnings(False)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes go first, so that no process is left alone with one in the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 def pytest_terminal_summary(terminalreporter):
