@@ -108,7 +108,8 @@ def test_draws_are_a_function_of_seed_and_step():
 
 def test_the_generators_latents_do_not_depend_on_the_number_of_critic_steps():
     one, five = (draw(0, jnp.array(1), **SIZES | {"critic_steps": k}) for k in (1, 5))
-    np.testing.assert_array_equal(one.latents[-1], five.latents[-1])
+    # Two ulp: XLA rounds normal numbers of another shape otherwise on some processors.
+    np.testing.assert_array_max_ulp(one.latents[-1], five.latents[-1], maxulp=2)
     assert len(np.unique(five.latents)) == five.latents.size
 
 
