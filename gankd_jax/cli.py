@@ -9,7 +9,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from gankd_jax.commands import usage
-from gankd_jax.commands.options import CONFIG, FLAGS, SWITCHES, parse
+from gankd_jax.commands.options import CONFIG, FLAGS, SWITCHES, only, parse
 from gankd_jax.commands.table import COMMANDS
 from gankd_jax.commands.usage import Command
 from gankd_jax.errors import UserError
@@ -51,9 +51,7 @@ def _dispatch(argv: list[str]) -> None:
         given = " ".join(arguments) or "nothing"
         takes = " ".join(command.takes) or "flags only"
         raise UserError(f"`gankd {name}` takes {takes}, not {given}")
-    for flag in values:
-        if values[flag].present and flag.split(".")[0] not in command.flags:
-            raise UserError(f"`gankd {name}` takes no --{flag}; see `gankd {name} --help`")
+    only(values, command.flags, name)
     _use_compilation_cache()
     command.run(values, *arguments)
 

@@ -151,7 +151,8 @@ MISTAKES = {
     ),
     "no slice": (["bench", "--compile-for=", "--only=draw-2"], "takes no --only"),
     "memory in rounds": (["bench", "--memory", DIGITS, "--rounds=2"], "takes no --rounds"),
-    "no rounds": (["bench", "--rounds=0", "--only=draw-2"], "--rounds=0: there is one or more"),
+    "no rounds": (["bench", "--rounds=0", "--only=draw-2"], "--rounds=0 is no whole number from 1"),
+    "no pixels": (["score", "a", "mnist:test", "--image-size=0"], "--image-size=0 is no whole"),
     "sample of two": (
         ["sample", "--pretrained=mnist-d2", "--run=teacher-d4-s0", "--out={new}/grid.png"],
         "--pretrained is no run of a study",

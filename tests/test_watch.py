@@ -162,6 +162,13 @@ def test_a_damaged_file_is_named_as_by_the_report(folder, name, text):
             look_at(folder)
 
 
+@pytest.mark.parametrize("line", ['{"step": 5}', '{"step": "five", "seconds": 1}'])
+def test_a_damaged_log_of_a_run_at_work_is_named(folder, line):
+    (folder / RUN / "log.jsonl").write_text(line)
+    with pytest.raises(UserError, match=r"log.jsonl is damaged .*; delete it and run again"):
+        watch(folder, once=True)
+
+
 def test_a_score_that_is_no_number_is_a_dash(folder):
     (folder / RUN / "scores.json").write_text('{"scores": {"inception_score": 2, "fid": null}}')
     assert seen(folder, RUN) == Seen(RUN, "scored", text="inception_score 2.00, fid -")

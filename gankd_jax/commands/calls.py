@@ -117,7 +117,7 @@ def score(values: Values, a: str, b: str) -> None:
     data_dir = options.path(values, "data-dir") or default_data_dir()
     settings = job.Settings(
         data_dir=data_dir,
-        image_size=options.whole(values, "image-size"),
+        image_size=options.whole(values, "image-size", least=1),
         pad=options.whole(values, "pad") or 0,
         cache=data_dir / "gankd_cache",
         samples=options.whole(values, "samples"),
@@ -178,11 +178,8 @@ def export(values: Values) -> None:
 
 def bench(values: Values) -> None:
     """Time training and drawing; or, of a config, what --memory, --start and the others name."""
-    rounds = options.whole(values, "rounds")
-    if rounds == 0:
-        raise UserError("--rounds=0: there is one or more")
     measure, _ = BENCHES[_asked(values)]
-    measure(values, rounds or 5)
+    measure(values, options.whole(values, "rounds", least=1) or 5)
 
 
 def _asked(values: Values) -> str:
@@ -195,9 +192,7 @@ def _asked(values: Values) -> str:
     if len(asked) > 1:
         raise UserError(f"--{asked[0]} and --{asked[1]} are measured apart: name one")
     name = asked[0] if asked else ""
-    for flag in sorted({flag for _, flags in BENCHES.values() for flag in flags}):
-        if values[flag].present and flag not in BENCHES[name][1]:
-            raise UserError(f"`gankd bench{f' --{name}' if name else ''}` takes no --{flag}")
+    options.only(values, (name, *BENCHES[name][1]), f"bench --{name}" if name else "bench")
     return name
 
 

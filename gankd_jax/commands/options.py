@@ -1,6 +1,7 @@
 """The flags of all commands: what is said of them, how they are read, and their values."""
 
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,24 @@ def needed(values: Values, flag: str) -> Any:
     return values[flag].value
 
 
-def whole(values: Values, flag: str) -> int | None:
-    """A whole number from 0; None where the flag is not given."""
+def whole(values: Values, flag: str, least: int = 0) -> int | None:
+    """A whole number from `least`; None where the flag is not given."""
     text = values[flag].value
-    if text and not text.isdecimal():
-        raise UserError(f"--{flag}={text} is no whole number")
+    if text and not (text.isdecimal() and int(text) >= least):
+        raise UserError(f"--{flag}={text} is no whole number from {least}")
     return int(text) if text else None
+
+
+def only(values: Values, flags: Container[str], command: str) -> None:
+    """Refuse a flag that the command would ignore.
+
+    Raises:
+      UserError: one is given that is not among `flags`.
+    """
+    for flag in values:
+        if values[flag].present and flag.split(".")[0] not in flags:
+            name = command.split(" --")[0]
+            raise UserError(f"`gankd {command}` takes no --{flag}; see `gankd {name} --help`")
 
 
 def rate(values: Values) -> float:

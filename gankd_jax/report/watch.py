@@ -76,8 +76,8 @@ def _see(folder: Path, key: Key, steps: int, *, now: float) -> Seen:
         return Seen(key.name, "scored", text=_scores(floats(read_object(path), path)))
     if (own / "checkpoints" / str(steps)).exists():
         return Seen(key.name, "trained", text="not scored yet")
-    log = read_log(own)
-    return _at_work(folder, key.name, log, steps=steps, now=now)
+    with reading(own / "log.jsonl"):
+        return _at_work(folder, key.name, read_log(own), steps=steps, now=now)
 
 
 def _scores(scores: dict[str, float]) -> str:
