@@ -33,7 +33,8 @@ CHANGES: dict[str, object] = {
 NAMES = [run.name for run in runs.plan(tiny.config(**CHANGES))]
 # What Gloo says of each connection; its threads speak at once, a word here and a word there.
 GLOO = re.compile(
-    r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d| )*"
+    r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    r"|\d| )*"
 )
 STOP = 10  # the step of the baselines after which the second process gets a signal
 
