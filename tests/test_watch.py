@@ -135,7 +135,10 @@ def test_a_finished_study_is_shown_once(command, finished):
 
 def test_it_goes_on_until_ctrl_c_and_writes_plain_text(folder):
     words = [sys.executable, "-m", "gankd_jax", "watch", f"--workdir={folder}"]
+    # Tests begun in the background ignore Ctrl-C, which a process takes over from its parent.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(words, cwd=tiny.REPO, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first.startswith(f"{folder}: 9 runs: ")
