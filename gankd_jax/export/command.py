@@ -100,7 +100,8 @@ def make(drawer: Drawer, kind: str, precision: str, *, what: str) -> Made:
     rounded = _largest(drawn, sampling.draw(*stored, latents))
     error = difference if precision == "float32" else rounded
     if not error <= BOUND:
-        raise UserError(f"no {kind} file: it draws other images than {what}, by {error:.1e}")
+        told = f"by {error:.1e} where {BOUND:.0e} is allowed"
+        raise UserError(f"no {kind} file: it draws other images than {what}, {told}")
     return Made(file, stored, difference)
 
 
