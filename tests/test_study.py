@@ -241,18 +241,16 @@ def finish(root: Path, folder: Path, finished: Path) -> None:
         assert (folder / name / failed).read_bytes() == (finished / name / failed).read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_where_it_is_and_goes_on_from_there(
-    root, finished, tmp_path, number
-):
+def test_asked_to_stop_it_saves_where_it_is_and_goes_on_from_there(root, finished, tmp_path):
     folder = tmp_path / "study"
-    name = "teacher-d4-s0"
-    sign = folder / name / "checkpoints" / "10"
-    assert interrupt(root, folder, sign, number) == 128 + number
-    assert (root / "stopped.stderr").read_text().endswith("goes on from where it was\n")
-    saved = workdir.saved_steps(folder, runs.find(tiny.config(), name))
-    assert 10 <= saved[-1] < 40  # where it was, before the last step
-    assert saved[-1] == read_log(folder / name)[-1]["step"]
+    asked = ((signal.SIGTERM, "teacher-d4-s0"), (signal.SIGINT, "student-mse-d1-s0"))
+    for number, name in asked:
+        sign = folder / name / "checkpoints" / "10"
+        assert interrupt(root, folder, sign, number) == 128 + number
+        assert (root / "stopped.stderr").read_text().endswith("goes on from where it was\n")
+        saved = workdir.saved_steps(folder, runs.find(tiny.config(), name))
+        assert 10 <= saved[-1] < 40  # where it was, before the last step
+        assert saved[-1] == read_log(folder / name)[-1]["step"]
     finish(root, folder, finished)
 
 
