@@ -1,6 +1,7 @@
 """Reads the files that a study leaves in its work directory."""
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from gankd_jax.errors import UserError
 from gankd_jax.names import run_name
 from gankd_jax.report.wording import model_name
 from gankd_jax.runtime import files
-from gankd_jax.runtime.writers import read_log
 
 Grid = UInt8[np.ndarray, "n h w c"]
 Paths = UInt8[np.ndarray, "paths steps h w c"]
@@ -206,7 +206,7 @@ def _run(folder: Path) -> Run:
         name=folder.name,
         key=key,
         **sizes,
-        log=_log(folder),
+        log=_log(folder / "log.jsonl"),
         scores=floats(scores, folder / "scores.json") | floats(layers, folder / "layers.json"),
         made=_made(scores, layers),
         stored=_stored(scores, folder / "scores.json"),
@@ -313,10 +313,17 @@ def _nearest(pictures: dict[str, np.ndarray]) -> Nearest | None:
     return Nearest(pictures["distances"], pictures["closest"], pictures["nearest"])
 
 
-def _log(folder: Path) -> tuple[dict[str, Any], ...]:
-    """A run's log; of steps that were logged twice, the later record counts."""
-    with reading(folder / "log.jsonl"):
-        records = {record["step"]: record for record in read_log(folder)}
+def _log(path: Path) -> tuple[dict[str, Any], ...]:
+    """Read a log; of steps that a resumed run logged twice, the later record counts."""
+    records: dict[int, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # a run that was killed leaves half a line
+            continue
+        with reading(path):
+            records[record["step"]] = record
     return tuple(records[step] for step in sorted(records))
 
 
