@@ -10,6 +10,7 @@ import pytest
 
 from gankd_jax.data.batches import chunk_indices
 from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training import group
 from gankd_jax.training.group import Member, frozen_critic, make_chunk, streams_of
 from gankd_jax.training.recipe import Recipe
 from gankd_jax.training.state import Frozen, Network, Spec, State, init, variables
@@ -125,6 +126,31 @@ def test_a_group_trains_as_each_of_its_runs_alone_in_float32():
         assert together[name].keys() == expected.keys()
         for metric, value in expected.items():
             assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
+
+
+def test_runs_that_take_turns_need_less_memory_and_come_to_the_same(monkeypatch):
+    recipe = dataclasses.replace(MSE, batch_size=64)
+    members = {f"d{width}": member(recipe, width=width) for width in (8, 9, 10, 11)}
+    places = jnp.zeros((2, 1, 1, 64), jnp.int32)
+    taught = teacher(np.float32)
+    frozen = Frozen(generator=_variables(taught.generator), critic=None)
+
+    def run() -> tuple[int, dict, dict]:
+        states = {name: init(m.spec, m.seed) for name, m in members.items()}
+        inputs = (states, frozen, jnp.zeros((1, SIZE, SIZE, 1), jnp.uint8), places)
+        program = make_chunk(members, TEACHER.spec.generator).lower(*inputs).compile()
+        return program.memory_analysis().temp_size_in_bytes, *program(*inputs)
+
+    bytes_beside, states_beside, metrics_beside = run()
+    monkeypatch.setattr(group, "LARGE", 1)
+    bytes_in_turn, states, metrics = run()
+    assert bytes_in_turn < 0.7 * bytes_beside
+    assert largest(metrics, metrics_beside) < 1e-4
+    ours, theirs = (
+        [network for run in found.values() for network in steady(params(run))]
+        for found in (states, states_beside)
+    )
+    assert largest(ours, theirs) < 1e-4
 
 
 def test_a_group_trains_as_each_of_its_runs_alone_in_float64():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from gankd_jax.models import conv
+from gankd_jax.models.batch_norm import BatchNorm
 
 LEAK = 0.2
 
@@ -51,12 +52,9 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        """Normalise; epsilon 1e-5, running averages of momentum 0.9 (0.1 in PyTorch's terms)."""
+        """Normalise; epsilon 1e-5."""
         if self.kind == "batch":
-            norm = nn.BatchNorm(
-                use_running_average=not train, momentum=0.9, use_fast_variance=False, name="batch"
-            )
-            return norm(images)
+            return BatchNorm(name="batch")(images, train)
         if self.kind == "layer":
             return nn.GroupNorm(num_groups=1, epsilon=1e-5, name="layer")(images)
         return images
