@@ -95,7 +95,8 @@ runpy.run_module("gankd_jax", run_name="__main__", alter_sys=True)
 
 
 def test_no_variable_of_the_environment_is_new_once_xla_runs(root, tmp_path):
-    words = ["study", *tiny.flags(), f"--workdir={tmp_path / 'study'}"]
+    few = tiny.flags(study__seeds=(0,), study__students=("mse",))
+    words = ["study", *few, f"--workdir={tmp_path / 'study'}"]
     own = ("CRC32C_SW_MODE", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
     env = {k: v for k, v in tiny.environment(root).items() if k not in own}
     command = [sys.executable, "-c", WATCHED, *words]
