@@ -44,6 +44,7 @@ def _dispatch(argv: list[str]) -> None:
     if wants_help:
         print(_help([word for word in argv[1:] if not word.startswith("-")]))
         return
+    _use_compilation_cache()  # before a config is read, which imports jax
     values, words = parse(argv)
     name, command = _command(words)
     arguments = words[len(name.split()) :]
@@ -52,7 +53,6 @@ def _dispatch(argv: list[str]) -> None:
         takes = " ".join(command.takes) or "flags only"
         raise UserError(f"`gankd {name}` takes {takes}, not {given}")
     only(values, command.flags, name)
-    _use_compilation_cache()
     command.run(values, *arguments)
 
 

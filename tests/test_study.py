@@ -206,6 +206,11 @@ def test_a_second_call_finds_everything_done(root, finished, tmp_path):
         assert after[name][1] == before[name][1]
 
 
+def test_what_was_compiled_is_kept_for_the_next_start(root, finished):
+    kept = {path.name for path in (root / "cache" / "gankd-jax" / "compiled").iterdir()}
+    assert any(name.startswith("jit_chunk-") for name in kept)  # a call of many steps
+
+
 # Stopped and resumed
 
 

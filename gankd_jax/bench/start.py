@@ -49,9 +49,10 @@ def _cut(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _pair(command: Sequence[str]) -> tuple[float, float]:
-    """Seconds of a start with an empty cache of compiled programs, and of the next one."""
+    """Seconds of a start with empty caches, and of the next one."""
+    own = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "compiled"))}
+        environment = own | {"XDG_CACHE_HOME": folder}  # where gankd keeps what it compiled
         cold, warm = (
             _seconds([*command, f"--workdir={Path(folder, name)}"], environment)
             for name in ("cold", "warm")
