@@ -54,7 +54,7 @@ def test_both_names_of_the_program_are_one(root):
 
 
 def test_words_and_flags_come_in_any_order(command):
-    assert command(MNIST, "describe") == command("describe", MNIST)
+    assert command(DIGITS, "describe") == command("describe", DIGITS)
 
 
 def test_data_prepare_makes_the_digits(command, tmp_path):

@@ -129,9 +129,14 @@ def finished(root: Path) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Time of change and content of every file below a folder; its empty folders too."""
+    """Time of change and content of every file below a folder; its empty folders too.
+
+    Python keeps what it compiles of a config beside it, if it is not told otherwise; not that.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
+        if "__pycache__" in path.parts:
+            continue
         content = path.read_bytes() if path.is_file() else b""
         found[str(path.relative_to(folder))] = (path.lstat().st_mtime_ns, content)
     return found
