@@ -1,10 +1,12 @@
 """A trained generator in use: its batch norm settled, its images as uint8."""
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from gankd_jax.models.dcgan import Generator
@@ -16,6 +18,9 @@ SETTLE_SEED = 2_000_000
 GRID_SEED = 3_000_000
 GRID_SIDE = 8
 PATHS, PATH_STEPS = 4, 8
+# What a CPU draws in one go needs no more bytes than this, as glibc gives larger memory back to the
+# system after each call; else it draws parts of half of it, of this many images or more.
+AT_ONCE, FEWEST = 32 * 2**20, 16
 
 
 def inference_variables(generator: Generator, state: State, statistics: str) -> Tree:
@@ -44,7 +49,7 @@ def _settled(generator: Generator, params: Tree, stats: Tree) -> Tree:
 
     seeds = jax.random.split(jax.random.key(SETTLE_SEED), SETTLE_BATCHES)
     # From zeros, one update of momentum 0.9 leaves a tenth of the batch's own statistics.
-    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0) * 10.0, jax.lax.map(one, seeds))
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0) * 10.0, lax.map(one, seeds))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -52,7 +57,26 @@ def draw(
     generator: Generator, variables: Tree, latents: Float[Array, "b z"]
 ) -> Float[Array, "b s s c"]:
     """Images in -1..1, each a function of its own latent."""
-    return generator.apply(variables, latents, train=False)
+    count, size = latents.shape
+    part = _part(generator, count)
+    if part == count:
+        return generator.apply(variables, latents, train=False)
+    parts = jnp.pad(latents, ((0, -count % part), (0, 0))).reshape(-1, part, size)
+    images = lax.map(lambda few: generator.apply(variables, few, train=False), parts)
+    return images.reshape(-1, *images.shape[2:])[:count]
+
+
+def _part(generator: Generator, count: int) -> int:
+    """How many of `count` images to draw at once, by what the last two layers keep of them.
+
+    In parts 250 images of 64x64 pixels take half the time at d=8 and three quarters at d=64.
+    """
+    pixels = (generator.image_size // 2) ** 2
+    needed = 4 * count * pixels * (2 * generator.width + 16 * generator.channels)
+    if generator.form != "matmul" or needed <= AT_ONCE:
+        return count
+    parts = math.ceil(needed / (AT_ONCE // 2))
+    return min(count, max(FEWEST, math.ceil(count / parts)))
 
 
 def to_uint8(images: Float[Array, "b s s c"]) -> UInt8[np.ndarray, "b s s c"]:

@@ -218,7 +218,7 @@ def test_a_side_that_has_ended_is_named(monkeypatch):
     monkeypatch.setitem(measure.SIDES, "torch", "gankd_jax.errors")  # says nothing and ends
     side = measure.Side("torch")
     with pytest.raises(UserError, match="the torch side ended; what it said last stands above"):
-        side.seconds({"kind": "generator", "of": [], "with": {}}, 1)
+        side.seconds({"kind": "generator", "of": [], "with": {}})
     side.close()
 
 

@@ -130,7 +130,8 @@ def test_a_group_trains_as_each_of_its_runs_alone_in_float32():
 
 def test_runs_that_take_turns_need_less_memory_and_come_to_the_same(monkeypatch):
     recipe = dataclasses.replace(MSE, batch_size=64)
-    members = {f"d{width}": member(recipe, width=width) for width in (8, 9, 10, 11)}
+    kinds = ((8, 0), (9, 0), (10, 0), (10, 1))
+    members = {str(kind): member(recipe, width=kind[0], seed=kind[1], stream=0) for kind in kinds}
     places = jnp.zeros((2, 1, 1, 64), jnp.int32)
     taught = teacher(np.float32)
     frozen = Frozen(generator=_variables(taught.generator), critic=None)
@@ -151,6 +152,21 @@ def test_runs_that_take_turns_need_less_memory_and_come_to_the_same(monkeypatch)
         for found in (states, states_beside)
     )
     assert largest(ours, theirs) < 1e-4
+
+
+def test_seeds_go_through_vmap_but_for_a_cpu_s_large_runs(monkeypatch):
+    ours = {"0": member(MSE), "1": member(MSE, seed=1), "wide": member(MSE, width=2)}
+    generators = {
+        name: dataclasses.replace(m.spec.generator, form="dilated") for name, m in ours.items()
+    }
+    others = {
+        name: dataclasses.replace(m, spec=dataclasses.replace(m.spec, generator=generators[name]))
+        for name, m in ours.items()
+    }
+    assert group.cells(ours) == [["0", "1"], ["wide"]]
+    monkeypatch.setattr(group, "LARGE", 1)
+    assert group.cells(ours) == [["0"], ["1"], ["wide"]]
+    assert group.cells(others) == [["0", "1"], ["wide"]]
 
 
 def test_a_group_trains_as_each_of_its_runs_alone_in_float64():

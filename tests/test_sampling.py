@@ -1,5 +1,7 @@
 """A generator in use: settled batch norm, latents, pictures."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,24 @@ def test_the_last_weights_serve_where_none_are_averaged(generator, state):
     settled = sampling.inference_variables(generator, plain, "recomputed")["batch_stats"]
     averaged = sampling.inference_variables(generator, state, "recomputed")["batch_stats"]
     assert not np.allclose(settled["norm0"]["batch"]["var"], averaged["norm0"]["batch"]["var"])
+
+
+def test_a_cpu_draws_many_large_images_in_parts(state, monkeypatch):
+    cpu = Generator(width=3, image_size=16, channels=1, latent=LATENT, form="matmul")
+    drawn_from = sampling.inference_variables(cpu, state, "running")
+    latents = sampling.latents(0, 21, LATENT)
+    one = 4 * 8 * 8 * (2 * 3 + 16)  # bytes of an image
+    monkeypatch.setattr(sampling, "FEWEST", 2)
+    assert sampling._part(cpu, 21) == 21
+    monkeypatch.setattr(sampling, "AT_ONCE", 16 * one)
+    assert sampling._part(cpu, 16) == 16
+    assert sampling._part(cpu, 21) == 7  # three parts of at most 8 images
+    assert sampling._part(cpu, 20) == 7  # and one blank
+    assert sampling._part(dataclasses.replace(cpu, form="dilated"), 21) == 21
+    for count in (20, 21):
+        images = sampling.draw(cpu, drawn_from, latents[:count])
+        expected = cpu.apply(drawn_from, latents[:count], train=False)
+        np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
 
 
 def test_without_batch_norm_there_is_nothing_to_settle():

@@ -20,7 +20,7 @@ from gankd_jax.training.state import Frozen, Spec, init
 
 SIZE, CHANNELS, BATCH = 64, 3, 64
 TEACHER, WIDTHS = 64, (2, 4, 8, 16, 32)
-STEPS = 4  # training steps in one compiled call
+STEPS = 10  # training steps in one compiled call; a study's has 50
 CRITIC_STEPS = 5
 IMAGES = 4_096  # of random pixels, where real batches are needed
 MATRIX = 2_048

@@ -1,17 +1,15 @@
 """One ONNX model on one CPU thread, in a process of its own, whose memory is then the model's."""
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from gankd_jax.bench.clock import median_seconds
+
 BATCH = 64
-SECONDS = 0.3  # of each of the two measurements
 STATUS = Path("/proc/self/status")
 
 
@@ -27,21 +25,9 @@ def _timed(path: str) -> dict[str, float]:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     [taken] = session.get_inputs()
     latents = np.random.default_rng(0).normal(size=(BATCH, taken.shape[1])).astype(np.float32)
-    one = _seconds(lambda: session.run(None, {taken.name: latents[:1]}))
-    many = _seconds(lambda: session.run(None, {taken.name: latents}))
+    one = median_seconds(lambda: session.run(None, {taken.name: latents[:1]}))
+    many = median_seconds(lambda: session.run(None, {taken.name: latents}))
     return {"milliseconds": 1e3 * one, "images_per_second": BATCH / many}
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """The median time of a call: of as many as fit in `SECONDS`, and at least five."""
-    call()
-    times: list[float] = []
-    ends = time.perf_counter() + SECONDS
-    while len(times) < 5 or time.perf_counter() < ends:
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def _peak_mib() -> float:

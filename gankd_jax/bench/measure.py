@@ -1,16 +1,15 @@
 """Times cases in turn with what they are compared with, and with the machine's matrix products."""
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import jax
 
 from gankd_jax.bench.cases import Case, Theirs, Work, matrix_product
+from gankd_jax.bench.clock import median_seconds
 from gankd_jax.errors import UserError
 
 Seconds = dict[str, list[float]]  # of "ours", of each side and variant, of the "matrix" product
@@ -28,13 +27,13 @@ class Side:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def seconds(self, case: Theirs, repeats: int) -> float:
-        """The median over `repeats` runs of a case.
+    def seconds(self, case: Theirs) -> float:
+        """The median over runs of a case.
 
         Raises:
           UserError: the process has ended.
         """
-        answer = self._ask(json.dumps({**case, "repeats": repeats}))
+        answer = self._ask(json.dumps(case))
         if not answer:
             raise UserError(f"the {self._name} side ended; what it said last stands above")
         return json.loads(answer)
@@ -58,25 +57,20 @@ def measure(
     cases: Mapping[str, Case], rounds: int, sides: Mapping[str, Side]
 ) -> Iterator[tuple[str, Seconds]]:
     """Each case's seconds for a step, a value for each round; all take turns in a round."""
-    rate = matrix_product()
-    _seconds(rate, 1)
+    rate = partial(_seconds, matrix_product())
     for name, case in cases.items():
-        yield name, _turns({"matrix": partial(_seconds, rate, 5), **_takers(case, sides)}, rounds)
+        yield name, _turns({"matrix": rate, **_takers(case, sides)}, rounds)
 
 
 def _takers(case: Case, sides: Mapping[str, Side]) -> Mapping[str, Callable[[], float]]:
     """What tells the seconds of one step: ours, our variants, the other sides."""
     built = {name: build() for name, build in {"ours": case.build, **case.variants}.items()}
     for work in built.values():
-        _seconds(work, 1)  # compiles
+        jax.block_until_ready(work())  # compiles
     beside = {name: side for name, side in sides.items() if name in case.sides}
-    return {name: partial(_step_seconds, work, case.steps) for name, work in built.items()} | {
-        name: partial(side.seconds, case.sides[name], 5) for name, side in beside.items()
+    return {name: partial(_seconds, work, case.steps) for name, work in built.items()} | {
+        name: partial(side.seconds, case.sides[name]) for name, side in beside.items()
     }
-
-
-def _step_seconds(work: Work, steps: int) -> float:
-    return _seconds(work, 3) / steps
 
 
 def _turns(takers: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
@@ -87,11 +81,6 @@ def _turns(takers: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
     return found
 
 
-def _seconds(work: Work, repeats: int) -> float:
-    """The median time of a call, its result waited for."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(work())
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+def _seconds(work: Work, steps: int = 1) -> float:
+    """The time of a step, of a call of so many, whose result is waited for."""
+    return median_seconds(lambda: jax.block_until_ready(work())) / steps

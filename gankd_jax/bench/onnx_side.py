@@ -4,9 +4,7 @@ It reads a generator as JSON from each line of its input and answers with second
 """
 
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import jax
@@ -15,6 +13,7 @@ import numpy as np
 import onnxruntime
 
 from gankd_jax.bench.cases import BATCH
+from gankd_jax.bench.clock import median_seconds
 from gankd_jax.export import folded, onnx_file
 from gankd_jax.models.dcgan import Generator
 
@@ -31,21 +30,12 @@ def draw(generator: Generator) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Answer each line, a generator's fields and `repeats`, by seconds."""
-    made: dict[Generator, Callable[[], object]] = {}
+    """Answer each line, a generator's fields, by seconds."""
+    made: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
-        fields = json.loads(line)
-        repeats = fields.pop("repeats")
-        generator = Generator(**fields)
-        if generator not in made:
-            made[generator] = draw(generator)
-            made[generator]()
-        seconds = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            made[generator]()
-            seconds.append(time.perf_counter() - began)
-        print(json.dumps(statistics.median(seconds)), flush=True)
+        if line not in made:
+            made[line] = draw(Generator(**json.loads(line)))
+        print(json.dumps(median_seconds(made[line])), flush=True)
 
 
 if __name__ == "__main__":

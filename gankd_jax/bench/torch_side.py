@@ -1,19 +1,19 @@
 """The PyTorch side of the benchmark, eager, in a process of its own that times what it is told.
 
 It reads a case as JSON from each line of its input and answers with seconds.  It shares no code
-with the jax side, and its networks are those of the parity tests.
+with the jax side but the clock, and its networks are those of the parity tests.
 """
 
 import itertools
 import json
 import math
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from gankd_jax.bench.clock import median_seconds
 
 LATENT = 100
 BATCH = 64
@@ -128,24 +128,26 @@ KINDS: dict[str, Callable[..., Callable[[], object]]] = {
 
 
 def main() -> None:
-    """Answer each line `{"kind": ..., "of": [...], "with": {...}, "repeats": n}` by seconds."""
+    """Answer each line `{"kind": ..., "of": [...], "with": {...}}` by seconds."""
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     made: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
-        case = json.loads(line)
-        repeats = case.pop("repeats")
-        name = json.dumps(case)
-        if name not in made:
-            made[name] = KINDS[case["kind"]](*case["of"], **case["with"])
-            made[name]()
-        seconds = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            made[name]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - began)
-        print(json.dumps(statistics.median(seconds)), flush=True)
+        if line not in made:
+            case = json.loads(line)
+            made[line] = _waited(KINDS[case["kind"]](*case["of"], **case["with"]))
+        print(json.dumps(median_seconds(made[line])), flush=True)
+
+
+def _waited(work: Callable[[], object]) -> Callable[[], object]:
+    """The same work, done when it returns."""
+    if not torch.cuda.is_available():
+        return work
+
+    def wait() -> None:
+        work()
+        torch.cuda.synchronize()
+
+    return wait
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A group of runs as one compiled program: many steps of every run in one call.
 
 Runs of one stream share its latents, the teacher's images of them, and the real batches.
-Runs that differ in their seed alone go through `vmap`; the others sit side by side.
+Runs that differ in their seed alone go through `vmap`, but for a CPU's large ones; the others sit
+side by side, and large ones take turns within a step.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ States = dict[str, State]
 Inputs = tuple[Draws, Array | None, Target | None]  # draws, real images, the teacher's part
 CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
 Chunk = jax.stages.Wrapped  # what jit gives
-LARGE = 4 * 2**20  # bytes of a batch in the generator's last hidden layer, the largest
+LARGE = 2**19  # bytes of a batch in the generator's last hidden layer, its largest
 
 
 def make_chunk(members: Members, teacher: Generator | None, mesh: Mesh | None = None) -> Chunk:
@@ -86,19 +87,34 @@ def streams_of(members: Members) -> list[int]:
     return sorted({member.stream for member in members.values()})
 
 
-def cells(members: Members) -> dict[Spec, list[str]]:
-    """The names of the runs that differ in their seed alone, per spec."""
-    found: dict[Spec, list[str]] = {}
+def cells(members: Members) -> list[list[str]]:
+    """The names of the runs that go through `vmap` together: those that differ in seed alone.
+
+    Not so a CPU's large runs: on two cores three seeds of each student are a fifth faster each by
+    itself, at 64x64 pixels as at 32x32, as what a cell keeps for its gradients outgrows the caches.
+    """
+    found: dict[Spec | str, list[str]] = {}
     for name, member in members.items():
-        found.setdefault(member.spec, []).append(name)
-    return found
+        alone = member.spec.generator.form == "matmul" and _is_large(member.spec)
+        found.setdefault(name if alone else member.spec, []).append(name)
+    return list(found.values())
+
+
+def _is_large(spec: Spec) -> bool:
+    """Whether a run takes turns with others, as where its largest layer is a good part of a cache.
+
+    Interleaved, as XLA has it, large runs take up to twice the memory and, on two cores, a tenth
+    more time; small ones (16x16) are a fifth faster so.
+    """
+    pixels = (spec.generator.image_size // 2) ** 2
+    return 4 * spec.recipe.batch_size * pixels * spec.generator.width >= LARGE
 
 
 def _stack(members: Members, values: dict) -> list:
     """Per cell, the values of its runs along a new first axis."""
     return [
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *(values[name] for name in names))
-        for names in cells(members).values()
+        for names in cells(members)
     ]
 
 
@@ -106,7 +122,7 @@ def _unstack(members: Members, stacked: list) -> dict:
     """The inverse of `_stack`."""
     return {
         name: jax.tree.map(lambda leaf, k=k: leaf[k], values)
-        for names, values in zip(cells(members).values(), stacked, strict=True)
+        for names, values in zip(cells(members), stacked, strict=True)
         for k, name in enumerate(names)
     }
 
@@ -132,9 +148,9 @@ def _step(
     draws = constrain(mesh, _draws(members, stacked[0].step[0], streams=streams), 2)
     target = constrain(mesh, _targets(members, teacher, teacher_weights, draws=draws), 1)
     real = to_unit(constrain(mesh, pixels, 2)) if reads else None
-    turns = _take_turns(members)
     states, metrics = [], []
-    for state, (spec, names) in zip(stacked, cells(members).items(), strict=True):
+    for state, names in zip(stacked, cells(members), strict=True):
+        spec = members[names[0]].spec
         needed = (
             draws,
             real if spec.critic else None,
@@ -143,24 +159,10 @@ def _step(
         rows = [streams.index(members[name].stream) for name in names]
         frozen = teacher_weights.critic if teacher_weights else None
         state, values = _step_cell(spec, state, needed, rows=rows, frozen=frozen)
-        draws = _after(values, draws) if turns else draws
+        draws = _after(values, draws) if _is_large(spec) else draws
         states.append(state)
         metrics.append(values)
     return states, metrics
-
-
-def _take_turns(members: Members) -> bool:
-    """Whether the runs of a step go one after the other, as where their layers outgrow a cache.
-
-    Interleaved, as XLA has it, they take up to twice the memory and, on two cores at 64x64 pixels,
-    a tenth more time; small ones (16x16) are a fifth faster so.
-    """
-
-    def layer(spec: Spec, runs: int) -> int:
-        pixels = (spec.generator.image_size // 2) ** 2
-        return 4 * runs * spec.recipe.batch_size * pixels * spec.generator.width
-
-    return max(layer(spec, len(names)) for spec, names in cells(members).items()) >= LARGE
 
 
 def _after(metrics: CellMetrics, draws: Draws) -> Draws:
