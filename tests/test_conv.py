@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gankd_jax.models import conv, conv_fast
+from gankd_jax.models import conv, conv_fast, conv_light
 
 # height, width, channels in and out.  As matrix products, heavy layers take the fast way if the
-# small image's sides are even; `up` sums taps where 4 high or fewer than 8 channels come out, and
-# multiplies patches elsewhere.
-UP = [(4, 4, 3, 9), (5, 5, 3, 9), (5, 3, 7, 3), (8, 8, 5, 11), (16, 16, 3, 1), (8, 16, 33, 32)]
+# small image's sides are even; others go by windows from 16 pixels on, if the small image has less
+# than four times the large one's channels, and by taps elsewhere.
+UP = [(4, 4, 3, 9), (5, 3, 7, 3), (16, 16, 4, 1), (17, 16, 3, 1), (16, 16, 3, 9), (8, 16, 33, 32)]
 DOWN = [
     (4, 4, 3, 9),
     (6, 4, 1, 5),
     (8, 8, 5, 11),
-    (16, 16, 3, 1),
+    (32, 36, 3, 5),
+    (32, 32, 1, 4),
     (16, 32, 32, 33),
     (18, 30, 32, 33),
 ]
@@ -128,14 +129,12 @@ def test_every_form_equals_pytorchs_layer(parity, shape):
 
 
 def test_every_way_of_the_matmul_form_is_tried():
-    ways = [
-        conv._is_heavy((h, w), (i, o)) or conv._few_outputs(jnp.zeros((1, h, w, i)), kernel)
-        for h, w, i, o in UP
-        for kernel in [jnp.zeros((4, 4, i, o))]
-    ]
-    assert ways == [True, False, True, False, True, True]
-    fast = [conv._is_heavy((h // 2, w // 2), (i, o)) for h, w, i, o in DOWN]
-    assert fast == [False, False, False, False, True, False]
+    ways = [conv._ways((h, w), (i, o))[0] for h, w, i, o in UP]
+    fast, taps, windows = conv_fast.up, conv_light.up_by_taps, conv_light.up_by_windows
+    assert ways == [taps, taps, taps, windows, windows, fast]
+    ways = [conv._ways((h // 2, w // 2), (o, i))[1] for h, w, i, o in DOWN]
+    fast, taps, windows = conv_fast.down, conv_light.down_by_taps, conv_light.down_by_windows
+    assert ways == [taps, taps, taps, windows, taps, fast, taps]
 
 
 @pytest.mark.parametrize("shape", [("up", 4, 6, 2, 3), ("down", 8, 4, 3, 2)], ids=str)
