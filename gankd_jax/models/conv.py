@@ -52,8 +52,8 @@ def up(
         )
     if form == "matmul":
         return _ways(images.shape[1:3], kernel.shape[2:])[0](images, kernel)
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return _interleave(_conv2x2(padded, _up_kernel(kernel)), kernel.shape[3])
+    phases = _conv2x2(conv_light.framed(images), _up_kernel(kernel))
+    return _interleave(phases, kernel.shape[3])
 
 
 def down(
@@ -71,8 +71,7 @@ def down(
         _, h, w, _ = images.shape
         inverse = kernel.swapaxes(2, 3)
         return _ways((h // 2, w // 2), inverse.shape[2:])[1](images, inverse)
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return _conv2x2(conv_light.space_to_depth(padded), conv_light.patch_kernel(kernel))
+    return _conv2x2(conv_light.blocks(images), conv_light.patch_kernel(kernel))
 
 
 def _conv2x2(

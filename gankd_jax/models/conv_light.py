@@ -38,28 +38,27 @@ def _correlate_by_taps(small: Small, large: Large) -> Kernel:
 
 
 def _up_by_windows(small: Small, kernel: Kernel) -> Large:
-    seen = windows(_framed(small))
+    seen = _windows(framed(small))
     b, h, w, pixels = seen.shape
-    blocks = (seen.reshape(-1, pixels) @ _window_kernel(kernel)).reshape(b, h, w, 2, 2, -1)
-    large = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+    made = (seen.reshape(-1, pixels) @ _window_kernel(kernel)).reshape(b, h, w, 2, 2, -1)
+    large = made.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
     return large[:, 1:-1, 1:-1]
 
 
 def _down_by_windows(large: Large, kernel: Kernel) -> Small:
-    blocks = space_to_depth(_framed(large))
-    b, h, w, pixels = blocks.shape
+    seen = blocks(large)
+    b, h, w, pixels = seen.shape
     columns = _window_kernel(kernel)
-    found = lax.dot_general(blocks.reshape(-1, pixels), columns, (((1,), (1,)), ((), ())))
+    found = lax.dot_general(seen.reshape(-1, pixels), columns, (((1,), (1,)), ((), ())))
     parts = found.reshape(b, h, w, 2, 2, -1)
-    top, bottom = parts[:, 1:, :, 0], parts[:, :-1, :, 1]  # of the window below, of that above
-    left, right = (top + bottom)[:, :, 1:, 0], (top + bottom)[:, :, :-1, 1]
-    return left + right
+    rows = parts[:, 1:, :, 0] + parts[:, :-1, :, 1]  # of the windows below and above
+    return rows[:, :, 1:, 0] + rows[:, :, :-1, 1]
 
 
 def _correlate_by_windows(small: Small, large: Large) -> Kernel:
     """The columns of `_window_kernel`, put back where they were."""
     i, o = small.shape[3], large.shape[3]
-    found = _contract_pixels(windows(_framed(small)), space_to_depth(_framed(large)))
+    found = _contract_pixels(_windows(framed(small)), blocks(large))
     split = found.reshape(2, 2, i, 2, 2, o).transpose(0, 3, 1, 4, 2, 5)
     return split[::-1, :, ::-1].reshape(4, 4, i, o)
 
@@ -89,27 +88,29 @@ def _sum_taps(products: Array, *, axis: int, taps: int) -> Array:
     )
 
 
-def _framed(images: Float[Array, "b h w i"]) -> Float[Array, "b h+2 w+2 i"]:
+def framed(images: Float[Array, "b h w i"]) -> Float[Array, "b h+2 w+2 i"]:
+    """The layers' padding: zeros on every side."""
     return jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def _patches(large: Large) -> Float[Array, "b h w taps"]:
     """What each small pixel's 16 taps see: four blocks of 2x2 pixels."""
-    return windows(space_to_depth(_framed(large)))
+    return _windows(blocks(large))
 
 
-def windows(images: Float[Array, "b h w i"]) -> Float[Array, "b h-1 w-1 4*i"]:
+def _windows(images: Float[Array, "b h w i"]) -> Float[Array, "b h-1 w-1 4*i"]:
     """The four pixels of each 2x2 window, row by row, in channels."""
     _, h, w, _ = images.shape
     corners = [images[:, r : h - 1 + r, s : w - 1 + s] for r in (0, 1) for s in (0, 1)]
     return jnp.concatenate(corners, axis=-1)
 
 
-def space_to_depth(images: Float[Array, "b h w i"]) -> Float[Array, "b h//2 w//2 4*i"]:
-    """The four pixels of each 2x2 block, row by row, in channels."""
-    b, h, w, i = images.shape
-    blocks = images.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
-    return blocks.reshape(b, h // 2, w // 2, 4 * i)
+def blocks(large: Float[Array, "b h w i"]) -> Float[Array, "b h//2+1 w//2+1 4*i"]:
+    """The four pixels of each 2x2 block of the framed image, row by row, in channels."""
+    padded = framed(large)
+    b, h, w, i = padded.shape
+    split = padded.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
+    return split.reshape(b, h // 2, w // 2, 4 * i)
 
 
 def patch_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 4*i o"]:
