@@ -17,19 +17,27 @@ recipe by itself.  Both go with either size.
 
 from ml_collections import ConfigDict
 
-from gankd_jax.config import base, finish
-from gankd_jax.recipes import best_with_critic, choices, short_recipes
+from gankd_jax.config.presets import (
+    short_training_recipes,
+    use_best_and_joint_recipes,
+    use_recipe_ablations,
+)
+from gankd_jax.config.schema import apply_variants, base_config
 
 
 def get_config(variants: str = "") -> ConfigDict:
     """The paper's study; variants: small, best, choices."""
-    config = base()
+    config = base_config()
     config.name = "cifar10"
     config.data.name = "cifar10"
     config.study.teacher_widths = (64,)
     config.study.widths = (2, 4, 8, 16, 32, 48)
     # The teacher's critic gives the wider students their sharpness, and harms the narrowest.
-    return finish(config, variants, {"small": small, "best": best_with_critic, "choices": choices})
+    return apply_variants(
+        config,
+        variants,
+        {"small": small, "best": use_best_and_joint_recipes, "choices": use_recipe_ablations},
+    )
 
 
 def small(config: ConfigDict) -> None:
@@ -39,6 +47,8 @@ def small(config: ConfigDict) -> None:
     config.study.teacher_widths = (32,)
     config.study.widths = (1, 2, 4, 8)
     config.study.students = ("mse", "l1", "joint")
-    config.recipes.update(short_recipes(teacher_steps=6_000, steps=2_500, joint_steps=1_000))
+    config.recipes.update(
+        short_training_recipes(teacher_steps=6_000, steps=2_500, joint_steps=1_000)
+    )
     config.training.checkpoint_every = 500
     config.evaluation.samples = 2_500

@@ -8,13 +8,13 @@ small generators, for students and baselines alike; the paper's 2e-4 starves bot
 
 from ml_collections import ConfigDict
 
-from gankd_jax.config import base, finish
-from gankd_jax.recipes import short_recipes
+from gankd_jax.config.presets import short_training_recipes
+from gankd_jax.config.schema import apply_variants, base_config
 
 
 def get_config(variants: str = "") -> ConfigDict:
     """The study; no variants."""
-    config = base()
+    config = base_config()
     config.name = "digits"
     config.data.name = "digits"
     config.data.image_size = 16
@@ -26,9 +26,9 @@ def get_config(variants: str = "") -> ConfigDict:
     config.study.seeds = (0, 1, 2)
     config.study.students = ("mse", "l1")
 
-    config.recipes.update(short_recipes(teacher_steps=1_500, steps=2_000, joint_steps=500))
+    config.recipes.update(short_training_recipes(teacher_steps=1_500, steps=2_000, joint_steps=500))
 
     config.training.checkpoint_every = 500
     config.training.grid_every = 1_000
     config.evaluation.samples = 2_500
-    return finish(config, variants, {})
+    return apply_variants(config, variants, {})

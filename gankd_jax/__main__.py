@@ -1,6 +1,6 @@
 """`python -m gankd_jax`: the same as `gankd`."""
 
-from gankd_jax.cli import main
+from gankd_jax.cli.main import main
 
 if __name__ == "__main__":
     main()

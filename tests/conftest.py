@@ -16,7 +16,7 @@ HOOK = jaxtyping.install_import_hook("gankd_jax", "beartype.beartype")
 
 Command = Callable[..., tuple[int, str, str]]
 PARITY = "parity with PyTorch"
-LONG = ("test_study", "test_launch", "test_distributed", "test_survival", "test_memory")
+LONG = ("test_runner", "test_launch", "test_distributed", "test_survival", "test_memory")
 
 
 class Parity:
@@ -66,7 +66,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     """Run `gankd WORDS` in this process: its exit status, output and errors."""
     import tiny
 
-    from gankd_jax import cli
+    from gankd_jax.cli import main
 
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # undone in the end, as all of these
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
@@ -80,7 +80,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
         capsys.readouterr()
         status = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             status = int(end.code or 0)
         told = capsys.readouterr()

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 import tiny
 
-from gankd_jax.runtime.checkpoint import Checkpoints
-from gankd_jax.training import state
+from gankd_jax.training import train_state
+from gankd_jax.utils.checkpoint import Checkpoints
 
 
 def begin(root: Path, devices: int, *words: str, **environment: str) -> subprocess.Popen[str]:
@@ -91,19 +91,19 @@ def disturbed(call):
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
-    state.init = double(state.init)
-    from gankd_jax import cli, study
-    from gankd_jax.commands import calls
+    train_state.create_train_state = double(train_state.create_train_state)
+    from gankd_jax.cli import commands, main
+    from gankd_jax.study import runner
     from gankd_jax.training import loop
 
-    study.evaluate_runs = lambda *_: None
-    calls.report = lambda *_: None
+    runner.evaluate_runs = lambda *_: None
+    commands.report = lambda *_: None
     loop._Trainer._call = disturbed(loop._Trainer._call)
     words = sys.argv[1:]
     while words:
         end = words.index("+") if "+" in words else len(words)
         sys.argv, words = ["gankd", *words[:end]], words[end + 1 :]
-        cli.main()
+        main.main()
 
 
 if __name__ == "__main__":

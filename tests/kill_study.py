@@ -22,11 +22,11 @@ import numpy as np
 import tiny
 from ml_collections import ConfigDict
 
-from gankd_jax import runs, workdir
-from gankd_jax.lab import Lab
-from gankd_jax.runtime.checkpoint import Checkpoints
-from gankd_jax.runtime.writers import read_log
-from gankd_jax.training.state import init
+from gankd_jax.study import plan, workdir
+from gankd_jax.study.context import StudyContext
+from gankd_jax.training.train_state import create_train_state
+from gankd_jax.utils.checkpoint import Checkpoints
+from gankd_jax.utils.metric_writer import read_log
 
 # A kill comes at a random one of the first so many signs of its phase, and within so many seconds.
 SIGNS = {"start": 1, "step": 30, "checkpoint": 20, "evaluation": 2, "report": 1}
@@ -102,8 +102,8 @@ def _where(folder: Path, told: str) -> str:
     last = told.splitlines()[-1][:60] if told else "nothing told"
     saved = [
         f"{run.name}@{max(steps)}"
-        for run in runs.plan(tiny.config())
-        if (steps := workdir.saved_steps(folder, run))
+        for run in plan.plan_runs(tiny.config())
+        if (steps := workdir.checkpoint_steps(folder, run))
     ]
     half = [*folder.glob("*/checkpoints/*tmp*"), *folder.rglob(".*.*")]
     names = [str(path.relative_to(folder)) for path in half]
@@ -117,7 +117,7 @@ def holdings(config: ConfigDict, folder: Path) -> dict[str, object]:
         for path in folder.glob(pattern):
             if not path.name.startswith("."):
                 found[str(path.relative_to(folder))] = path.read_bytes()
-    for run in runs.plan(config):
+    for run in plan.plan_runs(config):
         found[f"{run.name}/log"] = [
             json.dumps({k: v for k, v in line.items() if k not in CLOCKED})
             for line in read_log(folder / run.name)
@@ -129,12 +129,12 @@ def holdings(config: ConfigDict, folder: Path) -> dict[str, object]:
     return found
 
 
-def _states(config: ConfigDict, folder: Path, run: runs.Run) -> dict[int, object]:
-    member = Lab(config, folder).member(run)
-    like = jax.eval_shape(lambda: init(member.spec, member.seed))
+def _states(config: ConfigDict, folder: Path, run: plan.Run) -> dict[int, object]:
+    member = StudyContext(config, folder).member(run)
+    like = jax.eval_shape(lambda: create_train_state(member.spec, member.seed))
     checkpoints = Checkpoints(folder / run.name / "checkpoints")
     try:
-        return {k: checkpoints.restore(k, like) for k in workdir.saved_steps(folder, run)}
+        return {k: checkpoints.restore(k, like) for k in workdir.checkpoint_steps(folder, run)}
     finally:
         checkpoints.close()
 

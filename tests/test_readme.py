@@ -5,8 +5,8 @@ import re
 import numpy as np
 import tiny
 
-from gankd_jax import sampling
-from gankd_jax.runtime.files import read_arrays
+from gankd_jax.models import sampling
+from gankd_jax.utils.atomic_io import read_npz
 
 RUN = "student-mse-d1-s0"  # of the tiny study
 
@@ -28,8 +28,8 @@ def test_the_python_lines_draw_a_runs_images(finished, monkeypatch, tmp_path):
     assert -1 <= images.min() < images.max() <= 1
     # They are that run's: on the report's latents they are the report's images.
     generator, variables = names["generator"], names["variables"]
-    grid = sampling.draw(generator, variables, sampling.grid_latents(generator.latent))
-    scored = read_arrays(finished / RUN / "samples.npz")["grid"]
+    grid = sampling.sample_images(generator, variables, sampling.grid_latents(generator.latent))
+    scored = read_npz(finished / RUN / "samples.npz")["grid"]
     assert np.abs(sampling.to_uint8(grid).astype(int) - scored).max() <= 1
 
 
@@ -37,6 +37,8 @@ def test_the_python_lines_load_a_generator_that_comes_along(capsys):
     _, lines = python_lines()
     names: dict = {}
     exec(lines, names)
-    images = sampling.draw(names["generator"], names["variables"], sampling.latents(0, 4, 100))
+    images = sampling.sample_images(
+        names["generator"], names["variables"], sampling.sample_latents(0, 4, 100)
+    )
     assert np.asarray(images).std() > 0.1
     assert 1 < float(capsys.readouterr().out) < 10

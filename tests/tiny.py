@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from gankd_jax import judge
-from gankd_jax.data.load import load_split
+from gankd_jax.data.loading import load_split
+from gankd_jax.evaluation import classifier
 
 REPO = Path(__file__).resolve().parents[1]
 DIGITS = REPO / "configs" / "digits.py"
@@ -89,8 +89,8 @@ def data(root: Path) -> Path:
 def _make_data(folder: Path) -> None:
     sizes = {"data_dir": folder, "image_size": 16, "pad": 1}
     train, test = (load_split("digits", split, **sizes) for split in ("train", "test"))
-    with mock.patch.object(judge, "STEPS", 100):
-        judge.judge(train, test, folder / "gankd_cache")
+    with mock.patch.object(classifier, "STEPS", 100):
+        classifier.load_or_train_classifier(train, test, folder / "gankd_cache")
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from gankd_jax.bench.programs import Program
-from gankd_jax.runtime.mesh import everywhere
+from gankd_jax.utils.sharding import replicated
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
@@ -72,7 +72,7 @@ def account(compiled: jax.stages.Compiled, steps: int) -> Account:
 
 def lying_everywhere(mesh: Mesh, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The shapes, as arrays that lie whole on every device; what is no shape stays."""
-    whole = everywhere(mesh)
+    whole = replicated(mesh)
 
     def one(leaf: Any) -> Any:
         is_shape = isinstance(leaf, jax.ShapeDtypeStruct)

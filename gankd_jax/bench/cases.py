@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gankd_jax import sampling
 from gankd_jax.bench import operations
-from gankd_jax.data.batches import chunk_indices
-from gankd_jax.models import conv
+from gankd_jax.config.recipe import Recipe
+from gankd_jax.data.sampler import multi_step_indices
+from gankd_jax.models import conv, sampling
 from gankd_jax.models.dcgan import Critic, Generator
-from gankd_jax.training.group import Member, Members, make_chunk
-from gankd_jax.training.recipe import Recipe
-from gankd_jax.training.state import Frozen, Spec, init
+from gankd_jax.training.multi_run import RunSpec, RunSpecs, make_multi_step
+from gankd_jax.training.train_state import StepSpec, TeacherParams, create_train_state
 
 SIZE, CHANNELS, BATCH = 64, 3, 64
 TEACHER, WIDTHS = 64, (2, 4, 8, 16, 32)
@@ -63,11 +62,11 @@ def matrix_product() -> Work:
 
 
 def _generator(width: int) -> Generator:
-    return Generator(width, SIZE, CHANNELS, form=conv.resolve_form("auto"))
+    return Generator(width, SIZE, CHANNELS, form=conv.resolve_conv_impl("auto"))
 
 
 def _critic(width: int, norm: str = "batch") -> Critic:
-    return Critic(width, SIZE, CHANNELS, norm=norm, form=conv.resolve_form("auto"))
+    return Critic(width, SIZE, CHANNELS, norm=norm, form=conv.resolve_conv_impl("auto"))
 
 
 def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
@@ -86,7 +85,7 @@ def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
 def _train_students(widths: tuple[int, ...], seeds: int) -> Work:
     recipe = Recipe(alpha=0.0, batch_size=BATCH)
     members = {
-        f"d{width}-s{seed}": Member(Spec(_generator(width), None, recipe), seed, 0)
+        f"d{width}-s{seed}": RunSpec(StepSpec(_generator(width), None, recipe), seed, 0)
         for width in widths
         for seed in range(seeds)
     }
@@ -110,7 +109,7 @@ def _teacher(title: str, width: int) -> Case:
 
 def _train_teacher(width: int) -> Work:
     recipe = Recipe(loss="wgan_gp", critic_steps=CRITIC_STEPS, batch_size=BATCH)
-    member = Member(Spec(_generator(width), _critic(width, "none"), recipe), 0, 0)
+    member = RunSpec(StepSpec(_generator(width), _critic(width, "none"), recipe), 0, 0)
     batches = np.random.default_rng(0).integers(0, IMAGES, (STEPS, 1, CRITIC_STEPS, BATCH))
     return _train({"teacher": member}, None, lambda: batches.astype(np.int32), _images())
 
@@ -129,12 +128,12 @@ def _streamed(title: str, width: int) -> Case:
 
 def _train_baseline(width: int, *, streamed: bool) -> Work:
     """Batches go to the device as images: read out of the data set, or always the same."""
-    member = Member(Spec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0, 0)
+    member = RunSpec(StepSpec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0, 0)
     images, calls = _images(), itertools.count()
     constant = images[np.arange(STEPS * BATCH).reshape(STEPS, 1, 1, BATCH)]
 
     def read() -> np.ndarray:
-        places = chunk_indices(
+        places = multi_step_indices(
             next(calls) * STEPS, STEPS, critic_steps=1, count=IMAGES, batch_size=BATCH, seed=0
         )
         return images[places[:, None]]
@@ -143,7 +142,7 @@ def _train_baseline(width: int, *, streamed: bool) -> Work:
 
 
 def _train(
-    members: Members,
+    members: RunSpecs,
     teacher: Generator | None,
     batches: Callable[[], np.ndarray],
     images: np.ndarray | None = None,
@@ -152,9 +151,11 @@ def _train(
     if images is None and not any(member.spec.critic for member in members.values()):
         images = np.zeros((1, SIZE, SIZE, CHANNELS), np.uint8)
     pixels = None if images is None else jnp.asarray(images)
-    chunk = make_chunk(members, teacher)
-    states = {name: init(member.spec, member.seed) for name, member in members.items()}
-    frozen = Frozen(generator=_variables(teacher), critic=None) if teacher else None
+    chunk = make_multi_step(members, teacher)
+    states = {
+        name: create_train_state(member.spec, member.seed) for name, member in members.items()
+    }
+    frozen = TeacherParams(generator=_variables(teacher), critic=None) if teacher else None
 
     def work() -> Any:
         nonlocal states
@@ -177,8 +178,11 @@ def _draw(title: str, width: int) -> Case:
     generator = _generator(width)
 
     def build() -> Work:
-        variables, latents = _variables(generator), sampling.latents(0, BATCH, generator.latent)
-        return lambda: sampling.draw(generator, variables, latents)
+        variables, latents = (
+            _variables(generator),
+            sampling.sample_latents(0, BATCH, generator.latent),
+        )
+        return lambda: sampling.sample_images(generator, variables, latents)
 
     return Case(
         title,

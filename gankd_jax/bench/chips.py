@@ -9,7 +9,7 @@ import re
 import jax
 from jax.experimental import topologies
 
-from gankd_jax.errors import UserError
+from gankd_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from gankd_jax.bench import report
 from gankd_jax.bench.cases import cases
 from gankd_jax.bench.measure import SIDES, Side, measure
-from gankd_jax.errors import UserError
-from gankd_jax.runtime import files
+from gankd_jax.utils import atomic_io
+from gankd_jax.utils.errors import UserError
 
 
 def bench(folder: Path, *, against: Sequence[str], only: Sequence[str], rounds: int) -> str:
@@ -33,8 +33,8 @@ def bench(folder: Path, *, against: Sequence[str], only: Sequence[str], rounds: 
         for side in sides.values():
             side.close()
     table = report.table(chosen, measured)
-    files.write_json(folder / "bench.json", report.results(chosen, measured))
-    files.write_bytes(folder / "bench.md", (table + "\n").encode())
+    atomic_io.write_json(folder / "bench.json", report.results(chosen, measured))
+    atomic_io.write_bytes(folder / "bench.md", (table + "\n").encode())
     return table
 
 

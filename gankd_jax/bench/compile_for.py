@@ -18,9 +18,9 @@ from gankd_jax.bench.account import Account, compile_on
 from gankd_jax.bench.chips import Chip
 from gankd_jax.bench.columns import columns
 from gankd_jax.bench.programs import Program
-from gankd_jax.errors import UserError
 from gankd_jax.models import conv
-from gankd_jax.runtime.mesh import over
+from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.sharding import mesh_of_devices
 
 HEADER = (
     *("program", "runs", "chips", "arguments", "outputs", "temporary", "code", "peak", "of HBM"),
@@ -55,13 +55,13 @@ def compile_for(config: ml_collections.ConfigDict, target: str) -> str:
 def aimed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The config with the form of the 4x4 layers that TPUs take."""
     config = ml_collections.ConfigDict(config.to_dict())
-    config.model.conv = conv.resolve_form(config.model.conv, "tpu")
+    config.model.conv = conv.resolve_conv_impl(config.model.conv, "tpu")
     return config
 
 
 def parts(config: ml_collections.ConfigDict, where: chips.Slice) -> Iterator[tuple[Program, Mesh]]:
     """The study's programs, each with the chips that it runs on."""
-    everywhere, one = over(where.devices), over(where.devices[:1])
+    everywhere, one = mesh_of_devices(where.devices), mesh_of_devices(where.devices[:1])
     yield from ((program, everywhere) for program in programs.training(config, everywhere))
     yield from ((program, one) for program in programs.evaluation(config))
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import ml_collections
 
-from gankd_jax import runs, workdir
 from gankd_jax.bench.columns import columns
-from gankd_jax.errors import UserError
-from gankd_jax.export.command import make, need
-from gankd_jax.lab import Lab
-from gankd_jax.models.cost import cost
-from gankd_jax.names import AS_FAST, LOSSY, PRECISIONS, STEADY
-from gankd_jax.runs import Run
-from gankd_jax.runtime import files
+from gankd_jax.export.formats import export_generator, require_packages
+from gankd_jax.models.cost import generator_cost
+from gankd_jax.study import plan, workdir
+from gankd_jax.study.context import StudyContext
+from gankd_jax.study.plan import Run
+from gankd_jax.utils import atomic_io
+from gankd_jax.utils.constants import FASTER_FACTOR, LOSSY_PRECISIONS, PRECISIONS, STEADY_SPREAD
+from gankd_jax.utils.errors import UserError
 
 HEADER = ("", "weights", "bytes", "ms, one image", "images/s, batches of 64", "peak MiB")
 MEMORY = Path("/proc/self/status")
@@ -59,14 +59,14 @@ def bench_export(config: ml_collections.ConfigDict, folder: Path, *, rounds: int
       UserError: onnx or onnxruntime is missing, nothing is trained, a file does not draw what its
         model draws, this system does not tell a process's memory, or latency.json exists.
     """
-    need("onnx")
+    require_packages("onnx")
     path = folder / "latency.json"
     if path.exists():
         raise UserError(f"{path} exists; remove it to measure again")
     if not MEMORY.exists():
         raise UserError(f"--export reads a process's memory from {MEMORY}, which is not there")
-    workdir.need(folder, config)
-    lab = Lab(config, folder)
+    workdir.require_workdir(folder, config)
+    lab = StudyContext(config, folder)
     with tempfile.TemporaryDirectory() as place:
         made = {Path(place, f"{t.run.name}-{t.precision}"): t for t in _made(lab, Path(place))}
         empty = _measure()["peak_mib"]
@@ -75,26 +75,26 @@ def bench_export(config: ml_collections.ConfigDict, folder: Path, *, rounds: int
             for file, timed in made.items():
                 timed.rounds.append(_measure(file))
     found = list(made.values())
-    files.write_json(path, {"machine": _machine(), "runs": _results(found)})
+    atomic_io.write_json(path, {"machine": _machine(), "runs": _results(found)})
     return "\n".join([_machine(), "", *_table(found), "", *_words(found, empty), str(path)])
 
 
-def chosen(lab: Lab) -> list[Run]:
+def chosen(lab: StudyContext) -> list[Run]:
     """The teacher, and of each student's recipe and width the lowest seed that is trained."""
     found: dict[tuple[str, int], Run] = {}
-    for run in sorted(runs.students(lab.config), key=lambda run: run.seed):
+    for run in sorted(plan.student_runs(lab.config), key=lambda run: run.seed):
         if workdir.is_trained(lab.folder, lab.config, run):
             found.setdefault((run.recipe, run.width), run)
     return [lab.teacher, *(found[key] for key in sorted(found))]
 
 
-def _made(lab: Lab, place: Path) -> Iterator[Timed]:
+def _made(lab: StudyContext, place: Path) -> Iterator[Timed]:
     """Each file of each run, written into `place` under its name."""
     for run in chosen(lab):
         drawer = lab.drawer(run)
-        size = cost(drawer[0]).parameters
+        size = generator_cost(drawer[0]).parameters
         for precision in PRECISIONS:
-            file = make(drawer, "onnx", precision, what=run.name).file
+            file = export_generator(drawer, "onnx", precision, what=run.name).file
             (place / f"{run.name}-{precision}").write_bytes(file)
             yield Timed(run, size, precision, len(file), [])
 
@@ -149,7 +149,7 @@ def _words(found: list[Timed], empty: float) -> list[str]:
     """Who has fewer parameters and is not faster; what fewer bytes change; the memory's floor."""
     whole = [timed for timed in found if timed.precision == PRECISIONS[0]]
     lines = [line for timed in whole for line in not_faster(timed, whole)]
-    for precision in LOSSY:
+    for precision in LOSSY_PRECISIONS:
         others = [timed for timed in found if timed.precision == precision]
         pairs = zip(others, whole, strict=True)
         count = sum(_is_faster(a, b, "milliseconds") for a, b in pairs)
@@ -160,7 +160,7 @@ def _words(found: list[Timed], empty: float) -> list[str]:
 
 def disturbed(found: list[Timed]) -> list[str]:
     """A line where the turns say that something else ran."""
-    busy = [timed.spread for timed in found if timed.spread > STEADY]
+    busy = [timed.spread for timed in found if timed.spread > STEADY_SPREAD]
     if not busy:
         return []
     return [
@@ -193,5 +193,5 @@ def not_faster(timed: Timed, others: list[Timed]) -> list[str]:
 
 def _is_faster(a: Timed, b: Timed, name: str) -> bool:
     if name == "images_per_second":
-        return a.median(name) > AS_FAST * b.median(name)
-    return b.median(name) > AS_FAST * a.median(name)
+        return a.median(name) > FASTER_FACTOR * b.median(name)
+    return b.median(name) > FASTER_FACTOR * a.median(name)

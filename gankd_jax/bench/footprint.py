@@ -4,11 +4,12 @@ import functools
 
 import jax
 
-from gankd_jax.training.group import Members
-from gankd_jax.training.state import Spec, State, Tree, init
+from gankd_jax.models.sampling import PyTree
+from gankd_jax.training.multi_run import RunSpecs
+from gankd_jax.training.train_state import StepSpec, TrainState, create_train_state
 
 
-def states(members: Members) -> int:
+def states(members: RunSpecs) -> int:
     """Of every run: float32 weights, Adam's two moments of each, batch norm's statistics, averages.
 
     About 12 bytes for each trained number, 16 of a generator whose average is kept.
@@ -16,7 +17,7 @@ def states(members: Members) -> int:
     return sum(_bytes(_state(member.spec)) for member in members.values())
 
 
-def gradients(members: Members) -> int:
+def gradients(members: RunSpecs) -> int:
     """That devices which share a batch add up in a step: one of each weight, each time it moves.
 
     Batch norm's moments and the losses come on top, a few numbers a channel; on a CPU the critic's
@@ -25,7 +26,7 @@ def gradients(members: Members) -> int:
     return sum(_gradients(member.spec) for member in members.values())
 
 
-def _gradients(spec: Spec) -> int:
+def _gradients(spec: StepSpec) -> int:
     state = _state(spec)
     critic_steps = spec.recipe.critic_steps if state.critic and spec.recipe.train_critic else 0
     critic = critic_steps * _bytes(state.critic.params) if state.critic else 0
@@ -33,9 +34,9 @@ def _gradients(spec: Spec) -> int:
 
 
 @functools.cache
-def _state(spec: Spec) -> State:
-    return jax.eval_shape(lambda: init(spec, 0))
+def _state(spec: StepSpec) -> TrainState:
+    return jax.eval_shape(lambda: create_train_state(spec, 0))
 
 
-def _bytes(tree: Tree) -> int:
+def _bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -10,7 +10,7 @@ import jax
 
 from gankd_jax.bench.cases import Case, Theirs, Work, matrix_product
 from gankd_jax.bench.clock import median_seconds
-from gankd_jax.errors import UserError
+from gankd_jax.utils.errors import UserError
 
 Seconds = dict[str, list[float]]  # of "ours", of each side and variant, of the "matrix" product
 # Each side is a process of its own, so that neither's threads are in the other's way.

@@ -8,7 +8,7 @@ from gankd_jax.bench import programs
 from gankd_jax.bench.account import collectives, lying_everywhere
 from gankd_jax.bench.columns import columns
 from gankd_jax.bench.programs import Program
-from gankd_jax.runtime import mesh
+from gankd_jax.utils import sharding
 
 HEADER = ("group", "runs", "arguments", "of them images", "temporary", "together")
 STEP = ("GFLOP a step", "all-reduced")
@@ -19,7 +19,7 @@ def memory(config: ml_collections.ConfigDict) -> str:
 
     Nothing is trained, nor any array made.
     """
-    devices = mesh.make(config.training.devices)
+    devices = sharding.make_mesh(config.training.devices)
     found = programs.training(config, devices)
     rows = [(*HEADER, *STEP), *(_row(program, devices) for program in found)]
     kind = jax.devices()[0].device_kind

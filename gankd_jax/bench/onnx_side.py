@@ -14,17 +14,20 @@ import onnxruntime
 
 from gankd_jax.bench.cases import BATCH
 from gankd_jax.bench.clock import median_seconds
-from gankd_jax.export import folded, onnx_file
+from gankd_jax.export import onnx
+from gankd_jax.models import folding
 from gankd_jax.models.dcgan import Generator
 
 
 def draw(generator: Generator) -> Callable[[], object]:
     """A batch of images, by a file such as `gankd export --format=onnx` writes."""
     blank = jnp.zeros((2, generator.latent))
-    layers = folded.fold(generator, generator.init(jax.random.key(0), blank, train=False))
+    layers = folding.fold_generator(
+        generator, generator.init(jax.random.key(0), blank, train=False)
+    )
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     known = [name for name in providers if name in onnxruntime.get_available_providers()]
-    session = onnxruntime.InferenceSession(onnx_file.write(layers), providers=known)
+    session = onnxruntime.InferenceSession(onnx.write_onnx(layers), providers=known)
     latents = np.random.default_rng(0).standard_normal((BATCH, generator.latent), np.float32)
     return lambda: session.run(["images"], {"latents": latents})
 

@@ -6,15 +6,15 @@ out.  A layer's two gradients cost what the layer costs; the first layer's input
 
 import itertools
 
-from gankd_jax.models.cost import cost
+from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
-from gankd_jax.training.group import Members, streams_of
-from gankd_jax.training.state import Spec
+from gankd_jax.training.multi_run import RunSpecs, data_seeds
+from gankd_jax.training.train_state import StepSpec
 
 
 def forward(generator: Generator) -> int:
     """Of drawing an image."""
-    return 2 * cost(generator).multiply_adds
+    return 2 * generator_cost(generator).multiply_adds
 
 
 def student_step(generator: Generator) -> int:
@@ -36,17 +36,17 @@ def adversarial_step(
     return critic_steps * train_critic + train_generator
 
 
-def group_step(members: Members, teacher: Generator | None) -> int:
+def group_step(members: RunSpecs, teacher: Generator | None) -> int:
     """Of one step of every run of a group, and the teacher's part once for each stream."""
     specs = [member.spec for member in members.values()]
-    batch, streams = specs[0].recipe.batch_size, len(streams_of(members))
+    batch, streams = specs[0].recipe.batch_size, len(data_seeds(members))
     drawn = forward(teacher) * streams if teacher else 0
     seen = max((_look(spec) for spec in specs), default=0) * streams
     # A student's look is also taken back, down to its images.
     return batch * (drawn + sum(map(_step, specs))) + seen + sum(2 * _look(s) for s in specs)
 
 
-def _look(spec: Spec) -> int:
+def _look(spec: StepSpec) -> int:
     """Of the frozen critic's hidden layers for all images of a step that are compared."""
     if spec.frozen_critic is None:
         return 0
@@ -54,7 +54,7 @@ def _look(spec: Spec) -> int:
     return spec.recipe.feature_batch * (_score(spec.frozen_critic) - last)
 
 
-def _step(spec: Spec) -> int:
+def _step(spec: StepSpec) -> int:
     if spec.critic is None:
         return student_step(spec.generator)
     recipe = spec.recipe

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import ml_collections
 
-from gankd_jax import runs
-from gankd_jax.errors import UserError
+from gankd_jax.study import plan
+from gankd_jax.utils.errors import UserError
 
 
 def start(config: ml_collections.ConfigDict, flags: Sequence[str], rounds: int) -> str:
@@ -40,7 +40,7 @@ def _cut(config: ml_collections.ConfigDict) -> list[str]:
     """The flags that end the first teacher's training after one call."""
     call = config.training.steps_per_call
     return [
-        f"--run={runs.teachers(config)[0].name}",
+        f"--run={plan.teacher_runs(config)[0].name}",
         f"--config.recipes.teacher.steps={call}",
         f"--config.training.log_every={call}",
         f"--config.training.checkpoint_every={call}",

@@ -16,15 +16,15 @@ from typing import Any
 
 from absl import logging
 
-from gankd_jax.data import datasets, sources
-from gankd_jax.data.datasets import Dataset, SourceFile
-from gankd_jax.errors import UserError
+from gankd_jax.data import readers, registry
+from gankd_jax.data.registry import Dataset, SourceFile
+from gankd_jax.utils.errors import UserError
 
 _PROVENANCE = "provenance.json"
 _TIMEOUT = 60  # seconds without an answer from a download site
 
 
-def versions(name: str, data_dir: Path) -> list[tuple[Path, frozenset[str]]]:
+def prepared_versions(name: str, data_dir: Path) -> list[tuple[Path, frozenset[str]]]:
     """The TFDS folders of a data set, newest version first, each with its file formats."""
     found = []
     for info in (data_dir / name).glob("*/dataset_info.json"):
@@ -46,11 +46,13 @@ def prepared_dir(name: str, data_dir: Path) -> Path | None:
 
     It may have been written by `prepare` or by TFDS itself.
     """
-    found = (folder for folder, formats in versions(name, data_dir) if "array_record" in formats)
+    found = (
+        folder for folder, formats in prepared_versions(name, data_dir) if "array_record" in formats
+    )
     return next(found, None)
 
 
-def provenance(name: str, data_dir: Path) -> dict[str, Any]:
+def read_provenance(name: str, data_dir: Path) -> dict[str, Any]:
     """Where prepared data came from: files, hashes, counts, warnings; {} for stock TFDS data."""
     folder = prepared_dir(name, data_dir)
     if folder is None or not (folder / _PROVENANCE).is_file():
@@ -58,7 +60,7 @@ def provenance(name: str, data_dir: Path) -> dict[str, Any]:
     return json.loads((folder / _PROVENANCE).read_text())
 
 
-def prepare(name: str, source_dir: Path | None, data_dir: Path) -> Path:
+def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
     """Writes the data set under `data_dir`/NAME/VERSION in array_record and gives that folder.
 
     The original files are taken from `source_dir`, or downloaded to `data_dir`/downloads/NAME
@@ -69,14 +71,14 @@ def prepare(name: str, source_dir: Path | None, data_dir: Path) -> Path:
     a file that is damaged or holds other counts or shapes than the data set; nothing is then
     written. A file given by hand whose hash is unknown is warned about and recorded.
     """
-    dataset = datasets.get(name)
+    dataset = registry.get_dataset(name)
     folder = prepared_dir(name, data_dir)
     if folder is not None:
         logging.info("%s is already prepared in %s", name, folder)
         return folder
     paths = _downloaded(dataset, data_dir) if source_dir is None else _given(dataset, source_dir)
     files = [_describe(file, paths[file.name]) for file in dataset.files if file.name in paths]
-    with sources.READERS[name](dataset, paths) as source:
+    with readers.READERS[name](dataset, paths) as source:
         warnings = [
             f"{file['name']} has an unknown hash: it differs from the published file"
             for file in files
@@ -163,7 +165,7 @@ def _sha256(path: Path) -> str:
 
 def _describe(file: SourceFile, path: Path) -> dict[str, Any]:
     """Name, size and hash of a file, and whether it is the published one."""
-    with sources.reading(path):
+    with readers.reading_file(path):
         found = _sha256(path)
     known = found == file.sha256 or _content_is_known(file, path)
     return {"name": file.name, "bytes": path.stat().st_size, "sha256": found, "known": known}
@@ -172,15 +174,15 @@ def _describe(file: SourceFile, path: Path) -> dict[str, Any]:
 def _content_is_known(file: SourceFile, path: Path) -> bool:
     if file.content_sha256 is None:
         return False
-    content = sources.gunzip(path, limit=1 << 28)
+    content = readers.gunzip(path, limit=1 << 28)
     return hashlib.sha256(content).hexdigest() == file.content_sha256
 
 
 def _write(
-    dataset: Dataset, source: sources.Source, record: Mapping[str, Any], *, data_dir: Path
+    dataset: Dataset, source: readers.SourceSplits, record: Mapping[str, Any], *, data_dir: Path
 ) -> Path:
     """Writes the data set in a temporary folder beside its place and moves it there whole."""
-    from gankd_jax.data.builder import Builder  # imports TFDS: heavy
+    from gankd_jax.data.tfds_builder import ArrayRecordBuilder  # imports TFDS: heavy
 
     target = data_dir / dataset.name / dataset.version
     if target.exists() and prepared_dir(dataset.name, data_dir) != target:
@@ -190,7 +192,7 @@ def _write(
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dataset.name}-", dir=data_dir) as work:
             with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about a download
-                made = Builder(dataset, source.splits, Path(work)).write()
+                made = ArrayRecordBuilder(dataset, source.splits, Path(work)).write()
             (made / _PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
             target.parent.mkdir(exist_ok=True)
             made.rename(target)

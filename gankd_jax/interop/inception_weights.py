@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gankd_jax.errors import UserError
-from gankd_jax.interop.torch_file import read_torch
-from gankd_jax.models.inception import LOGITS, WIDTHS, parameter_shapes
-from gankd_jax.runtime import files
+from gankd_jax.interop.torch_file import read_torch_file
+from gankd_jax.models.inception import LOGIT_LAYERS, POOL_LAYERS, parameter_shapes
+from gankd_jax.utils import atomic_io
+from gankd_jax.utils.errors import UserError
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -103,13 +103,15 @@ Arrays = dict[str, np.ndarray]
 Params = dict[str, Arrays]  # {name: {"kernel", "bias"}}
 
 
-def default_path() -> Path:
+def default_weights_path() -> Path:
     """Where `fetch` puts the folded weights and scores look for them."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home, "gankd-jax", "inception-2015-12-05-folded.npz")
 
 
-def fetch(source: Path | None, target: Path, *, url: str = URL, sha256: str = SHA256) -> None:
+def fetch_weights(
+    source: Path | None, target: Path, *, url: str = URL, sha256: str = SHA256
+) -> None:
     """Write the folded weights to `target`: of `source`, or downloaded where it is None.
 
     `source` is a copy of the published `.pth`, whose hash is checked, or an `.npz` of folded
@@ -131,10 +133,10 @@ def fetch(source: Path | None, target: Path, *, url: str = URL, sha256: str = SH
             arrays = _fold_published(copy, sha256)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # weights hardly compress
-    files.write_bytes(target, buffer.getvalue())
+    atomic_io.write_bytes(target, buffer.getvalue())
 
 
-def load(path: Path, layers: Sequence[str]) -> Params:
+def load_weights(path: Path, layers: Sequence[str]) -> Params:
     """The parameters of `FidInception(layers)` out of a file of folded weights.
 
     Raises:
@@ -151,19 +153,22 @@ def load(path: Path, layers: Sequence[str]) -> Params:
     if missing:
         raise UserError(
             f"{path} lacks {', '.join(missing)}, needed for {', '.join(layers)}; it serves"
-            f" {', '.join(served(path)) or 'no layer'}; `gankd weights fetch` gets all of it"
+            f" {', '.join(available_layers(path)) or 'no layer'}; `gankd weights fetch`"
+            " gets all of it"
         )
     return {name: {part: arrays[f"{name}/{part}"] for part in needed[name]} for name in needed}
 
 
-def served(path: Path) -> tuple[str, ...]:
+def available_layers(path: Path) -> tuple[str, ...]:
     """The layers that a file of folded weights is complete for."""
     arrays = _read_folded(path)
     held = {name.removesuffix("/kernel") for name in arrays}
-    return tuple(layer for layer in (*WIDTHS, *LOGITS) if set(parameter_shapes([layer])) <= held)
+    return tuple(
+        layer for layer in (*POOL_LAYERS, *LOGIT_LAYERS) if set(parameter_shapes([layer])) <= held
+    )
 
 
-def fingerprint(params: Params) -> str:
+def params_fingerprint(params: Params) -> str:
     """A short hash of parameters, for the keys of what was computed with them."""
     digest = hashlib.sha256()
     for name, parts in sorted(params.items()):
@@ -211,7 +216,7 @@ def _fold_published(path: Path, sha256: str) -> Arrays:
             f"{path} is not the published file: SHA-256 {found[:8]}..., not {sha256[:8]}...;"
             " fetch it again"
         )
-    params = fold_torch_state(read_torch(path))
+    params = fold_torch_state(read_torch_file(path))
     return {f"{name}/{part}": a for name, parts in params.items() for part, a in parts.items()}
 
 
@@ -230,7 +235,7 @@ def _download(url: str, target: Path) -> None:
 def _read_folded(path: Path) -> Arrays:
     """The arrays of an .npz, if each is one of this network's by its name and shape."""
     try:
-        arrays = files.read_arrays(path)
+        arrays = atomic_io.read_npz(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (ValueError, OSError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gankd_jax.errors import UserError
+from gankd_jax.utils.errors import UserError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
@@ -31,7 +31,7 @@ _DTYPES = {
 _Storages = Callable[[np.dtype, str, int], np.ndarray]
 
 
-def read_torch(path: Path) -> Any:
+def read_torch_file(path: Path) -> Any:
     """What `torch.save` wrote, tensors as numpy arrays: dicts, lists, numbers, text and tensors.
 
     Both formats are read: the zip of torch 1.6 and later, and the older one. Any other class or

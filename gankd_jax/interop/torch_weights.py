@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gankd_jax.errors import UserError
-from gankd_jax.interop.torch_file import read_torch
+from gankd_jax.interop.torch_file import read_torch_file
 from gankd_jax.interop.torch_writer import write_torch
 from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
-from gankd_jax.runtime import files
+from gankd_jax.utils import atomic_io
+from gankd_jax.utils.errors import UserError
 
 Tree = dict[str, Any]  # nested dicts of float32 arrays
-Trees = tuple[Tree, Tree]  # parameters, and batch norm's statistics ({} without it)
+ParamsAndStats = tuple[Tree, Tree]  # parameters, and batch norm's statistics ({} without it)
 State = dict[str, np.ndarray]  # a state_dict
-Convert = Callable[[State], Trees]
+Convert = Callable[[State], ParamsAndStats]
 
 # PyTorch's axes of a kernel in the order (4, 4, in, out): of ConvTranspose2d, and of Conv2d.
 TRANSPOSED = (2, 3, 0, 1)
@@ -48,7 +48,7 @@ class _Layers(NamedTuple):
         return [kernel.shape[2] for kernel in kernels] + [kernels[-1].shape[3]]
 
 
-def read_generator(path: Path) -> Trees:
+def read_generator(path: Path) -> ParamsAndStats:
     """The parameters and batch-norm statistics of `Generator` out of a PyTorch DCGAN's file.
 
     The file holds a `state_dict`, alone or anywhere in a checkpoint's dicts, also one that holds
@@ -66,7 +66,7 @@ def read_generator(path: Path) -> Trees:
     return _only(path, "generator", _generator)
 
 
-def read_critic(path: Path) -> Trees:
+def read_critic(path: Path) -> ParamsAndStats:
     """The same of `Critic`: Conv2d 4x4 of d, 2d, 4d, 8d and one channel.
 
     Batch norm after each layer but the first and the last, or none; LeakyReLU(0.2) is taken for
@@ -78,7 +78,7 @@ def read_critic(path: Path) -> Trees:
     return _only(path, "critic", _critic)
 
 
-def generator_of(params: Tree) -> Generator:
+def infer_generator(params: Tree) -> Generator:
     """The network that a generator's parameters belong to."""
     first, *_, last = shapes = _kernel_shapes(params)
     return Generator(
@@ -90,7 +90,7 @@ def generator_of(params: Tree) -> Generator:
     )
 
 
-def critic_of(params: Tree) -> Critic:
+def infer_critic(params: Tree) -> Critic:
     """The network that a critic's parameters belong to."""
     first, *others = _kernel_shapes(params)
     return Critic(
@@ -124,7 +124,7 @@ def write_generator(path: Path, params: Tree, stats: Tree) -> None:
     Raises:
         UserError: the file exists, or cannot be written.
     """
-    files.need_free(path)
+    atomic_io.require_absent(path)
     try:
         write_torch(path, _torch_state(params, stats))
     except OSError as error:
@@ -155,13 +155,13 @@ def _image_size(layers: int) -> int:
     return 4 * 2 ** (layers - 1)
 
 
-def _only(path: Path, what: str, convert: Convert) -> Trees:
+def _only(path: Path, what: str, convert: Convert) -> ParamsAndStats:
     """The one network in a file that `convert` takes."""
     try:
-        states = _state_dicts(read_torch(path))
+        states = _state_dicts(read_torch_file(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    found: dict[str, Trees] = {}
+    found: dict[str, ParamsAndStats] = {}
     reasons: list[str] = []
     for name, state in states.items():
         fits, unfit = _fitting(state, name, convert)
@@ -196,7 +196,9 @@ def _convolutions(state: State) -> int:
     return sum(v.ndim == 4 and k.endswith("weight") for k, v in state.items())
 
 
-def _fitting(state: State, name: str, convert: Convert) -> tuple[dict[str, Trees], list[str]]:
+def _fitting(
+    state: State, name: str, convert: Convert
+) -> tuple[dict[str, ParamsAndStats], list[str]]:
     """What fits in a state_dict, itself or else parts of it (`G.`, `D.`), and why others do not."""
     try:
         return {name: convert(state)}, []
@@ -218,14 +220,14 @@ def _parts(state: State) -> dict[str, State]:
     return {first: part for first, part in parts.items() if _convolutions(part) >= LEAST}
 
 
-def _generator(state: State) -> Trees:
+def _generator(state: State) -> ParamsAndStats:
     layers = _chain(state, TRANSPOSED)
     hidden = layers.widths[1:-1]
     _check_widths(hidden, hidden_widths(hidden[-1], _image_size(len(hidden) + 1)))
     return _named(layers, hidden, first_norm=0)
 
 
-def _critic(state: State) -> Trees:
+def _critic(state: State) -> ParamsAndStats:
     layers = _chain(state, PLAIN)
     *hidden, last = layers.widths[1:]
     _check_widths(hidden, hidden_widths(hidden[0], _image_size(len(hidden) + 1))[::-1])
@@ -305,7 +307,7 @@ def _check_widths(found: list[int], wanted: tuple[int, ...]) -> None:
         raise _UnfitError(f"its hidden widths are {found}, where a DCGAN's are {list(wanted)}")
 
 
-def _named(layers: _Layers, widths: list[int], *, first_norm: int) -> Trees:
+def _named(layers: _Layers, widths: list[int], *, first_norm: int) -> ParamsAndStats:
     """The two trees; `widths` are those that batch norm follows, from layer `first_norm` on."""
     norms = [len(norm["scale"]) for norm in layers.norms]
     if norms and norms != widths:

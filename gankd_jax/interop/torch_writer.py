@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gankd_jax.runtime import files
+from gankd_jax.utils import atomic_io
 
 _STORAGES = {
     np.dtype("<f4"): "FloatStorage",
@@ -22,7 +22,7 @@ _STORAGES = {
 
 def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as a PyTorch file: `torch_bytes`."""
-    files.write_bytes(path, torch_bytes(arrays))
+    atomic_io.write_bytes(path, torch_bytes(arrays))
 
 
 def torch_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from gankd_jax.errors import UserError
+from gankd_jax.utils.errors import UserError
 
 TORCH_FIDELITY_SEED = 2020
 
@@ -24,11 +24,11 @@ def inception_score(
     Raises:
         UserError: fewer images than splits.
     """
-    split = split_of(len(logits), splits=splits, seed=seed)
-    return Answers.empty(splits, logits.shape[1]).add(logits, split).score()
+    split = assign_splits(len(logits), splits=splits, seed=seed)
+    return InceptionScoreStats.empty(splits, logits.shape[1]).add(logits, split).score()
 
 
-def split_of(
+def assign_splits(
     count: int, *, splits: int = 10, seed: int = TORCH_FIDELITY_SEED
 ) -> Int[np.ndarray, " n"]:
     """Into which split each of `count` images falls.
@@ -47,7 +47,7 @@ def split_of(
 
 
 @dataclass(frozen=True)
-class Answers:
+class InceptionScoreStats:
     """What a set of logits adds to the score: of each split s the sums over its images.
 
     With `q` the mean of `p`, the mean divergence is `E[sum p log p] - sum q log q`, so sums of
@@ -59,16 +59,18 @@ class Answers:
     negentropies: Float[np.ndarray, " s"]
 
     @classmethod
-    def empty(cls, splits: int, classes: int) -> Answers:
+    def empty(cls, splits: int, classes: int) -> InceptionScoreStats:
         """Of no images yet."""
         return cls(np.zeros(splits, np.int64), np.zeros((splits, classes)), np.zeros(splits))
 
-    def add(self, logits: Float[np.ndarray, "n k"], split: Int[np.ndarray, " n"]) -> Answers:
+    def add(
+        self, logits: Float[np.ndarray, "n k"], split: Int[np.ndarray, " n"]
+    ) -> InceptionScoreStats:
         """With the images of `logits` too."""
         log_p = _log_softmax(np.asarray(logits, np.float64))
         p = np.exp(log_p)
         member = (split == np.arange(len(self.counts))[:, None]).astype(np.float64)
-        return Answers(
+        return InceptionScoreStats(
             self.counts + member.sum(axis=1).astype(np.int64),
             self.totals + member @ p,
             self.negentropies + member @ (p * log_p).sum(axis=1),

@@ -32,7 +32,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels)
         if not train:
             return (images - mean.value) * (lax.rsqrt(var.value + EPSILON) * scale) + bias
-        normed, seen_mean, seen_var = normalize(images, scale, bias)
+        normed, seen_mean, seen_var = batch_normalize(images, scale, bias)
         if not self.is_initializing():
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * seen_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * seen_var
@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
 
 
 @jax.custom_vjp
-def normalize(images: Images, scale: Channels, bias: Channels) -> Normed:
+def batch_normalize(images: Images, scale: Channels, bias: Channels) -> Normed:
     """The images normalised by their own mean and variance, and both of these."""
     return _forward(images, scale, bias)[0]
 
@@ -66,4 +66,4 @@ def _backward(kept: tuple, slopes: Normed) -> tuple[Images, Channels, Channels]:
     return scale * factor * slope + along * centred + level, to_scale, to_bias
 
 
-normalize.defvjp(_forward, _backward)
+batch_normalize.defvjp(_forward, _backward)

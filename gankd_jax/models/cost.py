@@ -11,7 +11,7 @@ from gankd_jax.models.dcgan import Generator, hidden_widths
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class GeneratorCost:
     """The size of one generator."""
 
     parameters: int  # all trained numbers
@@ -20,22 +20,24 @@ class Cost:
     bytes_float32: int  # of the trained numbers
 
 
-def cost(generator: Generator) -> Cost:
+def generator_cost(generator: Generator) -> GeneratorCost:
     """Count a generator's cost from its shapes; nothing is computed."""
     shapes = jax.eval_shape(
         lambda key: generator.init(key, jnp.zeros((2, generator.latent)), train=False),
         jax.random.key(0),
     )
     parameters = int(parameter_overview.count_parameters(shapes["params"]))
-    return Cost(
+    return GeneratorCost(
         parameters=parameters,
-        paper_parameters=paper_parameters(generator.width, generator.image_size, generator.latent),
+        paper_parameters=count_paper_parameters(
+            generator.width, generator.image_size, generator.latent
+        ),
         multiply_adds=_multiply_adds(generator),
         bytes_float32=4 * parameters,
     )
 
 
-def paper_parameters(width: int, image_size: int = 64, latent: int = 100) -> int:
+def count_paper_parameters(width: int, image_size: int = 64, latent: int = 100) -> int:
     """The paper's count: kernels and their biases for one output channel, batch norm left out.
 
     At 64 pixels it is 672 d^2 + 12831 d + 1, which gives every row of the paper's table.

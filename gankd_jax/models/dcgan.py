@@ -32,7 +32,7 @@ def hidden_widths(width: int, image_size: int) -> tuple[int, ...]:
     return tuple(width * 2**k for k in reversed(range(layers)))
 
 
-class Weights(nn.Module):
+class ConvParams(nn.Module):
     """A 4x4 kernel and a bias, under the names that every form of the layer shares."""
 
     inputs: int
@@ -74,13 +74,13 @@ class Generator(nn.Module):
     def __call__(self, latents: Float[Array, "b z"], train: bool) -> Float[Array, "b s s c"]:
         """Draw one image per latent; with `train`, batch norm sees this batch."""
         hidden = hidden_widths(self.width, self.image_size)
-        kernel, bias = Weights(self.latent, hidden[0], name="layer0")()
+        kernel, bias = ConvParams(self.latent, hidden[0], name="layer0")()
         flat = latents @ kernel.transpose(2, 0, 1, 3).reshape(self.latent, -1)
         images = flat.reshape(-1, 4, 4, hidden[0]) + bias
         for k, (i, o) in enumerate(zip(hidden, (*hidden[1:], self.channels), strict=True)):
             images = nn.relu(Norm(self.norm, name=f"norm{k}")(images, train))
-            kernel, bias = Weights(i, o, name=f"layer{k + 1}")()
-            images = conv.up(images, kernel, self.form) + bias
+            kernel, bias = ConvParams(i, o, name=f"layer{k + 1}")()
+            images = conv.conv_transpose_stride2(images, kernel, self.form) + bias
         return jnp.tanh(images)
 
 
@@ -98,11 +98,11 @@ class Critic(nn.Module):
         """Score each image; with `train`, batch norm sees this batch."""
         hidden = tuple(reversed(hidden_widths(self.width, self.image_size)))
         for k, (i, o) in enumerate(zip((self.channels, *hidden[:-1]), hidden, strict=True)):
-            kernel, bias = Weights(i, o, name=f"layer{k}")()
-            images = conv.down(images, kernel, self.form) + bias
+            kernel, bias = ConvParams(i, o, name=f"layer{k}")()
+            images = conv.conv_stride2(images, kernel, self.form) + bias
             if k > 0:
                 images = Norm(self.norm, name=f"norm{k}")(images, train)
             images = nn.leaky_relu(images, LEAK)
             self.sow("intermediates", "features", images)  # kept only where they are asked for
-        kernel, bias = Weights(hidden[-1], 1, name=f"layer{len(hidden)}")()
+        kernel, bias = ConvParams(hidden[-1], 1, name=f"layer{len(hidden)}")()
         return images.reshape(images.shape[0], -1) @ kernel.reshape(-1) + bias

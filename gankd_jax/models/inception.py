@@ -11,21 +11,21 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-SIZE = 299  # pixels a side of the network's input
+INPUT_SIZE = 299  # pixels a side of the network's input
 CLASSES = 1008
-WIDTHS = ("64", "192", "768", "1280", "2048")  # the layers that are spatial means
-LOGITS = ("logits_unbiased", "logits")
+POOL_LAYERS = ("64", "192", "768", "1280", "2048")  # the layers that are spatial means
+LOGIT_LAYERS = ("logits_unbiased", "logits")
 
 # Accelerators would round the inputs of each product to 8 or 11 bits otherwise.
 _PRECISION = lax.Precision.HIGHEST
 
 
-def prepare(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
+def preprocess_images(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
     """What `FidInception` takes: images of any size, resized and scaled to -1..1."""
-    return (resize(images) - 128) / 128
+    return (resize_tf1(images) - 128) / 128
 
 
-def resize(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
+def resize_tf1(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
     """TensorFlow 1's bilinear resize (no aligned corners, no half-pixel centres), 0..255 both ways.
 
     The arithmetic of torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`.
@@ -40,7 +40,7 @@ def resize(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
 
 def _sampling(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each of the 299 places: the pixels before and after it, and how far it is between."""
-    place = np.arange(SIZE, dtype=np.float32) * np.float32(size / SIZE)
+    place = np.arange(INPUT_SIZE, dtype=np.float32) * np.float32(size / INPUT_SIZE)
     low = place.astype(np.int32)
     return low, np.minimum(low + 1, size - 1), place - low
 
@@ -73,7 +73,7 @@ class FidInception(nn.Module):
 
 def parameter_shapes(layers: Sequence[str]) -> dict[str, dict[str, tuple[int, ...]]]:
     """The parameters that layers need: `{name: {"kernel": shape, "bias": shape}}`."""
-    x = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
     network = FidInception(tuple(layers))
     params = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
     return {name: {part: a.shape for part, a in parts.items()} for name, parts in params.items()}
@@ -87,7 +87,7 @@ class _Classifier(nn.Module):
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], CLASSES))
         bias = self.param("bias", nn.initializers.zeros, (CLASSES,))
         unbiased = jnp.matmul(x, kernel, precision=_PRECISION)
-        return dict(zip(LOGITS, (unbiased, unbiased + bias), strict=True))
+        return dict(zip(LOGIT_LAYERS, (unbiased, unbiased + bias), strict=True))
 
 
 class _Conv(nn.Module):
@@ -168,7 +168,7 @@ def _to_2048(x: Array) -> Array:
     )
 
 
-_STAGES = dict(zip(WIDTHS, (_to_64, _to_192, _to_768, _to_1280, _to_2048), strict=True))
+_STAGES = dict(zip(POOL_LAYERS, (_to_64, _to_192, _to_768, _to_1280, _to_2048), strict=True))
 
 
 def _mixed_35(x: Array, name: str, *, pool: int) -> Array:

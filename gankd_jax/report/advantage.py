@@ -2,7 +2,7 @@
 
 import math
 
-from gankd_jax import paper
+from gankd_jax.report import paper_results
 from gankd_jax.report.cells import Cell, Table
 from gankd_jax.report.rows import Row, in_paper, rows
 from gankd_jax.report.runs import Study
@@ -91,7 +91,9 @@ def _paper_line(study: Study, key: str, widths: list[int]) -> list[tuple[Cell, .
     if not in_paper(study, key):
         return []
     results = {
-        row.width: row.results[study.data] for row in paper.ROWS if study.data in row.results
+        row.width: row.results[study.data]
+        for row in paper_results.PAPER_ROWS
+        if study.data in row.results
     }
     baselines = {d: result.baseline for d, result in results.items() if result.baseline}
     students = {d: result.student for d, result in results.items()}

@@ -5,14 +5,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from gankd_jax import paper
-from gankd_jax.errors import UserError
+from gankd_jax.report import paper_results
 from gankd_jax.report.cells import Cell, Table
 from gankd_jax.report.rows import Row, in_paper, rows
 from gankd_jax.report.runs import Study, read
 from gankd_jax.report.scores import describe
 from gankd_jax.report.table import text_table, wrap
 from gankd_jax.report.wording import difference, model_name, number, spread
+from gankd_jax.utils.errors import UserError
 
 COLUMNS = ("data", "score", "width", "student", "baseline")
 HEADER = ("d", "model", "seeds", "ours", "theirs", "difference", "ratio")
@@ -73,8 +73,10 @@ def compare(folder: Path, reference: Path | None) -> str:
 
 def _of_paper() -> list[Published]:
     return [
-        Published(data, paper.SCORE[data], row.width, result.student, result.baseline)
-        for row in paper.ROWS
+        Published(
+            data, paper_results.PAPER_METRIC[data], row.width, result.student, result.baseline
+        )
+        for row in paper_results.PAPER_ROWS
         for data, result in row.results.items()
     ]
 
@@ -113,7 +115,7 @@ def _belongs(study: Study, row: Row, published: Published) -> bool:
     """Whether what is published is of the width and score of a student's or baseline's row."""
     if row.kind not in ("student", "baseline") or row.width != published.width:
         return False
-    if published.score == paper.SCORE.get(study.data):
+    if published.score == paper_results.PAPER_METRIC.get(study.data):
         return in_paper(study, row.score)
     return published.score == row.score
 
@@ -188,8 +190,9 @@ def _their_note(study: Study, source: str) -> str:
     if source != "the paper":
         return f"theirs: {source}, which does not say what network judged."
     return (
-        f"theirs: the paper's {paper.SCORE[study.data]}, {study.data} at 64x64, teacher of width"
-        f" {paper.TEACHER_WIDTH[study.data]}, judged by ANOTHER network, which it does not name."
+        f"theirs: the paper's {paper_results.PAPER_METRIC[study.data]}, {study.data} at 64x64,"
+        f" teacher of width {paper_results.PAPER_TEACHER_WIDTH[study.data]}, judged by ANOTHER"
+        " network, which it does not name."
     )
 
 

@@ -1,6 +1,6 @@
 """Where the limit of compression lies: the smallest width that keeps a part of the teacher."""
 
-from gankd_jax import paper
+from gankd_jax.report import paper_results
 from gankd_jax.report.cells import Cell, Table
 from gankd_jax.report.rows import Row, in_paper, rows
 from gankd_jax.report.runs import Study
@@ -77,12 +77,12 @@ def _cells(those: list[Row]) -> tuple[Cell, ...]:
 
 def _paper_lines(study: Study, key: str) -> list[tuple[Cell, ...]]:
     """The paper's students, where it has this score and says what its teacher has."""
-    teacher = paper.TEACHER_SCORE.get(study.data)
+    teacher = paper_results.PAPER_TEACHER_SCORE.get(study.data)
     if teacher is None or not in_paper(study, key):
         return []
     kept = {
         row.width: share(describe(key), result.student, teacher) or 0.0
-        for row in paper.ROWS
+        for row in paper_results.PAPER_ROWS
         if (result := row.results.get(study.data))
     }
     least = [min((d for d, part in kept.items() if part >= level), default=0) for level in LEVELS]
@@ -91,6 +91,6 @@ def _paper_lines(study: Study, key: str) -> list[tuple[Cell, ...]]:
 
 
 def _paper_place(data: str, width: int) -> str:
-    result = paper.result(data, width)
+    result = paper_results.paper_result(data, width)
     times = f" ({result.ratio}:1)" if result and result.ratio else ""
     return f"d={width}{times}" if width else "none"

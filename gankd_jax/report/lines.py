@@ -3,9 +3,9 @@
 import statistics
 from dataclasses import dataclass
 
-from gankd_jax.names import PRECISIONS
 from gankd_jax.report.runs import Run, Study
 from gankd_jax.report.scores import Summary
+from gankd_jax.utils.constants import PRECISIONS
 
 # What a score is drawn against.
 AXES = {

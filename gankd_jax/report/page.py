@@ -23,7 +23,7 @@ from gankd_jax.report.runs import Study, progress, read
 from gankd_jax.report.scores import is_main
 from gankd_jax.report.sheets import Detail
 from gankd_jax.report.table import markdown, notes, score_table, size_tables, teachers_tables
-from gankd_jax.runtime.files import write_bytes
+from gankd_jax.utils.atomic_io import write_bytes
 
 LIMIT = 3_000_000  # bytes of the page
 SCRIPTS = ("table.js", "student.js", "player.js")

@@ -17,7 +17,7 @@ from gankd_jax.report.rows import Row, rows
 from gankd_jax.report.runs import Run, Study
 from gankd_jax.report.scores import describe
 from gankd_jax.report.wording import percent
-from gankd_jax.runtime.files import read_arrays
+from gankd_jax.utils.atomic_io import read_npz
 
 NEAR = 0.95  # of the teacher's score: a student that keeps so much is as good as it
 CHARACTERS = 1_600_000  # of weights in the page, at most
@@ -130,7 +130,7 @@ def _label(run: Run) -> str:
 
 
 def _data(study: Study, runs: tuple[Run, ...], teacher: np.ndarray) -> dict[str, object]:
-    students = [read_arrays(run.folded) for run in runs if run.folded]
+    students = [read_npz(run.folded) for run in runs if run.folded]
     return {
         "size": teacher.shape[1],
         "channels": teacher.shape[3],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from gankd_jax import paper
+from gankd_jax.report import paper_results
 from gankd_jax.report.advantage import advantages
 from gankd_jax.report.leading import leading_recipe, main_score
 from gankd_jax.report.limit import smallest
@@ -227,7 +227,7 @@ def _layers(asked: Asked) -> Answer | None:
     keys = sorted((key for key in asked.teacher if key == "fid" or key[3:].isdigit()), key=_layer)
     students = [r for r in asked.found if r.kind == "student" and r.score in keys]
     theirs = [row.paper for row in students if row.paper]
-    if not theirs or paper.SCORE.get(asked.study.data) != "FID":
+    if not theirs or paper_results.PAPER_METRIC.get(asked.study.data) != "FID":
         return None
     scores, least = {key: asked.teacher[key] for key in keys}, min(theirs)
     closest = min(scores, key=lambda key: abs(math.log(scores[key] / least)))

@@ -5,10 +5,10 @@ import io
 import statistics
 from dataclasses import dataclass, field
 
-from gankd_jax import paper
-from gankd_jax.names import LOSSY, PRECISIONS
+from gankd_jax.report import paper_results
 from gankd_jax.report.runs import Key, Run, Study
 from gankd_jax.report.scores import Comparison, Summary, compare, describe, ordered, share
+from gankd_jax.utils.constants import LOSSY_PRECISIONS, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _at(runs: tuple[Run, ...], key: str) -> dict[str, float]:
     """Return the mean over the seeds for each lower precision that all of them were scored at."""
     means = {}
     done = [run for run in runs if run.scores]
-    for precision in LOSSY:
+    for precision in LOSSY_PRECISIONS:
         scored = [run.stored[precision].scores for run in done if precision in run.stored]
         values = [scores[key] for scores in scored if key in scores]
         if values and len(values) == len(done):
@@ -88,7 +88,7 @@ def in_paper(study: Study, key: str) -> bool:
 
     Its FID is set beside every Fréchet distance, since the layer it was measured at is not known.
     """
-    theirs = paper.SCORE.get(study.data)
+    theirs = paper_results.PAPER_METRIC.get(study.data)
     if theirs == "FID":
         return key == "fid" or key.startswith("fd_")
     return theirs == "Inception Score" and key == "inception_score"
@@ -121,7 +121,7 @@ def _teacher_row(study: Study, teacher: Run, key: str) -> Row:
         ratio=1.0,
         paper_ratio=1.0,
         share=1.0 if summary.values else None,
-        paper=paper.TEACHER_SCORE.get(study.data) if in_paper(study, key) else None,
+        paper=paper_results.PAPER_TEACHER_SCORE.get(study.data) if in_paper(study, key) else None,
         at=_at((teacher,), key),
     )
 
@@ -161,11 +161,11 @@ def _compare(study: Study, key: str, student: Summary, width: int) -> Comparison
 
 
 def _paper(study: Study, key: str, kind: str, width: int) -> tuple[float | None, float | None]:
-    result = paper.result(study.data, width)
+    result = paper_results.paper_result(study.data, width)
     if result is None or not in_paper(study, key):
         return None, None
     value = result.student if kind == "student" else result.baseline
-    teacher = paper.TEACHER_SCORE.get(study.data)
+    teacher = paper_results.PAPER_TEACHER_SCORE.get(study.data)
     if value is None or teacher is None:
         return value, None
     return value, share(describe(key), value, teacher)
@@ -187,13 +187,13 @@ CSV_FIELDS = (
     *("paper", "paper_share_of_teacher"),
     *(f"disk_bytes_{precision}" for precision in PRECISIONS),
     *(f"disk_ratio_{precision}" for precision in PRECISIONS),
-    *(f"mean_{precision}" for precision in LOSSY),
+    *(f"mean_{precision}" for precision in LOSSY_PRECISIONS),
 )
 
 
 def _csv_disk(study: Study, row: Row) -> dict[str, object]:
     """Return the columns that speak of the weights' precision."""
-    found: dict[str, object] = {f"mean_{p}": row.at.get(p) for p in LOSSY}
+    found: dict[str, object] = {f"mean_{p}": row.at.get(p) for p in LOSSY_PRECISIONS}
     for p in PRECISIONS:
         found[f"disk_bytes_{p}"], found[f"disk_ratio_{p}"] = disk(study, row.run, p)
     return found

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from gankd_jax.errors import UserError
-from gankd_jax.names import run_name
 from gankd_jax.report.wording import model_name
-from gankd_jax.runtime import files
+from gankd_jax.study.plan import run_name
+from gankd_jax.utils import atomic_io
+from gankd_jax.utils.errors import UserError
 
 Grid = UInt8[np.ndarray, "n h w c"]
 Paths = UInt8[np.ndarray, "paths steps h w c"]
@@ -293,7 +293,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     with reading(path):
-        return dict(files.read_json(path).items())
+        return dict(atomic_io.read_json(path).items())
 
 
 def floats(file: dict[str, Any], path: Path) -> dict[str, float]:
@@ -332,4 +332,4 @@ def _pictures(folder: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
     with reading(path):
-        return files.read_arrays(path)
+        return atomic_io.read_npz(path)

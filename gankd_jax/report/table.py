@@ -3,26 +3,17 @@
 import math
 import textwrap
 
-from gankd_jax import paper
-from gankd_jax.names import LOSSY, PRECISIONS
+from gankd_jax.report import paper_results
 from gankd_jax.report.advantage import advantage_table
 from gankd_jax.report.cells import Cell, Table, whole
 from gankd_jax.report.headline import headline
 from gankd_jax.report.limit import limit_table
-from gankd_jax.report.rows import (
-    Row,
-    disk,
-    groups,
-    in_paper,
-    of_width,
-    ratios,
-    rows,
-    score_keys,
-)
+from gankd_jax.report.rows import Row, disk, groups, in_paper, of_width, ratios, rows, score_keys
 from gankd_jax.report.runs import Run, Study, progress
 from gankd_jax.report.scores import describe, is_main
 from gankd_jax.report.times import time_tables
 from gankd_jax.report.wording import difference, model_name, number, percent, ratio, size, spread
+from gankd_jax.utils.constants import LOSSY_PRECISIONS, PRECISIONS
 
 TEXT_WIDTH = 100
 
@@ -51,11 +42,16 @@ def notes(study: Study) -> list[str]:
         "comparison stands alone: about one in twenty is beyond the interval by chance.",
     ]
     if any(in_paper(study, key) for key in score_keys(study)):
-        derived = " Its teacher's score is derived." if study.data in paper.TEACHER_SCORE else ""
+        derived = (
+            " Its teacher's score is derived."
+            if study.data in paper_results.PAPER_TEACHER_SCORE
+            else ""
+        )
         lines.append(
-            f"paper*: its {paper.SCORE[study.data]} at that width, {study.data} at 64x64, teacher "
-            f"of width {paper.TEACHER_WIDTH[study.data]}, judged by ANOTHER network, which it does "
-            f"not name: compare the course over the widths, not the values.{derived}"
+            f"paper*: its {paper_results.PAPER_METRIC[study.data]} at that width, {study.data} at"
+            f" 64x64, teacher of width {paper_results.PAPER_TEACHER_WIDTH[study.data]}, judged by"
+            " ANOTHER network, which it does not name: compare the course over the widths, not the"
+            f" values.{derived}"
         )
     return lines + [
         f"{run.name} went on from another seed after it had failed {failure}"
@@ -65,7 +61,7 @@ def notes(study: Study) -> list[str]:
 
 
 def _size_table(study: Study) -> Table:
-    in_column = study.data in paper.SCORE
+    in_column = study.data in paper_results.PAPER_METRIC
     header = ["d", "model", "parameters", "ratio", "paper's count", "its ratio", "multiply-adds"]
     header += ["float32", *(["in the paper"] if in_column else [])]
     models: list[tuple[str, int, Run | None]]
@@ -98,7 +94,7 @@ def _disk_table(study: Study) -> list[Table]:
     """Return what the weights take on disk, where that was measured."""
     widths = sorted({width for _, _, width in groups(study)})
     models = [("teacher", study.teacher), *(("small", of_width(study, width)) for width in widths)]
-    known = [(model, run) for model, run in models if run and LOSSY[-1] in run.stored]
+    known = [(model, run) for model, run in models if run and LOSSY_PRECISIONS[-1] in run.stored]
     lines = tuple(
         (whole(run.key.width), Cell(model), *_disk_cells(study, run)) for model, run in known
     )
@@ -132,7 +128,7 @@ def _size_cells(study: Study, run: Run) -> list[Cell]:
 
 
 def _printed_cell(study: Study, model: str, width: int) -> Cell:
-    result = paper.result(study.data, width) if model == "small" else None
+    result = paper_results.paper_result(study.data, width) if model == "small" else None
     return Cell(f"{result.ratio}:1", result.ratio) if result and result.ratio else Cell("-")
 
 
@@ -142,7 +138,7 @@ def score_table(study: Study, key: str) -> Table:
     header = ["d", "model", "seeds", "score"]
     header += [] if about.students_only else ["kept", "to baseline", "verdict"]
     header += ["paper*"] if with_paper else []
-    lossy = LOSSY if any(row.at for row in rows(study) if row.score == key) else ()
+    lossy = LOSSY_PRECISIONS if any(row.at for row in rows(study) if row.score == key) else ()
     lines = [
         (
             *_score_cells(row),

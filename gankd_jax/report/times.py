@@ -1,9 +1,9 @@
 """How fast each width draws in each precision, as a table, and which are no faster than larger."""
 
-from gankd_jax.names import AS_FAST, PRECISIONS, STEADY
 from gankd_jax.report.cells import Cell, Table, whole
 from gankd_jax.report.runs import Study, Timed
 from gankd_jax.report.wording import number
+from gankd_jax.utils.constants import FASTER_FACTOR, PRECISIONS, STEADY_SPREAD
 
 MEASURE = "`gankd bench --export --config=... --workdir=...` measures it"
 HEADER = (
@@ -18,7 +18,7 @@ def not_faster(study: Study, width: int, precision: str) -> int | None:
     if not wider or (width, precision) not in study.timed:
         return None
     ours, theirs = (study.timed[d, precision].milliseconds for d in (width, min(wider)))
-    return None if theirs > AS_FAST * ours else min(wider)
+    return None if theirs > FASTER_FACTOR * ours else min(wider)
 
 
 def time_tables(study: Study) -> list[Table]:
@@ -33,7 +33,7 @@ def time_tables(study: Study) -> list[Table]:
         "not faster than: the next wider model is as fast, within 5 %."
     )
     spread = max((one.spread for one in study.timed.values()), default=1)
-    if spread > STEADY:
+    if spread > STEADY_SPREAD:
         note += f" The machine was busy: turns differ by up to {spread:.1f} times."
     return [Table("Time", note, HEADER, lines, len(HEADER))] if lines else []
 

@@ -9,10 +9,10 @@ import numpy as np
 from flax import serialization
 from jaxtyping import UInt8
 
-from gankd_jax.errors import UserError
-from gankd_jax.runtime import distributed
-from gankd_jax.training.group import Members
-from gankd_jax.training.state import Frozen, State
+from gankd_jax.training.multi_run import RunSpecs
+from gankd_jax.training.train_state import TeacherParams, TrainState
+from gankd_jax.utils import multihost
+from gankd_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Start:
     """Where a group goes on from."""
 
     step: int
-    states: dict[str, State]
-    frozen: Frozen | None  # the teacher's part
+    states: dict[str, TrainState]
+    frozen: TeacherParams | None  # the teacher's part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Order:
     frozen: dict[str, Any] | None  # the teacher's part
 
 
-def call(members: Members, start: Start, teacher: str | None) -> None:
+def call(members: RunSpecs, start: Start, teacher: str | None) -> None:
     """Have the other processes take part in a group (the leader's side)."""
-    if distributed.alone():
+    if multihost.is_single_process():
         return
     order = Order(
         seeds={name: [member.seed, member.stream] for name, member in members.items()},
@@ -47,8 +47,8 @@ def call(members: Members, start: Start, teacher: str | None) -> None:
         frozen=serialization.to_state_dict(jax.device_get(start.frozen)) if start.frozen else None,
     )
     content = {field.name: getattr(order, field.name) for field in dataclasses.fields(order)}
-    distributed.exchange(0)
-    distributed.broadcast(serialization.msgpack_serialize(content))
+    multihost.allgather_int(0)
+    multihost.broadcast_bytes(serialization.msgpack_serialize(content))
 
 
 def join() -> Order:
@@ -57,8 +57,8 @@ def join() -> Order:
     Raises:
       Ended: it has none.
     """
-    distributed.exchange(0)
-    return Order(**serialization.msgpack_restore(distributed.broadcast(b"")))
+    multihost.allgather_int(0)
+    return Order(**serialization.msgpack_restore(multihost.broadcast_bytes(b"")))
 
 
 def compare(settings: object, images: UInt8[np.ndarray, "n s s c"]) -> None:
@@ -68,7 +68,7 @@ def compare(settings: object, images: UInt8[np.ndarray, "n s s c"]) -> None:
       UserError: one has not, in the leader.
       Ended: the same, in the others.
     """
-    if not distributed.alone():
+    if not multihost.is_single_process():
         content = np.ascontiguousarray(images).data
         _need_equal(zlib.crc32(content, zlib.crc32(repr(settings).encode())) >> 1 or 1)
 
@@ -83,12 +83,12 @@ def refuse() -> None:
 
 
 def _need_equal(mark: int) -> None:
-    marks = distributed.exchange(mark)
+    marks = multihost.allgather_int(mark)
     others = [k for k, other in enumerate(marks) if other != marks[0]]
-    if others and distributed.leads():
+    if others and multihost.is_primary():
         reason = "has other images, flags or versions than process 0"
         if marks[others[0]] == 0:
             reason = "cannot take part; it has written why"
         raise UserError(f"process {others[0]} {reason}")
     if others:
-        distributed.exchange(0)
+        multihost.allgather_int(0)

@@ -13,29 +13,43 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from gankd_jax.data.batches import chunk_indices
+from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models.dcgan import Generator
-from gankd_jax.runtime import distributed, lock, stop
-from gankd_jax.runtime.mesh import along, build, everywhere, local, put
-from gankd_jax.runtime.progress import Progress
-from gankd_jax.runtime.record import NoRecord, Record
+from gankd_jax.models.sampling import PyTree
 from gankd_jax.training import crew
 from gankd_jax.training.crew import Start
-from gankd_jax.training.group import (
-    Chunk,
-    Member,
+from gankd_jax.training.multi_run import (
+    MultiStep,
+    RunSpec,
     at_step,
-    frozen_critic,
-    make_chunk,
-    streams_of,
+    data_seeds,
+    feature_critic,
+    make_multi_step,
 )
-from gankd_jax.training.state import Frozen, Network, Spec, State, Tree, init, variables
+from gankd_jax.training.run_logger import NullRunLogger, RunLogger
+from gankd_jax.training.train_state import (
+    NetworkState,
+    StepSpec,
+    TeacherParams,
+    TrainState,
+    create_train_state,
+    make_variables,
+)
+from gankd_jax.utils import file_lock, multihost, preemption
+from gankd_jax.utils.progress import ProgressBar
+from gankd_jax.utils.sharding import (
+    batch_sharding,
+    local_copy,
+    make_sharded_array,
+    put_tree,
+    replicated,
+)
 
 SHOWN = ("critic_loss", "generator_loss", "pixel_error")
 
 
 @dataclasses.dataclass(frozen=True)
-class Intervals:
+class LoopIntervals:
     """In steps; all are multiples of `steps_per_call`."""
 
     steps_per_call: int
@@ -45,27 +59,27 @@ class Intervals:
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
+class TeacherNetworks:
     """A frozen teacher, and the critic it was trained against (not known to followers)."""
 
     name: str
     generator: Generator
-    variables: Tree
-    critic: Network | None
+    variables: PyTree
+    critic: NetworkState | None
 
     @property
-    def drawer(self) -> tuple[Generator, Tree]:
+    def drawer(self) -> tuple[Generator, PyTree]:
         """What draws its images."""
         return self.generator, self.variables
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class RunGroup:
     """What trains together: runs equal in kind, steps, batch sizes and critic steps."""
 
     title: str
-    members: dict[str, Member]
-    teacher: Teacher | None
+    members: dict[str, RunSpec]
+    teacher: TeacherNetworks | None
     images: UInt8[np.ndarray, "n s s c"]
     on_device: bool  # the images; otherwise batches are sent there
     mesh: Mesh  # the devices that share each batch
@@ -76,10 +90,12 @@ class Group:
         return next(iter(self.members.values())).spec.recipe.steps
 
 
-Picture = Callable[[Member, State], UInt8[np.ndarray, "h w c"]]
+Picture = Callable[[RunSpec, TrainState], UInt8[np.ndarray, "h w c"]]
 
 
-def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture) -> None:
+def train_group(
+    group: RunGroup, workdir: Path, intervals: LoopIntervals, *, picture: Picture
+) -> None:
     """Train every run of the group from its newest common checkpoint to its last step.
 
     Each run keeps its files in `workdir/NAME/`.  A run whose losses or gradients are not finite is
@@ -91,14 +107,14 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
     """
     with contextlib.ExitStack() as stack:
         for name in group.members:
-            stack.enter_context(lock.hold(workdir / lock.LOCKS / name, name))
-        records = {n: stack.enter_context(Record(workdir / n)) for n in group.members}
+            stack.enter_context(file_lock.hold_lock(workdir / file_lock.LOCKS_DIR / name, name))
+        records = {n: stack.enter_context(RunLogger(workdir / n)) for n in group.members}
         step = _newest_common_step(records)
         if step == group.steps:
             return
         for record in records.values():
             record.begin(step)
-        progress = Progress(group.title, first=step, total=group.steps)
+        progress = ProgressBar(group.title, first=step, total=group.steps)
         stack.enter_context(contextlib.closing(progress))
         trainer = _begin(group, records, step, intervals=intervals)
         while trainer.step < group.steps and trainer.members:
@@ -106,16 +122,19 @@ def train(group: Group, workdir: Path, intervals: Intervals, *, picture: Picture
             progress.update(trainer.step, values)
             _keep(trainer, records, group.steps, intervals=intervals, picture=picture)
             if trainer.signal:
-                raise stop.Stopped(trainer.signal)
+                raise preemption.Preempted(trainer.signal)
 
 
 def _begin(
-    group: Group, records: dict[str, Record], step: int, *, intervals: Intervals
+    group: RunGroup, records: dict[str, RunLogger], step: int, *, intervals: LoopIntervals
 ) -> "_Trainer":
     """Every process with the states of `step`."""
     teacher = group.teacher
     # Programs of this group alone: `init` would keep one for every recipe of a study, 9 MB each.
-    inits = {m.spec: jax.jit(functools.partial(init, m.spec)) for m in group.members.values()}
+    inits = {
+        m.spec: jax.jit(functools.partial(create_train_state, m.spec))
+        for m in group.members.values()
+    }
     states = {n: _state(group, n, record, step=step, inits=inits) for n, record in records.items()}
     start = Start(step, states, _frozen(group))
     crew.call(group.members, start, teacher.name if teacher else None)
@@ -123,21 +142,21 @@ def _begin(
     return _Trainer(group, records, start, intervals=intervals)
 
 
-def _frozen(group: Group) -> Frozen | None:
+def _frozen(group: RunGroup) -> TeacherParams | None:
     """What the group's students see of their teacher; its critic where one compares features."""
     teacher = group.teacher
     if not teacher:
         return None
-    critic = teacher.critic if frozen_critic(group.members) else None
-    return Frozen(
+    critic = teacher.critic if feature_critic(group.members) else None
+    return TeacherParams(
         generator=teacher.variables,
-        critic=variables(critic.params, critic.stats) if critic else None,
+        critic=make_variables(critic.params, critic.stats) if critic else None,
     )
 
 
 def _state(
-    group: Group, name: str, record: Record, *, step: int, inits: Mapping[Spec, Callable]
-) -> State:
+    group: RunGroup, name: str, record: RunLogger, *, step: int, inits: Mapping[StepSpec, Callable]
+) -> TrainState:
     member, teacher = group.members[name], group.teacher
     recipe = member.spec.recipe
     state = inits[member.spec](
@@ -150,10 +169,10 @@ def _state(
 
 def _keep(
     trainer: "_Trainer",
-    records: dict[str, Record],
+    records: dict[str, RunLogger],
     last: int,
     *,
-    intervals: Intervals,
+    intervals: LoopIntervals,
     picture: Picture,
 ) -> None:
     """A picture and a checkpoint of every run, if it is time; a signal asks for a checkpoint."""
@@ -167,15 +186,17 @@ def _keep(
             records[name].save(trainer.step, trainer.state(name))
 
 
-def follow(group: Group, start: Start, intervals: Intervals) -> None:
+def follow(group: RunGroup, start: Start, intervals: LoopIntervals) -> None:
     """Take part in what the leader trains by `train`: as long as it goes on, and without files."""
     crew.compare((group.members, intervals), group.images)
-    trainer = _Trainer(group, {n: NoRecord() for n in start.states}, start, intervals=intervals)
+    trainer = _Trainer(
+        group, {n: NullRunLogger() for n in start.states}, start, intervals=intervals
+    )
     while trainer.step < group.steps and trainer.members and not trainer.signal:
         trainer.span()
 
 
-def _newest_common_step(records: dict[str, Record]) -> int:
+def _newest_common_step(records: dict[str, RunLogger]) -> int:
     """The newest step of which every run has a checkpoint; 0 where there is none."""
     common = set.intersection(*(set(record.checkpoints.steps()) for record in records.values()))
     return max(common, default=0)
@@ -190,20 +211,20 @@ class _Trainer:
 
     def __init__(
         self,
-        group: Group,
-        records: Mapping[str, Record | NoRecord],
+        group: RunGroup,
+        records: Mapping[str, RunLogger | NullRunLogger],
         start: Start,
         *,
-        intervals: Intervals,
+        intervals: LoopIntervals,
     ):
         self.step = start.step
         self.members = dict(group.members)
         self.signal = 0  # that came to one of the processes
         self._group, self._records, self._intervals = group, records, intervals
-        every = everywhere(group.mesh)
-        self._states = put(start.states, every)
-        self._frozen = put(start.frozen, every)
-        self._images = put(group.images, every) if group.on_device else None
+        every = replicated(group.mesh)
+        self._states = put_tree(start.states, every)
+        self._frozen = put_tree(start.frozen, every)
+        self._images = put_tree(group.images, every) if group.on_device else None
         self._chunk, self._compiled_for = self._compile(), self._batch
 
     @property
@@ -211,10 +232,10 @@ class _Trainer:
         """Images of a batch now."""
         return next(iter(self.members.values())).spec.recipe.batch_at(self.step)
 
-    def _compile(self) -> Chunk:
+    def _compile(self) -> MultiStep:
         teacher = self._group.teacher
         members = at_step(self.members, self.step)
-        return make_chunk(members, teacher.generator if teacher else None, self._group.mesh)
+        return make_multi_step(members, teacher.generator if teacher else None, self._group.mesh)
 
     def span(self) -> dict[str, float]:
         """Train up to the next line of the log, or a signal, and write it; means over the runs."""
@@ -247,14 +268,14 @@ class _Trainer:
             self._records[name].add(values[name])
         if failed and self.members:
             self._chunk, self._compiled_for = self._compile(), self._batch
-        self.signal = max(distributed.exchange(stop.requested()))
+        self.signal = max(multihost.allgather_int(preemption.signal_received()))
 
     def _batches(self) -> jax.Array:
         """The next call's batches: places `[k, streams, critic_steps, b]`, or the images there."""
         recipe = next(iter(self.members.values())).spec.recipe
         reads = any(member.spec.critic is not None for member in self.members.values())
         places = [
-            chunk_indices(
+            multi_step_indices(
                 self.step,
                 self._intervals.steps_per_call,
                 critic_steps=recipe.critic_steps,
@@ -262,18 +283,18 @@ class _Trainer:
                 batch_size=self._batch if reads else self._group.mesh.size,
                 seed=stream,
             )
-            for stream in streams_of(self.members)
+            for stream in data_seeds(self.members)
         ]
         batches = np.stack(places, axis=1).astype(np.int32)
-        sharding, images = along(self._group.mesh, 3), self._group.images
+        sharding, images = batch_sharding(self._group.mesh, 3), self._group.images
         if self._group.on_device:
-            return build(batches.shape, sharding, batches.__getitem__)
+            return make_sharded_array(batches.shape, sharding, batches.__getitem__)
         shape = (*batches.shape, *images.shape[1:])
-        return build(shape, sharding, lambda part: images[batches[part[:4]]])
+        return make_sharded_array(shape, sharding, lambda part: images[batches[part[:4]]])
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> TrainState:
         """A run's state, on one device."""
-        return local(self._states[name])
+        return local_copy(self._states[name])
 
 
 def _in(name: str, means: list[dict[str, float]]) -> bool:

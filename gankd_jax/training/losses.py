@@ -14,8 +14,8 @@ Images = Float[Array, "b s s c"]
 Scalar = Float[Array, ""]
 Features = tuple[Float[Array, "b ..."], ...]  # of a critic's hidden layers
 
-HUBER = 0.2  # a tenth of the range of a pixel
-TINY = 1e-12
+HUBER_DELTA = 0.2  # a tenth of the range of a pixel
+EPSILON = 1e-12
 
 
 def critic_bce(real: Scores, fake: Scores) -> Scalar:
@@ -89,10 +89,10 @@ def l1(student: Images, teacher: Images, reduction: str) -> Scalar:
 
 def huber(student: Images, teacher: Images, reduction: str) -> Scalar:
     """Squares halved below `HUBER`, lines above it (Huber 1964), of the pixels' differences."""
-    return _reduce(optax.losses.huber_loss(student, teacher, delta=HUBER), reduction)
+    return _reduce(optax.losses.huber_loss(student, teacher, delta=HUBER_DELTA), reduction)
 
 
-def pyramid(student: Images, teacher: Images, reduction: str) -> Scalar:
+def laplacian_pyramid_l1(student: Images, teacher: Images, reduction: str) -> Scalar:
     """L1 between Laplacian pyramids of 2x2 means, down to 4x4 pixels; each band counts as much.
 
     The pyramid is linear, so that of the difference serves.  As in Bojanowski et al. 2018 each band
@@ -122,14 +122,14 @@ DISTANCES: dict[str, Callable[[Images, Images, str], Scalar]] = {
     "mse": mse,
     "l1": l1,
     "huber": huber,
-    "pyramid": pyramid,
+    "pyramid": laplacian_pyramid_l1,
 }
 
 
 def feature_l1(student: Features, teacher: Features) -> Scalar:
     """The mean over layers of E |f(G_t(z)) - f(G_s(z))| / E |f(G_t(z))| (as in TinyGAN, 2020)."""
     terms = [
-        jnp.mean(jnp.abs(s - t)) / (jnp.mean(jnp.abs(t)) + TINY)
+        jnp.mean(jnp.abs(s - t)) / (jnp.mean(jnp.abs(t)) + EPSILON)
         for s, t in zip(student, teacher, strict=True)
     ]
     return jnp.mean(jnp.stack(terms))
@@ -149,13 +149,13 @@ def feature_energy(student: Features, teacher: Features) -> Scalar:
 def _energy(student: Float[Array, " b *f"], teacher: Float[Array, " b *f"]) -> Scalar:
     s, t = (x.reshape(len(x), -1) for x in (student, teacher))
     own = _between(t, t)
-    return (2 * _between(s, t) - _between(s, s) - own) / (own + TINY)
+    return (2 * _between(s, t) - _between(s, s) - own) / (own + EPSILON)
 
 
 def _between(x: Float[Array, "b f"], y: Float[Array, "b f"]) -> Scalar:
     """The mean Euclidean distance of `x[i]` to `y[j]`, i other than j."""
     squares = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None] - 2 * x @ y.T
-    distances = jnp.sqrt(jnp.maximum(squares, TINY))  # the root's gradient at 0 is infinite
+    distances = jnp.sqrt(jnp.maximum(squares, EPSILON))  # the root's gradient at 0 is infinite
     others = 1 - jnp.eye(len(x), dtype=x.dtype)
     return jnp.sum(distances * others) / jnp.sum(others)
 

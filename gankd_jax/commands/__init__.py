@@ -1,1 +1,0 @@
-"""The commands: what each takes, what is said of it, and what it calls."""

@@ -1,0 +1,1 @@
+"""Configs of a study: fields, recipes, presets, validation. Imports no JAX."""

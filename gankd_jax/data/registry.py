@@ -1,0 +1,131 @@
+"""The known data sets as data: shapes, counts, and where their original files come from."""
+
+from dataclasses import dataclass
+
+from gankd_jax.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One original file of a data set.
+
+    `sha256` is the published hash of the file (as TensorFlow Datasets records it) and
+    `content_sha256` that of its gunzipped content, by which a re-compressed copy is known too.
+    `url` is None where the site offers no direct download.
+    """
+
+    name: str
+    sha256: str
+    url: str | None = None
+    content_sha256: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known about a data set before any of its files is opened.
+
+    `image_shape` is (height, width, channels), None where images differ; `classes` is None
+    without class labels; `counts` are the images of each split; `ids` says whether the examples
+    carry an `id` text. `version` is that of the data which `prepare` writes: it is not stock
+    TFDS's, so that both can lie in one folder.
+    """
+
+    name: str
+    image_shape: tuple[int | None, int | None, int]
+    classes: int | None
+    counts: dict[str, int]
+    version: str
+    homepage: str
+    files: tuple[SourceFile, ...] = ()
+    ids: bool = False
+
+
+_MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(
+        name="digits",
+        image_shape=(8, 8, 1),
+        classes=10,
+        counts={"train": 1438, "test": 359},
+        version="1.0.0",
+        homepage="https://archive.ics.uci.edu/dataset/80",
+    ),
+    "mnist": Dataset(
+        name="mnist",
+        image_shape=(28, 28, 1),
+        classes=10,
+        counts={"train": 60_000, "test": 10_000},
+        version="1.0.0",
+        homepage="http://yann.lecun.com/exdb/mnist/",
+        files=(
+            SourceFile(
+                name="train-images-idx3-ubyte.gz",
+                sha256="440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                url=_MNIST + "train-images-idx3-ubyte.gz",
+                content_sha256="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            ),
+            SourceFile(
+                name="train-labels-idx1-ubyte.gz",
+                sha256="3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                url=_MNIST + "train-labels-idx1-ubyte.gz",
+                content_sha256="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            ),
+            SourceFile(
+                name="t10k-images-idx3-ubyte.gz",
+                sha256="8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                url=_MNIST + "t10k-images-idx3-ubyte.gz",
+                content_sha256="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            ),
+            SourceFile(
+                name="t10k-labels-idx1-ubyte.gz",
+                sha256="f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                url=_MNIST + "t10k-labels-idx1-ubyte.gz",
+                content_sha256="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
+        ),
+    ),
+    "cifar10": Dataset(
+        name="cifar10",
+        image_shape=(32, 32, 3),
+        classes=10,
+        counts={"train": 50_000, "test": 10_000},
+        version="1.0.0",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+        files=(
+            SourceFile(
+                name="cifar-10-binary.tar.gz",
+                sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            ),
+        ),
+        ids=True,
+    ),
+    "celeb_a": Dataset(
+        name="celeb_a",
+        image_shape=(None, None, 3),
+        classes=None,
+        counts={"train": 162_770, "validation": 19_867, "test": 19_962},
+        version="1.0.0",
+        homepage="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        files=(
+            SourceFile(
+                name="img_align_celeba.zip",
+                sha256="46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74",
+            ),
+            SourceFile(
+                name="list_eval_partition.txt",
+                sha256="fc955bcb3ef8fbdf7d5640d9a8693a8431b5f2ee291a5c1449a1549e7e073fe7",
+                optional=True,
+            ),
+        ),
+    ),
+}
+
+
+def get_dataset(name: str) -> Dataset:
+    """The data set of that name; UserError that lists the names if there is none."""
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]

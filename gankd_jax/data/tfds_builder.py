@@ -1,0 +1,78 @@
+"""The TFDS builder that writes a data set in array_record, without TensorFlow or a network."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from gankd_jax.data.readers import ExampleSplit
+from gankd_jax.data.registry import Dataset
+
+_SHARD = 20_000  # images; TFDS holds one shard's examples in memory
+
+
+def record_order(split: str, keys: Sequence[int | str]) -> list[int | str]:
+    """The keys in the order in which stock TFDS stores their records.
+
+    TFDS sorts by the md5 of the split's name followed by the key (`core/hashing.py`). The same
+    order here makes `the last n images of train` the same images whoever prepared the data.
+    """
+    return sorted(keys, key=lambda key: hashlib.md5(f"{split}{key}".encode()).digest())
+
+
+class ArrayRecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Writes the given splits; unregistered, since stock TFDS has builders of the same names.
+
+    Shard based, because TFDS's `GeneratorBasedBuilder` shuffles splits of more than 1 GB (CelebA)
+    through TensorFlow's file system.
+    """
+
+    def __init__(self, dataset: Dataset, splits: Mapping[str, ExampleSplit], data_dir: Path):
+        self.name = dataset.name
+        self.VERSION = tfds.core.Version(dataset.version)
+        self._dataset = dataset
+        self._splits = splits
+        super().__init__(data_dir=data_dir)
+
+    def write(self) -> Path:
+        """Writes the data set and gives its folder."""
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        self.download_and_prepare(file_format="array_record", download_config=config)
+        return Path(self.data_dir)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        dataset = self._dataset
+        features: dict[str, Any] = {"image": tfds.features.Image(shape=dataset.image_shape)}
+        if dataset.classes is not None:
+            features["label"] = tfds.features.ClassLabel(num_classes=dataset.classes)
+        if dataset.ids:
+            features["id"] = tfds.features.Text()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label") if dataset.classes is not None else None,
+            homepage=dataset.homepage,
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: object
+    ) -> dict[str, list[Callable[[], Iterator[tuple[int | str, dict[str, Any]]]]]]:
+        return {name: self._shards(name, split) for name, split in self._splits.items()}
+
+    def _shards(
+        self, name: str, split: ExampleSplit
+    ) -> list[Callable[[], Iterator[tuple[int | str, dict[str, Any]]]]]:
+        keys = record_order(name, split.keys)
+
+        def shard(first: int) -> Callable[[], Iterator[tuple[int | str, dict[str, Any]]]]:
+            wanted = keys[first : first + _SHARD]
+            label = f"{self.name} {name} {first // _SHARD + 1}/{-(-len(keys) // _SHARD)}"
+            # `disable=None`: a bar on a terminal only.
+            return lambda: (
+                (key, split.example(key)) for key in tqdm(wanted, label, leave=False, disable=None)
+            )
+
+        return [shard(first) for first in range(0, len(keys), _SHARD)]

@@ -1,0 +1,1 @@
+"""Scores of generators and of image sets: feature extractors, classifiers, sampling."""

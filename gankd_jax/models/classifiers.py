@@ -1,0 +1,80 @@
+"""The small classifier that judges images of labelled data sets."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from gankd_jax.models import conv
+
+TOKENS = 8  # on a side
+MIXER_FEATURES = 64
+BLOCKS = 3
+SIDE = 32  # larger images are averaged down to this
+LENET_FEATURES = 128
+
+
+def downsample_mean(images: Float[Array, "b s s c"]) -> Float[Array, "b t t c"]:
+    """Images of at most `SIDE` pixels a side, each the mean of those it covers."""
+    if images.shape[1] <= SIDE:
+        return images
+    window = (images.shape[1] // SIDE,) * 2
+    return nn.avg_pool(images, window, window)
+
+
+class LeNet(nn.Module):
+    """Images in -1..1 to logits and to the features before them: a LeNet with strides for pools."""
+
+    classes: int
+    image_size: int
+    channels: int
+    form: str = "dilated"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b s s c"]
+    ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
+        """Logits and features (`LENET_FEATURES` wide, not negative) of each image."""
+        images = downsample_mean(images)
+        widths = (self.channels, 32, 64, 128)
+        for k, (i, o) in enumerate(itertools.pairwise(widths)):
+            kernel = self.param(f"kernel{k}", nn.initializers.he_normal(), (4, 4, i, o))
+            bias = self.param(f"bias{k}", nn.initializers.zeros, (o,))
+            images = nn.relu(conv.conv_stride2(images, kernel, self.form) + bias)
+        flat = images.reshape(images.shape[0], -1)
+        features = nn.relu(nn.Dense(LENET_FEATURES, name="features")(flat))
+        return nn.Dense(self.classes, name="logits")(features), features
+
+
+class MlpMixer(nn.Module):
+    """Images in -1..1 to logits and to the features before them (Tolstikhin et al. 2021)."""
+
+    classes: int
+    image_size: int
+    channels: int
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b s s c"]
+    ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
+        """Logits and features (`MIXER_FEATURES` wide) of each image."""
+        images = downsample_mean(images)
+        b, patch = len(images), images.shape[1] // TOKENS
+        cut = images.reshape(b, TOKENS, patch, TOKENS, patch, self.channels)
+        patches = cut.transpose(0, 1, 3, 2, 4, 5).reshape(b, TOKENS * TOKENS, -1)
+        tokens = nn.Dense(MIXER_FEATURES, name="patches")(patches)
+        for k in range(BLOCKS):
+            turned = nn.LayerNorm(name=f"norm{k}a")(tokens).swapaxes(1, 2)
+            tokens += _mlp(turned, TOKENS * TOKENS, f"places{k}").swapaxes(1, 2)
+            tokens += _mlp(
+                nn.LayerNorm(name=f"norm{k}b")(tokens), 2 * MIXER_FEATURES, f"channels{k}"
+            )
+        features = nn.LayerNorm(name="norm")(tokens).mean(axis=1)
+        return nn.Dense(self.classes, name="logits")(features), features
+
+
+def _mlp(inputs: Float[Array, "*n i"], hidden: int, name: str) -> Float[Array, "*n i"]:
+    """Two layers, back to the width of the inputs."""
+    found = jax.nn.gelu(nn.Dense(hidden, name=f"{name}a")(inputs))
+    return nn.Dense(inputs.shape[-1], name=f"{name}b")(found)

@@ -1,1 +1,0 @@
-"""What numbers do not depend on: files, checkpoints, logs, locks, signals, devices, processes."""

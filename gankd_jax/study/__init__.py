@@ -1,0 +1,1 @@
+"""A study in its work directory: plan, training, scoring, exporting runs."""

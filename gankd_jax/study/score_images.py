@@ -1,0 +1,213 @@
+"""`gankd score A B`: all scores of one set of images against another, wherever they come from."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+from tqdm import tqdm
+
+from gankd_jax.data import registry
+from gankd_jax.data.loading import load_split
+from gankd_jax.evaluation import inference, reference_stats
+from gankd_jax.evaluation.inception import load_inception_extractor
+from gankd_jax.interop import inception_weights
+from gankd_jax.metrics import feature_stats, stats_io
+from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
+from gankd_jax.study import plan, workdir
+from gankd_jax.study.context import StudyContext
+from gankd_jax.utils import atomic_io
+from gankd_jax.utils.errors import UserError
+
+IMAGE_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+MIN_IMAGES = 2  # images of a set, for a covariance
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How sets of images are found and read.
+
+    Attributes:
+        data_dir: folder of prepared data sets.
+        image_size, pad: what `load_split` makes of a data set's images; None: the size they have,
+            or 64 where they differ.
+        cache: folder of the statistics of data sets.
+        samples: images of each side: a run draws so many, a folder or a data set gives so many at
+            random, or all where it has fewer; None: all, of a run as its study's evaluation draws.
+    """
+
+    data_dir: Path
+    image_size: int | None
+    pad: int
+    cache: Path
+    samples: int | None = None
+
+
+def score_sources(
+    a: str, b: str, extractor: FeatureExtractor, settings: ScoreSettings
+) -> dict[str, Any]:
+    """All scores of A (the generated images, say) against B (the real ones).
+
+    A and B are each a folder of images, a run's folder, an .npz of statistics, or a split of a
+    data set as `mnist:test`. Gives `{"a": own scores, "b": own scores, "scores": of A against B,
+    "made": how}`.
+
+    Raises:
+        UserError: A or B is none of these or too small, or the two have no layer in common.
+    """
+    if settings.samples is not None and settings.samples < MIN_IMAGES:
+        raise UserError(f"--samples={settings.samples}: a comparison needs {MIN_IMAGES} or more")
+    fake, real = (source_stats(source, extractor, settings) for source in (a, b))
+    found = feature_stats.compare_stats(fake, real)
+    if not found:
+        layers = [", ".join(x.moments) for x in (fake, real)]
+        raise UserError(f"{a} ({layers[0]}) and {b} ({layers[1]}) have no feature layer in common")
+    return {
+        "a": {"source": a, "images": fake.count, **feature_stats.single_set_scores(fake)},
+        "b": {"source": b, "images": real.count, **feature_stats.single_set_scores(real)},
+        "scores": found,
+        "made": describe_method(extractor),
+    }
+
+
+def describe_method(extractor: FeatureExtractor) -> dict[str, Any]:
+    """What the numbers depend on beside the images."""
+    return {
+        "network": extractor.about,
+        "inception_score": (
+            f"logits without bias, {feature_stats.INCEPTION_SCORE_SPLITS} splits, as torch-fidelity"
+        ),
+        "kid": (
+            f"100 subsets of up to {feature_stats.KID_SUBSET_SIZE}, cubic kernel, as torch-fidelity"
+        ),
+        "neighbours": f"3 for precision and recall, 5 for density and coverage, of up to"
+        f" {feature_stats.MAX_FEATURES} images",
+        "gankd-jax": metadata.version("gankd-jax"),
+        "jax": jax.__version__,
+    }
+
+
+def source_stats(source: str, extractor: FeatureExtractor, settings: ScoreSettings) -> FeatureStats:
+    """What the scores need of a set of images, out of the cache where it is a data set's."""
+    path = Path(source).expanduser()
+    if (path / "run.json").is_file():
+        return _of_run(path, extractor, settings.samples)
+    if path.is_dir():
+        return _of_folder(path, extractor, settings.samples)
+    if path.suffix == ".npz":
+        return stats_io.read_stats(path)
+    if ":" in source:
+        name, split = source.split(":", 1)
+        return _of_split(name, split, extractor, settings)
+    raise UserError(
+        f"{source} is no folder of images, no run's folder, no .npz of statistics, and no split"
+        " such as mnist:test"
+    )
+
+
+def score_with_inception(
+    a: str, b: str, *, weights: Path | None, settings: ScoreSettings, out: Path | None
+) -> dict[str, Any]:
+    """`score` by the FID network, all layers that the weights serve; written to `out` if given.
+
+    Raises:
+        UserError: as `score`; the weights are missing, or `out` exists.
+    """
+    if out:
+        atomic_io.require_absent(out)
+    extractor = load_inception_extractor(weights or inception_weights.default_weights_path())
+    result = score_sources(a, b, extractor, settings)
+    if out:
+        atomic_io.write_json(out, result)
+    return result
+
+
+def _of_run(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
+    """Images of a trained run, by its study's evaluation seed, in the batches of the network."""
+    config = ConfigDict(
+        workdir.read_study_json(folder.parent / "config.json", "name another folder")
+    )
+    lab, run = StudyContext(config, folder.parent), plan.find_run(config, folder.name)
+    if not workdir.is_trained(folder.parent, config, run):
+        raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
+    sizes = {"count": samples or config.evaluation.samples, "batch_size": extractor.batch_size}
+    images = inference.sample_batches(lab.drawer(run), config.evaluation.seed, **sizes)
+    return feature_stats.compute_stats(images, extractor, count=sizes["count"])
+
+
+def _of_folder(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [paths[place] for place in reference_stats.subset_indices(len(paths), samples)]
+    if not paths:
+        raise UserError(f"{folder} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+    if len(paths) < MIN_IMAGES:
+        raise UserError(f"{folder} has {len(paths)} image; a comparison needs {MIN_IMAGES} or more")
+    images = iter(tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None))
+    found = batch_images(images, extractor.batch_size)
+    return feature_stats.compute_stats(found, extractor, count=len(paths))
+
+
+def _of_split(
+    name: str, split: str, extractor: FeatureExtractor, settings: ScoreSettings
+) -> FeatureStats:
+    size = settings.image_size or registry.get_dataset(name).image_shape[0] or 64
+    images = load_split(
+        name,
+        split,
+        data_dir=settings.data_dir,
+        image_size=size,
+        pad=settings.pad,
+    )
+    return reference_stats.cached_image_stats(images, extractor, settings.cache, settings.samples)
+
+
+def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+    """The images of files, in colour, whatever their sizes.
+
+    Raises:
+        UserError: a file is no image, is damaged or too large, or has more than 8 bits a channel.
+    """
+    return map(_read_image, paths)
+
+
+def _read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.mode[0] in "IF":  # Pillow would make all above 255 white
+                    raise UserError(f"{path} has more than 8 bits a channel ({image.mode})")
+                return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, *_TOO_LARGE) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
+
+
+def batch_images(
+    images: Iterator[UInt8[np.ndarray, "_ _ c"]], size: int
+) -> Iterator[UInt8[np.ndarray, "_ _ _ c"]]:
+    """Batches of `size` images, smaller where the images' shape changes and at the end."""
+    for _, alike in itertools.groupby(images, key=np.shape):
+        while batch := list(itertools.islice(alike, size)):
+            yield np.stack(batch)
+
+
+def format_scores(result: dict[str, Any]) -> str:
+    """A result as a table."""
+    rows = [("A", result["a"]["source"]), ("B", result["b"]["source"])]
+    for side in ("a", "b"):
+        own = {k: v for k, v in result[side].items() if k != "source" and v is not None}
+        rows += [(f"{name} of {side.upper()}", f"{value:.6g}") for name, value in own.items()]
+    rows += [(name, f"{value:.6g}") for name, value in result["scores"].items()]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)

@@ -1,0 +1,1 @@
+"""Infrastructure that holds no model code: files, checkpoints, logs, devices, processes."""

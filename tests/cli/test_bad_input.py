@@ -1,0 +1,517 @@
+"""Bad files through the command line: one line, status 2, nothing written, nothing executed.
+
+Mistakes in words alone are in `test_cli.py`.
+"""
+
+import gzip
+import io
+import itertools
+import pickle
+import shutil
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from gankd_jax.interop.torch_writer import write_torch
+from gankd_jax.models.inception import parameter_shapes
+from gankd_jax.study import score_images
+
+# ml_collections reads a config file by a deprecated call.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+Make = Callable[[Path], Any]
+
+# The commands; {d} is the folder in which `bad` lies.
+SCORE = ["score", "{d}/bad", "{d}/bad", "--weights={d}/fid.npz"]
+STATISTICS = ["score", "{d}/bad.npz", "{d}/bad.npz", "--weights={d}/fid.npz"]
+FETCH = ["weights", "fetch", "--from={d}/bad.npz"]
+NEW = [*tiny.flags(), "--workdir={d}/new", "--run=teacher-d4-s0"]
+IMPORT = ["weights", "import-torch", "{d}/bad", *NEW]
+TRAIN = ["train", *NEW]
+MNIST, CIFAR, CELEBA = (
+    ["data", "prepare", name, "--source-dir={d}", "--data-dir={d}/new"]
+    for name in ("mnist", "cifar10", "celeb_a")
+)
+DESCRIBE = ["describe", "--config={d}/bad"]
+FIELD = ["describe", f"--config={tiny.DIGITS}"]
+OF_STUDY = [*tiny.flags(), "--workdir={d}/bad"]
+SAMPLE = ["sample", *OF_STUDY, "--run=student-mse-d1-s0", "--out={d}/grid.png"]
+REPORT = ["report", "--workdir={d}/bad"]
+OF_RUN = ["score", "{d}/bad/teacher-d4-s0", "{d}/bad", "--weights={d}/fid.npz"]
+COMPARE = ["compare", "--workdir={d}/bad", "--reference={d}/bad.csv"]
+
+CELEBA_ZIP, CIFAR_TAR = "img_align_celeba.zip", "cifar-10-binary.tar.gz"
+MNIST_FILES = [
+    f"{split}-{kind}-ubyte.gz"
+    for split in ("train", "t10k")
+    for kind in ("images-idx3", "labels-idx1")
+]
+
+
+class Harm:
+    """Unpickling it makes the file `harm` in the current folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm"),)
+
+
+# What makes bad files in a folder
+
+
+def nothing(_: Path) -> None:
+    """What the command asks for is not there."""
+
+
+def write(name: str, content: bytes) -> Make:
+    def make(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    return make
+
+
+def both(*makes: Make) -> Make:
+    def make(folder: Path) -> None:
+        for one in makes:
+            one(folder)
+
+    return make
+
+
+def cut(name: str) -> Make:
+    """Keep half of a file."""
+    return lambda d: write(name, (d / name).read_bytes()[: (d / name).stat().st_size // 2])(d)
+
+
+def png(size: tuple[int, int] = (4, 4), mode: str = "L") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG that says it has that size, and its first pixels."""
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(bytes(99))))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+def image(content: bytes, name: str = "a.png") -> Make:
+    """A folder of two images, of which the first is bad."""
+    return both(write(f"bad/{name}", content), write("bad/b.png", png()))
+
+
+def link(name: str, target: str) -> Make:
+    return lambda d: (d / name).symlink_to(target)
+
+
+def arrays(name: str, **values: Any) -> Make:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{k.replace("__", "/"): np.asarray(v) for k, v in values.items()})
+    return write(name, buffer.getvalue())
+
+
+def statistics(**values: Any) -> Make:
+    return arrays("bad.npz", **values)
+
+
+def npy_header(*shape: int) -> bytes:
+    """A .npy file that says it holds an array of that shape, and holds nothing."""
+    buffer = io.BytesIO()
+    head = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, head)
+    return buffer.getvalue()
+
+
+def zipped(name: str, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Make:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members:
+            archive.writestr(member, content)
+    return write(name, buffer.getvalue())
+
+
+def bomb(folder: Path) -> None:
+    """An .npz that says that it unpacks to 2 GiB."""
+    zipped("bad.npz", ("mu.npy", bytes(1234)))(folder)
+    content = (folder / "bad.npz").read_bytes()
+    write("bad.npz", content.replace(struct.pack("<L", 1234), struct.pack("<L", 2**31)))(folder)
+
+
+def tarred(member: str, kind: bytes = tarfile.REGTYPE) -> Make:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo(member)
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    return write(CIFAR_TAR, buffer.getvalue())
+
+
+def photographs(content: bytes) -> Make:
+    return zipped(CELEBA_ZIP, *((f"{k:06}.jpg", content) for k in range(20)))
+
+
+def mnist(content: bytes) -> Make:
+    return both(*(write(name, gzip.compress(content)) for name in MNIST_FILES))
+
+
+def fid(folder: Path) -> None:
+    """Weights that serve the FID network's first layer."""
+    shapes = parameter_shapes(["64"])
+    draw = np.random.default_rng(0).random
+    values = {f"{k}__{part}": draw(x) for k in shapes for part, x in shapes[k].items()}
+    arrays("fid.npz", **values)(folder)
+
+
+def generator(width: int) -> dict[str, np.ndarray]:
+    """The weights of a generator for the digits."""
+    sides = itertools.pairwise([100, 2 * width, width, 1])
+    return {f"{2 * k}.weight": np.zeros((*side, 4, 4), np.float32) for k, side in enumerate(sides)}
+
+
+def torch_file(state: dict[str, np.ndarray]) -> Make:
+    return lambda d: write_torch(d / "bad", state)
+
+
+def critic() -> dict[str, np.ndarray]:
+    sides = [(4, 1), (8, 4), (1, 8)]
+    return {f"{2 * k}.weight": np.zeros((*side, 4, 4), np.float32) for k, side in enumerate(sides)}
+
+
+def data(name: str, change: Callable[[bytes], bytes]) -> Make:
+    """Prepared digits of which one file is damaged, and no cache."""
+
+    def make(folder: Path) -> None:
+        shared = (folder / "data").resolve()
+        (folder / "data").unlink()
+        shutil.copytree(shared / "digits", folder / "data" / "digits")
+        (damaged,) = (folder / "data").rglob(name)
+        damaged.write_bytes(change(damaged.read_bytes()))
+
+    return make
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+def config(body: str) -> Make:
+    head = "from gankd_jax.config.schema import base\ndef get_config(v=''):\n    c = base()\n"
+    return write("bad", f"{head}    {body}\n    return c".encode())
+
+
+def study(name: str, content: bytes) -> Make:
+    """A finished study of which one file is damaged."""
+    return both(lambda d: shutil.copytree(d / "finished", d / "bad"), write(f"bad/{name}", content))
+
+
+def without(name: str) -> Make:
+    return both(study(name, b""), lambda d: (d / "bad" / name).unlink())
+
+
+NO_CHECKPOINTS = shutil.ignore_patterns("checkpoints", "tensorboard", "grids")
+PICKLE = pickle.dumps(Harm())
+OBJECTS = io.BytesIO()
+np.save(OBJECTS, np.array([Harm()], dtype=object))
+LINK = zipfile.ZipInfo("000001.jpg")
+LINK.external_attr = 0o120777 << 16
+RUN = "teacher-d4-s0"
+
+CASES: dict[str, tuple[Make, list[str], str]] = {
+    # Folders of images
+    "no image": (write("bad/a.txt", b"x"), SCORE, "has no images"),
+    "one image": (write("bad/a.png", png()), SCORE, "has 1 image; a comparison needs 2"),
+    "empty image": (image(b""), SCORE, "a.png cannot be read as an image"),
+    "text as image": (image(b"text"), SCORE, "a.png cannot be read as an image"),
+    "cut image": (image(png((64, 64))[:60]), SCORE, "a.png cannot be read as an image"),
+    "cut pixels": (image(header(9, 9)), SCORE, "a.png cannot be read as an image"),
+    "huge image": (image(header(40_000, 40_000)), SCORE, "decompression bomb"),
+    "large image": (image(header(10_000, 10_000)), SCORE, "decompression bomb"),
+    "no pixel": (image(header(0, 9)), SCORE, "a.png cannot be read as an image"),
+    "16 bits": (image(png(mode="I;16")), SCORE, "a.png has more than 8 bits a channel"),
+    "half a webp": (image(b"RIFF\x04\0\0\0WEBPVP8X", "a.webp"), SCORE, "cannot be read as"),
+    "floats": (
+        both(image(png()), lambda d: Image.new("F", (4, 4)).save(d / "bad/a.png.tiff")),
+        SCORE,
+        "a.png.tiff has more than 8 bits",
+    ),
+    "folder as image": (
+        both(write("bad/b.png", png()), lambda d: (d / "bad/a.png").mkdir()),
+        SCORE,
+        "a.png cannot be read as an image",
+    ),
+    "link to itself": (
+        both(write("bad/b.png", png()), link("bad/a.png", "a.png")),
+        SCORE,
+        "a.png cannot be read as an image",
+    ),
+    "link to nothing": (
+        both(write("bad/b.png", png()), link("bad/a.png", "c.png")),
+        SCORE,
+        "a.png cannot be read as an image",
+    ),
+    "folder links to itself": (link("bad", "bad"), SCORE, "bad is no folder of images"),
+    # Statistics
+    "empty statistics": (write("bad.npz", b""), STATISTICS, "has no statistics"),
+    "text as statistics": (write("bad.npz", b"x"), STATISTICS, "has no statistics"),
+    "other arrays": (statistics(a=[1]), STATISTICS, "has no statistics"),
+    "other shapes": (statistics(mu=[1.0, 2.0], sigma=[[1.0]]), STATISTICS, "do not fit"),
+    "words": (statistics(mu=["a"], sigma=[["b"]]), STATISTICS, "has no statistics"),
+    "not finite": (statistics(mu=[np.nan], sigma=[[1.0]]), STATISTICS, "not finite"),
+    "endless count": (statistics(mu=[1], sigma=[[1]], count=np.inf), STATISTICS, "infinity"),
+    "half of the answers": (
+        statistics(mu=[1], sigma=[[1]], answers_counts=[1]),
+        STATISTICS,
+        "has no statistics: the array 'answers_totals' is missing",
+    ),
+    "the other half": (
+        statistics(mu=[1], sigma=[[1]], answers_totals=[[1.0]]),
+        STATISTICS,
+        "has no statistics: the array 'answers_counts' is missing",
+    ),
+    "answers of other splits": (
+        statistics(
+            mu=[1],
+            sigma=[[1]],
+            answers_counts=[1, 2],
+            answers_totals=[[1.0]],
+            answers_negentropies=[1.0, 2.0],
+        ),
+        STATISTICS,
+        "answers_totals (1, 1) does not fit",
+    ),
+    "words as features": (
+        statistics(mu=[1], sigma=[[1]], features=[["a"]]),
+        STATISTICS,
+        "features holds <U1",
+    ),
+    "several sharpnesses": (
+        statistics(mu=[1], sigma=[[1]], sharpness=[1, 2]),
+        STATISTICS,
+        "has no statistics",
+    ),
+    "features of another layer": (
+        statistics(mu=[1], sigma=[[1]], features=[[1, 2], [3, 4]]),
+        STATISTICS,
+        "features (2, 2) does not fit",
+    ),
+    "no count": (statistics(mu=[1], sigma=[[1]], count="x"), STATISTICS, "has no statistics"),
+    "code in statistics": (
+        zipped("bad.npz", ("mu.npy", OBJECTS.getvalue()), ("sigma.npy", PICKLE)),
+        STATISTICS,
+        "has no statistics",
+    ),
+    "pickle as statistics": (write("bad.npz", PICKLE), STATISTICS, "has no statistics"),
+    "bomb as statistics": (bomb, STATISTICS, "unpacks to more than"),
+    "endless array": (
+        zipped("bad.npz", ("mu.npy", npy_header(1 << 50))),
+        STATISTICS,
+        "has no statistics",
+    ),
+    "array alone": (write("bad.npz", npy_header(0)), STATISTICS, "has no statistics"),
+    # Weights of the FID network
+    "no weights": (image(png()), [*SCORE[:3], "--weights={d}/no"], "no such file"),
+    "empty weights": (write("bad.npz", b""), FETCH, "is no .npz of folded Inception weights"),
+    "cut weights": (
+        both(lambda d: shutil.copy(d / "fid.npz", d / "bad.npz"), cut("bad.npz")),
+        FETCH,
+        "is no .npz of folded Inception weights",
+    ),
+    "other weights": (arrays("bad.npz", conv__kernel=[0]), FETCH, "is no .npz of folded"),
+    "code in weights": (
+        zipped("bad.npz", ("conv/kernel.npy", OBJECTS.getvalue())),
+        FETCH,
+        "is no .npz of folded Inception weights",
+    ),
+    "bytes in weights": (
+        zipped("bad.npz", ("conv/kernel.npy", b"x" * 40)),
+        FETCH,
+        "is no .npz of folded Inception weights",
+    ),
+    "weights that leave": (
+        zipped("bad.npz", ("../harm.npy", npy_header(0))),
+        FETCH,
+        "is no .npz of folded Inception weights: ../harm",
+    ),
+    "folder as weights": (lambda d: (d / "bad.npz").mkdir(), FETCH, "is no .npz of folded"),
+    "not the published": (
+        write("bad.pth", PICKLE),
+        ["weights", "fetch", "--from={d}/bad.pth"],
+        "is not the published file",
+    ),
+    # A teacher of PyTorch
+    "no teacher": (nothing, IMPORT, "no such file"),
+    "empty teacher": (write("bad", b""), IMPORT, "not a PyTorch file"),
+    "text as teacher": (write("bad", b"weights"), IMPORT, "not a PyTorch file"),
+    "folder as teacher": (lambda d: (d / "bad").mkdir(), IMPORT, "bad cannot be read"),
+    "cut teacher": (both(torch_file(generator(4)), cut("bad")), IMPORT, "not a PyTorch file"),
+    "code in a teacher": (write("bad", PICKLE), IMPORT, "is not allowed"),
+    "code in a zip": (
+        lambda d: zipfile.ZipFile(d / "bad", "w").writestr("a/data.pkl", PICKLE),
+        IMPORT,
+        "not a PyTorch file",
+    ),
+    "another zip": (zipped("bad", ("a.txt", b"")), IMPORT, "no data.pkl in it"),
+    "bomb as teacher": (zipped("bad", ("a/data.pkl", bytes(9999))), IMPORT, "it is compressed"),
+    "deep teacher": (write("bad", b"\x80\x02" + b"(" * 100_000), IMPORT, "not a PyTorch file"),
+    "endless text": (
+        write("bad", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60)),
+        IMPORT,
+        "not a PyTorch file",
+    ),
+    "no generator": (torch_file({"a": np.zeros(3, np.float32)}), IMPORT, "holds no state_dict"),
+    "critic as teacher": (torch_file(critic()), IMPORT, "holds no DCGAN generator"),
+    "another width": (torch_file(generator(5)), IMPORT, "its width is 5, not 4"),
+    # Original files of data sets
+    "no original files": (nothing, MNIST, "lacks train-images-idx3-ubyte.gz"),
+    "no digits": (mnist(b"text"), MNIST, "is not an idx file"),
+    "few digits": (mnist(struct.pack(">4I", 0x803, 5, 28, 28)), MNIST, "the shape (5, 28, 28)"),
+    "bomb of digits": (mnist(bytes(1 << 26)), MNIST, "unpacks to more than"),
+    "empty archive": (write(CIFAR_TAR, b""), CIFAR, "damaged or cut short"),
+    "text as archive": (write(CIFAR_TAR, b"text"), CIFAR, "damaged or cut short"),
+    "member above": (tarred("../x.bin"), CIFAR, "unsafe member '../x.bin'"),
+    "absolute member": (tarred("/x.bin"), CIFAR, "unsafe member '/x.bin'"),
+    "linked member": (tarred("x.bin", tarfile.SYMTYPE), CIFAR, "unsafe member 'x.bin'"),
+    "device member": (tarred("x.bin", tarfile.CHRTYPE), CIFAR, "unsafe member 'x.bin'"),
+    "zip member above": (zipped(CELEBA_ZIP, ("../a.jpg", b"")), CELEBA, "member '../a.jpg'"),
+    "zip member absolute": (zipped(CELEBA_ZIP, ("/a.jpg", b"")), CELEBA, "member '/a.jpg'"),
+    "zip link": (zipped(CELEBA_ZIP, (LINK, b"/etc/passwd")), CELEBA, "member '000001.jpg'"),
+    "zip bomb": (zipped(CELEBA_ZIP, ("1.jpg", bytes((1 << 24) + 1))), CELEBA, "member '1.jpg'"),
+    "cut zip": (both(photographs(b"x"), cut(CELEBA_ZIP)), CELEBA, "damaged or cut short"),
+    "no photographs": (photographs(b"text"), CELEBA, "damaged or cut short"),
+    # Prepared data sets
+    "data: no JSON": (data("dataset_info.json", lambda _: b"{"), TRAIN, "mend or empty that place"),
+    "data: no features": (data("features.json", lambda _: b"[]"), TRAIN, "is damaged"),
+    "data: cut": (data("*train.array_record*", half), TRAIN, "is damaged"),
+    "data: empty": (data("*train.array_record*", lambda _: b""), TRAIN, "is damaged"),
+    "data: another byte": (data("*train.array_record*", flip), TRAIN, "is damaged"),
+    # Configs
+    "config: empty": (write("bad", b""), DESCRIBE, "has no function get_config"),
+    "config: no Python": (write("bad", b"x = ("), DESCRIBE, "raises SyntaxError"),
+    "config: bytes": (write("bad", PICKLE), DESCRIBE, "the config file raises"),
+    "config: raises": (write("bad", b"1 / 0"), DESCRIBE, "raises ZeroDivisionError: division"),
+    "config: imports": (write("bad", b"import no_such"), DESCRIBE, "raises ModuleNotFoundError"),
+    "config: gives nothing": (config("return"), DESCRIBE, "gives None, no ConfigDict"),
+    "config: gives a dict": (config("return {}"), DESCRIBE, "gives {}, no ConfigDict"),
+    "config: no block": (config("del c['study']"), DESCRIBE, "config.study is missing"),
+    "config: no field": (config("del c.data['pad']"), DESCRIBE, "config.data.pad is missing"),
+    "config: no recipe's field": (
+        config("del c.recipes.mse['steps']"),
+        DESCRIBE,
+        "config.recipes.mse.steps is missing",
+    ),
+    "config: another field": (
+        config("c.recipes.mse.stepz = 3"),
+        DESCRIBE,
+        "config.recipes.mse is 'stepz'; it can be alpha, steps",
+    ),
+    "config: text": (config("c.training.log_every = 'often'"), DESCRIBE, "log_every"),
+    "config: none": (config("c.recipes.mse.steps = None"), DESCRIBE, "recipes.mse.steps is None"),
+    "config: a path": (config("c.recipes['x/y'] = c.recipes.mse"), DESCRIBE, "a plain word"),
+    "config: inf": (nothing, [*FIELD, "--config.recipes.mse.generator_lr=inf"], "lr is inf"),
+    "config: nan": (nothing, [*FIELD, "--config.recipes.mse.alpha=nan"], "alpha is nan"),
+    "config: true": (nothing, [*FIELD, "--config.study.widths=(True,)"], "whole numbers"),
+    "config: -1 retries": (nothing, [*FIELD, "--config.training.retries=-1"], "0 or more"),
+    # A study's files
+    "study: cut config": (study("config.json", b"{"), REPORT, "config.json is damaged"),
+    "study: a list": (study("config.json", b"[]"), REPORT, "config.json is damaged"),
+    "study: empty config": (study("config.json", b"{}"), REPORT, "config.json is damaged"),
+    "study: bytes": (study("config.json", b"\xff\xfe"), REPORT, "config.json is damaged"),
+    "study: to go on": (
+        study("config.json", b"[]"),
+        ["study", *OF_STUDY],
+        "config.json is damaged",
+    ),
+    "study: score": (study("config.json", b"{"), OF_RUN, "config.json is damaged"),
+    "study: no config": (without("config.json"), OF_RUN, "config.json: No such file"),
+    "study: empty run": (study(f"{RUN}/run.json", b"{}"), REPORT, "run.json is damaged"),
+    "study: cut scores": (study(f"{RUN}/scores.json", b'{"sco'), REPORT, "scores.json is damaged"),
+    "study: other scores": (
+        study(f"{RUN}/scores.json", b'{"scores": {"fd_classifier": "low"}}'),
+        REPORT,
+        "scores.json is damaged",
+    ),
+    "study: no samples": (study(f"{RUN}/samples.npz", b""), REPORT, "samples.npz is damaged"),
+    "study: code": (study(f"{RUN}/samples.npz", PICKLE), REPORT, "samples.npz is damaged"),
+    "study: another log": (study(f"{RUN}/log.jsonl", b"5\n"), REPORT, "log.jsonl is damaged"),
+    "study: cut teacher": (study("teacher.json", b"{"), SAMPLE, "teacher.json is damaged"),
+    "study: no teacher": (study("teacher.json", b'{"run": "x"}'), SAMPLE, "x is not a run of"),
+    "empty reference": (both(study("bad", b""), write("bad.csv", b"")), COMPARE, "no column"),
+    "bytes as reference": (
+        both(study("bad", b""), write("bad.csv", b"\xff\xfe\0")),
+        COMPARE,
+        "cannot be read as CSV",
+    ),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, finished: Path) -> Path:
+    """A folder of its own for everything that a command could write to; the current one too."""
+    (tmp_path / "data").symlink_to(tiny.data(root))
+    (tmp_path / "finished").symlink_to(finished)
+    fid(tmp_path)
+    monkeypatch.setenv("MPLCONFIGDIR", str(root / "cache"))  # it keeps a list of fonts
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gets_one_line_and_changes_nothing(command, place, monkeypatch, case):
+    make, words, told = CASES[case]
+    make(place)
+    before = tiny.snapshot(place)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(place / "data"))  # after `command` has set it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.chdir(place)
+    status, out, err = command(*(word.format(d=place) for word in words))
+    assert (status, out) == (2, ""), err
+    assert err.startswith("gankd: ")
+    assert err.count("\n") == 1, err
+    assert told in err
+    assert tiny.snapshot(place) == before
+
+
+ALONE = ["large image", "code in a teacher", "config: imports", "no photographs", "data: cut"]
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_a_process_of_its_own_prints_that_line_alone(root, place, case):
+    make, words, told = CASES[case]
+    make(place)
+    before = tiny.snapshot(place)
+    words = [word.format(d=place) for word in words]
+    done = tiny.gankd(root, *words, TFDS_DATA_DIR=str(place / "data"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert told in done.stderr
+    assert tiny.snapshot(place) == before
+
+
+def test_usual_images_are_read_as_they_look(tmp_path):
+    """A palette, transparency, one bit and CMYK are no mistakes."""
+    blue = Image.new("RGB", (4, 4), (0, 0, 255))
+    blue.quantize(2).save(tmp_path / "palette.png")
+    blue.convert("RGBA").save(tmp_path / "alpha.png")
+    blue.convert("CMYK").save(tmp_path / "cmyk.tiff")
+    Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
+    alpha, bit, cmyk, palette = score_images.read_images(sorted(tmp_path.iterdir()))
+    for found in (alpha, palette, cmyk):
+        assert found.tolist() == np.asarray(blue).tolist()
+    assert bit.min() == 255

@@ -1,0 +1,328 @@
+"""The command line: what each command prints and writes, and one line for each mistake."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from gankd_jax.cli.table import COMMANDS
+from gankd_jax.cli.usage import Command
+from gankd_jax.utils.atomic_io import read_npz
+
+TINY = tiny.flags()
+MNIST = f"--config={tiny.REPO / 'configs' / 'mnist.py'}"
+DIGITS = f"--config={tiny.DIGITS}"
+# ml_collections reads a config file by a deprecated call.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of a table of numbers, by words."""
+    found = [line.split() for line in text.splitlines()]
+    return [row for row in found if len(row) > 5 and row[0].isdecimal()]
+
+
+def test_describe_has_the_paper_s_counts_for_mnist(command):
+    status, out, err = command("describe", MNIST)
+    assert (status, err) == (0, "")
+    table = {row[0]: row for row in rows(out)}
+    assert list(table) == ["2", "4", "8", "16", "32", "64", "128", "256"]
+    assert (table["2"][1], table["2"][-1]) == ("28,351", "1669:1")
+    assert table["256"][1] == "47,324,929"
+    # Batch norm's 30 d more, of which the paper says nothing; one channel, as the paper counts.
+    assert table["2"][2] == f"{28_351 + 30 * 2:,}"
+    assert table["2"][4] == f"{4 * 28_411:,}"
+    assert table["2"][5] == f"{(47_324_929 + 30 * 256) / 28_411:.0f}:1"
+
+
+def test_both_names_of_the_program_are_one(root):
+    script = Path(sys.executable).with_name("gankd")
+    if not script.exists():
+        pytest.skip("the package is not installed")
+    words = ["describe", DIGITS]
+    streams = {"capture_output": True, "text": True, "check": True}
+    by_script = subprocess.run([script, *words], env=tiny.environment(root), **streams)
+    by_module = tiny.gankd(root, *words)
+    assert by_script.stdout == by_module.stdout
+    assert "digits: 16x16x1, teacher d=32" in by_script.stdout
+    assert by_script.stderr == by_module.stderr == ""
+
+
+def test_words_and_flags_come_in_any_order(command):
+    assert command(DIGITS, "describe") == command("describe", DIGITS)
+
+
+def test_data_prepare_makes_the_digits(command, tmp_path):
+    status, out, err = command("data", "prepare", "digits", f"--data-dir={tmp_path}")
+    assert (status, err) == (0, "")
+    folder = Path(out.strip())
+    assert folder == tmp_path / "digits" / "1.0.0"
+    before = tiny.snapshot(tmp_path)
+    assert command("data", "prepare", "digits", f"--data-dir={tmp_path}")[:2] == (0, out)
+    assert tiny.snapshot(tmp_path) == before
+
+
+def test_sample_writes_the_grid_of_the_scored_images(command, finished, tmp_path):
+    out_file = tmp_path / "new" / "grid.png"
+    words = ["sample", *TINY, f"--workdir={finished}", "--run=student-mse-d1-s0"]
+    status, out, _ = command(*words, f"--out={out_file}")
+    assert (status, out) == (0, f"{out_file}\n")
+    with Image.open(out_file) as image:
+        shown = np.asarray(image).astype(int)
+    with np.load(finished / "student-mse-d1-s0" / "samples.npz") as arrays:
+        images = arrays["grid"].astype(int)
+    assert shown.shape == (8 * 16, 8 * 16)
+    for k in range(64):
+        top, left = 16 * (k // 8), 16 * (k % 8)
+        difference = shown[top : top + 16, left : left + 16] - images[k, ..., 0]
+        assert np.abs(difference).max() <= 1
+    before = tiny.snapshot(tmp_path)
+    status, _, err = command(*words, f"--out={out_file}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{out_file} exists; name another file or remove it" in err
+    assert tiny.snapshot(tmp_path) == before
+
+
+def test_report_writes_its_three_files_anew(command, finished, tmp_path):
+    for path in ("config.json", "teacher.json"):
+        (tmp_path / path).write_bytes((finished / path).read_bytes())
+    status, out, _ = command("report", f"--workdir={tmp_path}")
+    assert status == 0
+    assert out.splitlines()[-1] == str(tmp_path / "report.html")
+    made = {"table.md", "table.csv", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "teacher.json"} | made
+
+
+def test_evaluate_leaves_what_is_scored_and_draws_what_its_page_lacks(command, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "study")
+    name = "student-mse-d1-s0"
+    kept = folder / name / "folded.npz"
+    before = read_npz(kept)
+    kept.unlink()
+    others = tiny.snapshot(folder)
+    status, _, err = command("evaluate", *TINY, f"--workdir={folder}")
+    assert (status, err) == (0, f"drawing {name}\n")
+    now, drawn = tiny.snapshot(folder), {f"{name}/folded.npz", f"{name}/samples.npz", name}
+    assert {path for path in now if now[path] != others.get(path)} <= drawn
+    after = read_npz(kept)
+    assert after.keys() == before.keys()
+    for key in before:
+        np.testing.assert_allclose(after[key], before[key], rtol=1e-5, atol=1e-6)
+
+
+def test_train_leaves_what_is_trained(command, finished):
+    before = tiny.snapshot(finished)
+    words = ["train", *TINY, f"--workdir={finished}"]
+    status, _, err = command(*words, "--run=baseline-d1-s0")
+    assert (status, err) == (0, "baseline-d1-s0 is trained already\n")
+    assert tiny.snapshot(finished) == before
+
+
+# What is wrong: the words, in which {x} stands for a folder, and what is told.
+MISTAKES = {
+    "no command": (["frobnicate"], "no command 'frobnicate'; there are describe, data prepare"),
+    "flags only": ([DIGITS], "name a command: describe"),
+    "half a command": (["data"], "no command 'data'"),
+    "words too many": (["study", "now", DIGITS, "{new}"], "takes flags only, not now"),
+    "words too few": (["data", "prepare"], "`gankd data prepare` takes NAME, not nothing"),
+    "unknown flag": (["study", DIGITS, "{new}", "--wrokdir=x"], "wrokdir"),
+    "flag without value": (["study", DIGITS, "--workdir"], "Missing value for flag --workdir"),
+    "another command's flag": (
+        ["report", "{finished}", "--shard=1/2"],
+        "`gankd report` takes no --shard; see `gankd report --help`",
+    ),
+    "another command's config": (["report", DIGITS, "{finished}"], "takes no --config; see"),
+    "no config": (["study", "{new}"], "this command needs --config=FILE, such as"),
+    "no config file": (["describe", "--config=configs/none.py"], "configs/none.py is no file; try"),
+    "config is a folder": (["describe", "--config=configs"], "--config=configs is no file"),
+    "no workdir": (["study", DIGITS], "this command needs --workdir=..., the study's folder"),
+    "no run": (["train", DIGITS, "{new}"], "this command needs --run=..."),
+    "no out": (["sample", *TINY, "{finished}", "--run=teacher-d4-s0"], "needs --out=..."),
+    "two benches": (["bench", "--memory", "--start", DIGITS], "--memory and --start are measured"),
+    "cases of a config": (["bench", DIGITS], "`gankd bench` takes no --config"),
+    "start of a side": (
+        ["bench", "--start", DIGITS, "--against=torch"],
+        "`gankd bench --start` takes no --against",
+    ),
+    "no slice": (["bench", "--compile-for=", "--only=draw-2"], "takes no --only"),
+    "memory in rounds": (["bench", "--memory", DIGITS, "--rounds=2"], "takes no --rounds"),
+    "no rounds": (["bench", "--rounds=0", "--only=draw-2"], "--rounds=0 is no whole number from 1"),
+    "no pixels": (["score", "a", "mnist:test", "--image-size=0"], "--image-size=0 is no whole"),
+    "sample of two": (
+        ["sample", "--pretrained=mnist-d2", "--run=teacher-d4-s0", "--out={new}/grid.png"],
+        "--pretrained is no run of a study",
+    ),
+    "unknown variant": (["study", f"{MNIST}:tiny", "{new}"], "no variant 'tiny'; there are: small"),
+    "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field pda"),
+    "unknown block": (["study", DIGITS, "--config.dat.pad=3", "{new}"], "no field dat"),
+    "no number": (["study", DIGITS, "--config.data.pad=big", "{new}"], "--config.data.pad=big"),
+    "no whole number": (["study", DIGITS, "--config.recipes.mse.steps=1.5", "{new}"], "steps=1.5"),
+    "no tuple": (["study", DIGITS, "--config.study.widths=(1,", "{new}"], "widths=(1,"),
+    "tuple of words": (["study", DIGITS, "--config.study.widths=a", "{new}"], "whole numbers"),
+    "no such data": (
+        ["study", DIGITS, "--config.data.name=imagenet", "{new}"],
+        "unknown data set 'imagenet': choose one of digits, mnist, cifar10, celeb_a",
+    ),
+    "no such data to prepare": (["data", "prepare", "imagenet"], "choose one of digits"),
+    "data not prepared": (
+        ["study", f"{MNIST}:small", "--config.data.dir={empty}", "{new}"],
+        "holds no mnist: run `gankd data prepare mnist` first",
+    ),
+    "one run's data not prepared": (
+        ["train", f"{MNIST}:small", "--config.data.dir={empty}", "{new}", "--run=teacher-d32-s0"],
+        "holds no mnist: run `gankd data prepare mnist` first",
+    ),
+    "width 0": (["study", DIGITS, "--config.study.widths=(0,)", "{new}"], "1 or more"),
+    "width 0 described": (["describe", DIGITS, "--config.study.widths=(0,)"], "1 or more"),
+    "negative width": (["study", DIGITS, "--config.study.teacher_widths=-4", "{new}"], "1 or more"),
+    "48 pixels": (
+        ["study", DIGITS, "--config.data.image_size=48", "{new}"],
+        "config.data.image_size is 48; it can be 16, 32, 64, 128",
+    ),
+    "alpha": (["study", DIGITS, "--config.recipes.mse.alpha=1.5", "{new}"], "must be 0 to 1"),
+    "negative seed": (["study", DIGITS, "--config.study.seeds=(-1,)", "{new}"], "whole numbers, 0"),
+    "steps": (
+        ["study", DIGITS, "--config.recipes.mse.steps=2001", "{new}"],
+        "config.recipes.mse.steps is 2001; it must be a multiple of training.steps_per_call = 50",
+    ),
+    "penalty and batch norm": (
+        ["study", DIGITS, "--config.recipes.teacher.critic_norm=batch", "{new}"],
+        "critic_norm is batch; set that to layer or none",
+    ),
+    "batch": (
+        ["study", DIGITS, "--config.recipes.baseline.batch_size=1439", "{new}"],
+        "config.recipes.baseline.batch_size is 1439; digits has 1438 training images",
+    ),
+    "one run's batch": (
+        [
+            *("train", DIGITS, "--config.recipes.teacher.batch_size=1439", "{new}"),
+            "--run=teacher-d32-s0",
+        ],
+        "batch_size is 1439; digits has 1438 training images",
+    ),
+    "devices that are not there": (
+        ["study", DIGITS, "--config.training.devices=99", "{new}"],
+        "config.training.devices is 99; JAX sees",
+    ),
+    "half of a cluster": (["study", *TINY, "{new}", "--processes=2"], "need --coordinator=HOST"),
+    "held out": (
+        ["study", DIGITS, "--config.data.validation=1438", "{new}"],
+        "validation=1438 leaves none of digits's 1438 train images",
+    ),
+    "no FID weights": (
+        ["study", DIGITS, "--config.evaluation.layers=('192',)", "{new}"],
+        "no Inception weights; `gankd weights fetch` downloads them",
+    ),
+    "teachers not to be compared": (
+        ["study", DIGITS, "--config.study.teacher_widths=(4,8)", "{new}"],
+        "data.validation above 0",
+    ),
+    "one of those": (
+        ["train", DIGITS, "--config.study.teacher_widths=(4,8)", "{new}", "--run=teacher-d4-s0"],
+        "data.validation above 0",
+    ),
+    "no teacher": (
+        ["train", *TINY, "{new}", "--run=student-mse-d1-s0"],
+        "a student needs a teacher, and none is trained: run teacher-d4-s0 first",
+    ),
+    "unknown run": (["train", *TINY, "{new}", "--run=x"], "--run=x is not a run of this study"),
+    "failed run": (
+        ["train", *TINY, "{finished}", "--run=student-l1-d1-s0"],
+        "student-l1-d1-s0 has failed; ",
+    ),
+    "another config": (
+        ["study", DIGITS, "{finished}"],
+        "holds another config: config.evaluation.batch_size is 80 there and 250 here",
+    ),
+    "another config to train": (
+        ["train", DIGITS, "{finished}", "--run=teacher-d32-s0"],
+        "name another folder",
+    ),
+    "another config to evaluate": (["evaluate", DIGITS, "{finished}"], "name another folder"),
+    "another config to draw": (
+        ["sample", DIGITS, "{finished}", "--run=teacher-d32-s0", "--out={new}"],
+        "name another folder",
+    ),
+    "other files": (["study", DIGITS, "{other}"], "has files but no study; name an empty folder"),
+    "other files to train": (["train", *TINY, "{other}", "--run=teacher-d4-s0"], "but no study"),
+    "no study to evaluate": (["evaluate", *TINY, "{new}"], "holds no study"),
+    "no study to report": (["report", "{new}"], "holds no study"),
+    "other files to report": (["report", "{other}"], "holds no study"),
+    "no study to draw from": (
+        ["sample", *TINY, "{new}", "--run=teacher-d4-s0", "--out={new}/grid.png"],
+        "holds no study; `gankd study` begins one",
+    ),
+    "not trained": (
+        ["sample", *TINY, "{finished}", "--run=student-l1-d1-s0", "--out={new}/grid.png"],
+        "student-l1-d1-s0 is not trained",
+    ),
+    "unknown run to draw": (
+        ["sample", *TINY, "{finished}", "--run=student", "--out={new}/grid.png"],
+        "--run=student is not a run of this study; it has teacher-d4-s0, student-mse",
+    ),
+    "out exists": (
+        ["sample", *TINY, "{finished}", "--run=teacher-d4-s0", "--out={other}/notes.txt"],
+        "notes.txt exists; name another file or remove it",
+    ),
+    "out cannot be written": (
+        ["sample", *TINY, "{finished}", "--run=teacher-d4-s0", "--out={other}/notes.txt/grid.png"],
+        "cannot be written",
+    ),
+    "workdir is a file": (["study", *TINY, "--workdir={other}/notes.txt"], "has files but no"),
+    "workdir below a file": (["study", *TINY, "--workdir={other}/notes.txt/x"], "be written"),
+}
+
+
+@pytest.fixture
+def places(tmp_path, finished) -> dict[str, str]:
+    """What the names in `MISTAKES` stand for."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("not to be lost")
+    names = {name: str(tmp_path / name) for name in ("new", "empty", "other")}
+    return names | {"finished": str(finished)}
+
+
+def words(mistake: str, places: dict[str, str]) -> list[str]:
+    """A word that is a folder's name alone is the work directory."""
+    found = [
+        f"--workdir={word}" if word in ("{new}", "{finished}", "{other}") else word
+        for word in MISTAKES[mistake][0]
+    ]
+    return [word.format(**places) for word in found]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_changes_nothing(command, places, tmp_path, finished, mistake):
+    before = tiny.snapshot(tmp_path), tiny.snapshot(finished)
+    status, out, err = command(*words(mistake, places))
+    assert (status, out) == (2, "")
+    assert err.startswith("gankd: ")
+    assert err.count("\n") == 1
+    assert MISTAKES[mistake][1] in err
+    assert (tiny.snapshot(tmp_path), tiny.snapshot(finished)) == before
+
+
+@pytest.mark.parametrize("mistake", ["unknown field", "data not prepared", "no teacher"])
+def test_a_process_of_its_own_prints_that_line_alone(root, places, tmp_path, mistake):
+    before = tiny.snapshot(tmp_path)
+    done = tiny.gankd(root, *words(mistake, places))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert MISTAKES[mistake][1] in done.stderr
+    assert tiny.snapshot(tmp_path) == before
+
+
+def test_an_interrupt_is_no_traceback(command, monkeypatch):
+    def interrupted(values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "describe", Command(interrupted, needs=("config",)))
+    status, out, err = command("describe", DIGITS)
+    assert (status, out) == (130, "")
+    assert err == "gankd: stopped; the same command goes on from where it was\n"

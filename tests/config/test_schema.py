@@ -1,0 +1,260 @@
+"""Every config and variant against its golden dump.
+
+A changed default shows as a changed file under tests/golden/configs. To write them anew, after
+reading why they differ: `.venv/bin/python tests/test_config.py`.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from gankd_jax.config.presets import short_training_recipes
+from gankd_jax.config.recipe import Recipe
+from gankd_jax.config.schema import (
+    apply_variants,
+    base_config,
+    config_to_dict,
+    recipe_config,
+    validate_config,
+)
+from gankd_jax.report import paper_results
+from gankd_jax.utils.errors import UserError
+
+CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
+GOLDEN = Path(__file__).parents[1] / "golden" / "configs"
+PAPER = [
+    name for name in paper_results.PAPER_METRIC if (tiny.REPO / "configs" / f"{name}.py").exists()
+]
+
+
+def variants(path: Path) -> list[str]:
+    """Nothing, and each variant of a config file, of which it tells whoever names another."""
+    with pytest.raises(UserError) as told:
+        tiny.load(path, "no-such-variant")
+    return ["", *re.findall(r"[\w-]+", str(told.value).split("there are: ")[1].replace("none", ""))]
+
+
+def every_config() -> list[tuple[Path, str]]:
+    return [(path, variant) for path in CONFIGS for variant in variants(path)]
+
+
+def golden(path: Path, variant: str) -> Path:
+    return GOLDEN / f"{'-'.join(filter(None, (path.stem, variant)))}.json"
+
+
+def dump(path: Path, variant: str) -> str:
+    return json.dumps(config_to_dict(tiny.load(path, variant)), indent=2) + "\n"
+
+
+def rewrite() -> None:
+    for old in GOLDEN.glob("*.json"):
+        old.unlink()
+    for path, variant in every_config():
+        golden(path, variant).write_text(dump(path, variant))
+
+
+@pytest.mark.parametrize(("path", "variant"), every_config(), ids=lambda part: Path(part).stem)
+def test_a_config_is_valid_locked_and_as_its_golden_dump(path, variant):
+    made = tiny.load(path, variant)
+    validate_config(made)
+    assert dump(path, variant) == golden(path, variant).read_text()
+    with pytest.raises(AttributeError):
+        made.study.no_such_field = 1
+
+
+def test_every_golden_dump_has_its_config():
+    assert sorted(GOLDEN.glob("*.json")) == sorted(golden(*one) for one in every_config())
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_plain_configs_ask_for_the_paper_s_networks(name):
+    made = tiny.load(tiny.REPO / "configs" / f"{name}.py")
+    assert made.study.teacher_widths == (paper_results.PAPER_TEACHER_WIDTH[name],)
+    widths = [row.width for row in paper_results.PAPER_ROWS if name in row.results]
+    assert set(made.study.widths) >= {
+        w for w in widths if w < paper_results.PAPER_TEACHER_WIDTH[name]
+    }
+    assert (made.data.name, made.data.image_size, made.model.latent) == (name, 64, 100)
+    for run in ("teacher", "baseline"):
+        settings = made.recipes[run]
+        assert (settings.generator_lr, settings.critic_lr, settings.b1) == (2e-4, 2e-4, 0.5)
+    assert (made.recipes.mse.alpha, made.recipes.mse.reduction) == (0.0, "sum")
+
+
+def test_the_digits_need_no_paper_row_and_no_network():
+    made = tiny.load(tiny.DIGITS)
+    assert (made.data.name, made.data.image_size) == ("digits", 16)
+    assert made.data.pad * 2 + 8 < 16  # framed, then enlarged
+
+
+def test_variants_apply_in_the_order_in_which_they_are_named():
+    def first(made: ConfigDict) -> None:
+        made.name, made.data.pad = "first", 1
+
+    def second(made: ConfigDict) -> None:
+        made.name = "second"
+
+    made = apply_variants(base_config(), "first,second", {"first": first, "second": second})
+    assert (made.name, made.data.pad) == ("second", 1)
+    made = apply_variants(base_config(), "second,first", {"first": first, "second": second})
+    assert (made.name, made.data.pad) == ("first", 1)
+    with pytest.raises(UserError, match="no variant 'third'; there are: first, second"):
+        apply_variants(base_config(), "third", {"first": first, "second": second})
+
+
+def test_a_recipe_is_the_dataclass_with_changes():
+    made = recipe_config(steps=7, loss="hinge")
+    assert Recipe(**made) == Recipe(steps=7, loss="hinge")
+    with pytest.raises(TypeError):
+        recipe_config(no_such_field=1)
+
+
+def test_short_recipes_take_their_steps():
+    made = short_training_recipes(teacher_steps=100, steps=200, joint_steps=300)
+    steps = {name: fields.steps for name, fields in made.items()}
+    assert steps == {"teacher": 100, "baseline": 200, "mse": 200, "l1": 200, "joint": 300}
+
+
+def test_json_keeps_every_field():
+    made = config_to_dict(base_config())
+    assert made["study"]["widths"] == [2, 4, 8, 16, 32]
+    assert made["recipes"]["joint"] == dataclasses.asdict(
+        Recipe(alpha=0.5, reduction="sum", critic="teacher")
+    )
+
+
+WRONG = [
+    ("data.image_size", 48, "config.data.image_size is 48; it can be 16, 32, 64, 128"),
+    ("data.pad", -1, "data.pad is -1; it must be 0 or more"),
+    ("data.validation", -1, "data.validation is -1"),
+    ("data.placement", "moon", "config.data.placement is 'moon'; it can be auto, device, host"),
+    ("model.latent", 0, "model.latent is 0; it must be 1 or more"),
+    ("model.conv", "fft", "it can be auto, dilated, phase, matmul"),
+    ("model.generator_norm", "layer", "it can be batch, none"),
+    ("study.widths", (0,), "config.study.widths is (0,); it must be whole numbers, 1 or more"),
+    ("study.widths", (4, 4), "without repeats"),
+    ("study.widths", ("a",), "whole numbers"),
+    ("study.teacher_widths", (), "at least one"),
+    ("study.teacher_seeds", (), "at least one"),
+    ("study.seeds", (-1,), "whole numbers, 0 to 2147483647"),
+    ("study.seeds", (2**31,), "config.study.seeds is (2147483648,)"),
+    ("study.students", ("kd",), "config.study.students is 'kd'; it can be baseline, joint"),
+    ("study.students", ("mse", "mse"), "without repeats"),
+    ("study.baselines", ("mse",), "config.recipes.mse trains without a teacher"),
+    ("recipes.mse.alpha", 1.5, "config.recipes.mse.alpha is 1.5; it must be 0 to 1"),
+    ("recipes.mse.alpha", -0.1, "0 to 1"),
+    ("recipes.mse.alpha", float("nan"), "0 to 1"),
+    ("recipes.mse.distance", "l2", "it can be mse, l1, huber, pyramid"),
+    ("recipes.mse.features", "mmd", "it can be none, l1, energy"),
+    ("recipes.mse.feature_share", 1.5, "0 to 1"),
+    ("recipes.mse.lr_power", float("nan"), "finite"),
+    ("recipes.joint.critic_sees", "student", "it can be data, teacher"),
+    ("recipes.baseline.critic_sees", "teacher", "config.recipes.baseline trains without a teacher"),
+    ("recipes.teacher.features", "l1", "config.recipes.teacher trains without a teacher"),
+    ("recipes.baseline.warm_start", True, "config.recipes.baseline trains without a teacher"),
+    ("evaluation.judges", ("mixer",), "it must be classifier, then others"),
+    ("evaluation.judges", ("classifier", "lenet"), "it can be classifier, mixer"),
+    ("evaluation.layer_samples", 5, "it must be 0, or 10 or more images"),
+    ("evaluation.layer_samples", -1, "0, or 10 or more"),
+    ("recipes.mse.reduction", "max", "it can be mean, sum"),
+    ("recipes.mse.steps", 0, "1 or more"),
+    ("recipes.mse.steps", 1001, "a multiple of training.steps_per_call = 50"),
+    ("recipes.mse.warmup", 20_000, "0 to below steps"),
+    ("recipes.mse.schedule", "step", "it can be constant, cosine, linear"),
+    ("recipes.mse.generator_lr", 0.0, "above 0"),
+    ("recipes.mse.generator_lr", float("nan"), "above 0"),
+    ("recipes.mse.generator_lr", float("inf"), "above 0 and finite"),
+    ("recipes.mse.steps", None, "config.recipes.mse.steps is None; it must be of type int"),
+    ("study.widths", (True,), "whole numbers"),
+    ("training.retries", -1, "0 or more"),
+    ("recipes.mse.b1", 1.0, "config.recipes.mse.b1 is 1.0; it must be 0 to below 1"),
+    ("recipes.mse.b2", -0.5, "0 to below 1"),
+    ("recipes.mse.ema", 1.0, "0 to below 1"),
+    ("recipes.baseline.batch_size", 0, "1 or more"),
+    ("recipes.baseline.critic_steps", 0, "1 or more"),
+    ("recipes.baseline.critic_width", -1, "0 or more"),
+    ("recipes.baseline.critic", "teacher", "config.recipes.baseline trains without a teacher"),
+    ("recipes.baseline.loss", "lsgan", "it can be bce, bce_saturating, hinge, wgan, wgan_gp"),
+    ("recipes.baseline.loss", "wgan_gp", "config.recipes.baseline.critic_norm is batch"),
+    ("recipes.joint.loss", "wgan_gp", "config.recipes.teacher.critic_norm is batch"),
+    ("recipes.teacher.alpha", 0.5, "config.recipes.teacher trains without a teacher"),
+    ("recipes.teacher.critic_norm", "group", "it can be batch, layer, none"),
+    ("training.steps_per_call", 0, "1 or more"),
+    ("training.log_every", 75, "a multiple of steps_per_call = 50"),
+    ("training.checkpoint_every", 0, "a multiple of steps_per_call = 50"),
+    ("training.grid_every", -50, "a multiple of steps_per_call = 50"),
+    ("evaluation.samples", 9, "10 or more"),
+    ("evaluation.batch_size", 0, "1 or more"),
+    ("evaluation.seed", -1, "config.evaluation.seed is -1"),
+    ("evaluation.seed", 2**31 - 1, "config.evaluation.seed is 2147483647"),
+    ("evaluation.statistics", "none", "it can be recomputed, running"),
+    ("evaluation.layers", ("2049",), "it can be 64, 192, 768, 1280, 2048"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "told"), WRONG, ids=lambda part: str(part)[:40])
+def test_a_config_that_cannot_run_is_refused_in_one_line(field, value, told):
+    made = base_config()
+    made.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as error:
+        validate_config(made)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("study.students", ()),
+        ("study.baselines", ()),
+        ("study.widths", ()),
+        ("training.grid_every", 0),
+        ("recipes.mse.alpha", 1.0),
+        ("recipes.baseline.loss", "wgan"),
+        ("study.seeds", (2**31 - 1,)),
+    ],
+)
+def test_the_edges_of_what_is_allowed_pass(field, value):
+    made = base_config()
+    made.update_from_flattened_dict({field: value})
+    validate_config(made)
+
+
+def test_a_warm_start_needs_a_teacher_as_wide_as_the_student():
+    made = base_config()
+    made.recipes.mse.warm_start = True
+    validate_config(made)
+    made.study.widths = (2, 65)
+    with pytest.raises(UserError, match=r"which may have 64: config.study.widths go no further"):
+        validate_config(made)
+
+
+@pytest.mark.parametrize("count", [1, 65])
+def test_features_are_compared_of_some_of_a_batch(count):
+    made = base_config()
+    made.recipes.mse.update({"features": "energy", "feature_batch": count})
+    with pytest.raises(UserError, match=r"feature_batch is .* must be 2 to batch_size"):
+        validate_config(made)
+
+
+def test_a_critic_of_the_teachers_images_takes_one_step():
+    made = base_config()
+    made.recipes.joint.update({"critic_sees": "teacher", "critic_steps": 2})
+    with pytest.raises(UserError, match="critic_steps is 1"):
+        validate_config(made)
+
+
+def test_a_penalised_critic_without_batch_norm_passes():
+    made = base_config()
+    made.recipes.teacher.update(recipe_config(loss="wgan_gp", critic_norm="layer"))
+    made.recipes.joint.loss = "wgan_gp"
+    validate_config(made)
+
+
+if __name__ == "__main__":
+    rewrite()

@@ -1,0 +1,555 @@
+import dataclasses
+import gzip
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import socket
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn.datasets import load_digits
+from tensorflow_datasets.core import hashing, shuffle
+
+from gankd_jax.data import readers, registry, tfds_builder
+from gankd_jax.data.loading import load_split
+from gankd_jax.data.prepare import prepare_dataset, prepared_dir, read_provenance
+from gankd_jax.utils.errors import UserError
+
+REAL = Path(
+    os.environ.get("GANKD_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
+)
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
+TAR, ZIP, PARTITION = "cifar-10-binary.tar.gz", "img_align_celeba.zip", "list_eval_partition.txt"
+CIFAR_BATCHES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args):
+        raise AssertionError("preparing data must not open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def originals(name: str, folder: Path) -> Path:
+    """The original files of a data set, laid out as a person who downloaded them has them."""
+    if not (REAL / "unpack.py").is_file():
+        pytest.skip("no real data: set GANKD_TEST_DATA")
+    spec = importlib.util.spec_from_file_location("unpack", REAL / "unpack.py")
+    unpack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpack)
+    folder.mkdir(parents=True)
+    getattr(unpack, name)(folder)
+    return folder
+
+
+def tfds_order(split: str, keys: Iterable[int | str]) -> list[int | str]:
+    """The order in which stock TFDS stores records, by its own hash."""
+    return sorted(keys, key=hashing.Hasher(split).hash_key)
+
+
+def stored_bytes(folder: Path, split: str) -> list[bytes]:
+    """The encoded images of a prepared split, read by TFDS."""
+    skip = {"image": tfds.decode.SkipDecoding()}
+    source = tfds.builder_from_directory(folder).as_data_source(split, decoders=skip)
+    return [example["image"] for example in source]
+
+
+def assert_nothing_is_written(data_dir: Path) -> None:
+    assert not data_dir.exists() or list(data_dir.iterdir()) == []
+
+
+def assert_refused(name: str, source: Path | None, data_dir: Path, match: str) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        prepare_dataset(name, source, data_dir)
+    assert "\n" not in str(caught.value)
+    assert_nothing_is_written(data_dir)
+
+
+# Whole data sets
+
+
+def test_digits_need_no_files(tmp_path):
+    folder = prepare_dataset("digits", None, tmp_path)
+    assert folder == tmp_path / "digits" / "1.0.0"
+    digits = load_digits()
+    is_test = np.arange(1797) % 5 == 4
+    for split, chosen in (("train", ~is_test), ("test", is_test)):
+        images = load_split("digits", split, data_dir=tmp_path, image_size=8, pad=0)
+        order = tfds_order(split, range(chosen.sum()))
+        # 0..16 becomes 0..255, so a stored value is within half a step of 15.9375 times it.
+        expected = digits.images[chosen][order][..., None] * 15.9375
+        assert np.abs(images.pixels - expected).max() <= 0.5
+        np.testing.assert_array_equal(images.labels, digits.target[chosen][order])
+    assert read_provenance("digits", tmp_path)["source"] == "scikit-learn"
+
+
+def test_mnist_round_trip(tmp_path, caplog, capsys):
+    source = originals("mnist", tmp_path / "originals")
+    data_dir = tmp_path / "data"
+    folder = prepare_dataset("mnist", source, data_dir)
+    assert caplog.messages == []
+    assert capsys.readouterr().out == ""
+
+    raw = {p.name: gzip.decompress(p.read_bytes()) for p in source.iterdir()}
+    for split, images_file, labels_file in (
+        ("train", TRAIN_IMAGES, TRAIN_LABELS),
+        ("test", TEST_IMAGES, TEST_LABELS),
+    ):
+        magic, count, height, width = struct.unpack(">4I", raw[images_file][:16])
+        assert (magic, height, width) == (2051, 28, 28)
+        pixels = np.frombuffer(raw[images_file][16:], np.uint8).reshape(count, 28, 28, 1)
+        labels = np.frombuffer(raw[labels_file][8:], np.uint8)
+        stored = tfds.builder_from_directory(folder).as_data_source(split)
+        assert len(stored) == count
+        # Every 37th image and label: all would take a minute.
+        for index, original in list(enumerate(tfds_order(split, range(count))))[::37]:
+            np.testing.assert_array_equal(stored[index]["image"], pixels[original])
+            assert stored[index]["label"] == labels[original]
+        if split == "train":  # as the tutorials of stock TFDS show its first records
+            first = [int(stored[index]["label"]) for index in range(10)]
+            assert first == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6]
+        else:
+            loaded = load_split("mnist", split, data_dir=data_dir, image_size=28, pad=0)
+            order = tfds_order(split, range(count))
+            np.testing.assert_array_equal(loaded.pixels, pixels[order])
+            np.testing.assert_array_equal(loaded.labels, labels[order])
+
+    record = read_provenance("mnist", data_dir)
+    assert record["counts"] == {"train": 60_000, "test": 10_000}
+    assert {file["name"]: file["bytes"] for file in record["files"]} == {
+        path.name: path.stat().st_size for path in source.iterdir()
+    }
+    # The train images' container was made anew, but its content is the original's.
+    assert all(file["known"] for file in record["files"])
+    assert record["warnings"] == []
+    assert sorted(path.name for path in data_dir.iterdir()) == ["gankd_cache", "mnist"]
+
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert prepare_dataset("mnist", tmp_path / "nowhere", data_dir) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def cifar_tar(
+    folder: Path, batches: dict[str, np.ndarray], extra: Iterable[tarfile.TarInfo] = ()
+) -> Path:
+    """An archive with the structure of CIFAR-10's and the given rows in its batch files."""
+    folder.mkdir()
+    with tarfile.open(folder / TAR, "w:gz", compresslevel=1) as archive:
+        for name, rows in batches.items():
+            entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            entry.size = rows.size
+            archive.addfile(entry, io.BytesIO(rows.tobytes()))
+        for entry in extra:
+            archive.addfile(entry)
+    return folder
+
+
+def black(images: int) -> dict[str, np.ndarray]:
+    return {name: np.zeros((images, 3073), np.uint8) for name in CIFAR_BATCHES}
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+    """The whole archive, and the rows of each batch file as Python's tarfile reads them.
+
+    A row is a label, then the red, green and blue plane of an image.
+    """
+    path = originals("cifar10", tmp_path_factory.mktemp("cifar10") / "originals") / TAR
+    with tarfile.open(path) as archive:
+        files = {Path(entry.name).name: archive.extractfile(entry).read() for entry in archive}
+    rows = {name: np.frombuffer(files[name], np.uint8).reshape(-1, 3073) for name in CIFAR_BATCHES}
+    return path, rows
+
+
+def assert_is_row(example: dict, row: np.ndarray) -> None:
+    image = np.asarray(Image.open(io.BytesIO(example["image"])))
+    planes = np.stack([image[..., channel].ravel() for channel in range(3)])
+    np.testing.assert_array_equal(planes.ravel(), row[1:])
+    assert example["label"] == row[0]
+
+
+def test_cifar10_is_read_whole(cifar10):
+    path, rows = cifar10
+    with readers.READERS["cifar10"](registry.get_dataset("cifar10"), {TAR: path}) as source:
+        train, test = source.splits["train"], source.splits["test"]
+        assert list(train.keys) == list(range(50_000))
+        assert list(test.keys) == list(range(10_000))
+        for index in range(0, 10_000, 97):
+            assert_is_row(test.example(index), rows["test_batch.bin"][index])
+            for batch in range(5):
+                example = train.example(10_000 * batch + index)
+                assert_is_row(example, rows[f"data_batch_{batch + 1}.bin"][index])
+        assert train.example(1680)["id"] == "train_01680"
+    # The ids of the first records of stock TFDS's cifar10, as its catalogue shows them.
+    assert tfds_builder.record_order("train", train.keys)[:5] == [16399, 1680, 47917, 17307, 27051]
+
+
+def test_cifar10_round_trip(cifar10, tmp_path, monkeypatch, caplog):
+    """With the first 50 images of each batch, since all take half a minute."""
+    batches = {name: rows[:50] for name, rows in cifar10[1].items()}
+    source = cifar_tar(tmp_path / "originals", batches)
+    small = dataclasses.replace(registry.get_dataset("cifar10"), counts={"train": 250, "test": 50})
+    monkeypatch.setitem(registry.DATASETS, "cifar10", small)
+    monkeypatch.setattr(readers, "_CIFAR_BATCH", 50)
+    data_dir = tmp_path / "data"
+    folder = prepare_dataset("cifar10", source, data_dir)
+
+    rows = np.concatenate([batches[name] for name in CIFAR_BATCHES[:5]])
+    order = tfds_order("train", range(250))
+    loaded = load_split("cifar10", "train", data_dir=data_dir, image_size=32, pad=0)
+    np.testing.assert_array_equal(loaded.labels, rows[order, 0])
+    planes = loaded.pixels.transpose(0, 3, 1, 2).reshape(250, 3072)
+    np.testing.assert_array_equal(planes, rows[order, 1:])
+    train = tfds.builder_from_directory(folder).as_data_source("train")
+    ids = [example["id"].decode() for example in train]
+    assert ids == [f"train_{index:05d}" for index in order]
+
+    record = read_provenance("cifar10", data_dir)
+    assert record["counts"] == {"train": 250, "test": 50}
+    assert [file["known"] for file in record["files"]] == [False]
+    assert "unknown hash" in record["warnings"][0]
+    assert record["warnings"][0] in caplog.text
+
+
+def small_celeb_a(folder: Path, count: int) -> Path:
+    """The first `count` photographs of the real archive, as an archive of its own."""
+    whole = originals("celeb_a", folder / "whole")
+    small = folder / "small"
+    small.mkdir()
+    with zipfile.ZipFile(whole / ZIP) as old, zipfile.ZipFile(small / ZIP, "w") as new:
+        for name in sorted(old.namelist())[:count]:
+            new.writestr(name, old.read(name))
+    return small
+
+
+def test_celeb_a_keeps_the_bytes_of_each_photograph(tmp_path, caplog):
+    source = small_celeb_a(tmp_path, 205)
+    data_dir = tmp_path / "data"
+    folder = prepare_dataset("celeb_a", source, data_dir)
+    with zipfile.ZipFile(source / ZIP) as archive:
+        photographs = {Path(name).name: archive.read(name) for name in archive.namelist()}
+    names = sorted(photographs)
+    for split, chosen in (("train", names[:185]), ("test", names[185:])):
+        expected = [photographs[name] for name in tfds_order(split, chosen)]
+        assert stored_bytes(folder, split) == expected
+    record = read_provenance("celeb_a", data_dir)
+    assert record["counts"] == {"train": 185, "test": 20}
+    assert "205 of 202599 images" in " ".join(record["warnings"])
+    assert "last tenth by name" in " ".join(record["warnings"])
+    assert all(warning in caplog.text for warning in record["warnings"])
+    test = load_split("celeb_a", "test", data_dir=data_dir, image_size=64, pad=0)
+    assert test.pixels.shape == (20, 64, 64, 3)
+    assert test.labels is None
+
+
+def test_celeb_a_follows_the_partition_file(tmp_path):
+    source = small_celeb_a(tmp_path, 12)
+    lines = [f"{number:06d}.jpg {number % 3}" for number in range(1, 20)]
+    (source / PARTITION).write_text("\n".join(lines) + "\n")
+    folder = prepare_dataset("celeb_a", source, tmp_path / "data")
+    with zipfile.ZipFile(source / ZIP) as archive:
+        validation = {
+            archive.read(f"img_align_celeba/0000{n}.jpg") for n in ("01", "04", "07", "10")
+        }
+    assert set(stored_bytes(folder, "validation")) == validation
+    assert read_provenance("celeb_a", tmp_path / "data")["counts"] == {
+        "train": 4,
+        "validation": 4,
+        "test": 4,
+    }
+    own = load_split("celeb_a", "validation", data_dir=tmp_path / "data", image_size=64, pad=0)
+    assert own.pixels.shape == (4, 64, 64, 3)
+
+
+def test_stock_builders_keep_their_names(tmp_path):
+    prepare_dataset("digits", None, tmp_path)
+    assert "tensorflow_datasets" in tfds.builder_cls("mnist").__module__
+    with pytest.raises(tfds.core.DatasetNotFoundError):
+        tfds.builder_cls("digits")
+
+
+# Mistakes: each a UserError of one line, and nothing written
+
+
+def write_gz(path: Path, content: bytes) -> None:
+    path.write_bytes(gzip.compress(content, 1))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def idx(*shape: int, value: int = 0) -> bytes:
+    header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
+    return header + bytes([value]) * int(np.prod(shape))
+
+
+MNIST_MISTAKES: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "cut short": (TEST_IMAGES, cut, "damaged or cut short"),
+    "damaged": (TEST_IMAGES, flip, "damaged or cut short"),
+    "empty": (TEST_IMAGES, lambda path: path.write_bytes(b""), "idx"),
+    "no gzip": (TEST_LABELS, lambda path: path.write_bytes(idx(10_000)), "Not a gzipped file"),
+    "too few": (TEST_LABELS, lambda path: write_gz(path, idx(9_999)), r"\(9999,\); \(10000,\)"),
+    "too narrow": (TEST_IMAGES, lambda path: write_gz(path, idx(10_000, 28, 27)), "28, 27"),
+    "labels as images": (TEST_IMAGES, lambda path: write_gz(path, idx(10_000)), "3 axes"),
+    "a class too many": (
+        TEST_LABELS,
+        lambda path: write_gz(path, idx(10_000, value=10)),
+        "label 10",
+    ),
+    "data left out": (TEST_LABELS, lambda path: write_gz(path, idx(10_000)[:-1]), "9999 bytes"),
+    "data to spare": (TEST_LABELS, lambda path: write_gz(path, idx(10_000) + b"x"), "10001 bytes"),
+    "far too large": (TEST_LABELS, lambda path: write_gz(path, bytes(1 << 21)), "more than"),
+}
+
+
+@pytest.mark.parametrize("mistake", MNIST_MISTAKES)
+def test_a_bad_mnist_file_is_refused(mistake, tmp_path):
+    file, spoil, match = MNIST_MISTAKES[mistake]
+    source = originals("mnist", tmp_path / "originals")
+    spoil(source / file)
+    assert_refused("mnist", source, tmp_path / "data", f"{file}.*{match}|{match}.*{file}")
+
+
+def test_each_missing_file_is_named(tmp_path):
+    source = originals("mnist", tmp_path / "originals")
+    (source / TRAIN_LABELS).unlink()
+    (source / TEST_IMAGES).unlink()
+    assert_refused("mnist", source, tmp_path / "data", f"{TRAIN_LABELS}, {TEST_IMAGES}")
+    assert_refused(
+        "mnist", tmp_path / "none", tmp_path / "data", f"none does not exist.*{TEST_IMAGES}"
+    )
+
+
+def test_an_unknown_data_set_is_refused(tmp_path):
+    assert_refused("imagenet", tmp_path, tmp_path / "data", "digits, mnist, cifar10, celeb_a")
+
+
+def link(target: str) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo("cifar-10-batches-bin/link.bin")
+    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    return entry
+
+
+def test_a_cifar10_archive_with_other_counts_is_refused(tmp_path):
+    source = cifar_tar(tmp_path / "originals", black(5))
+    assert_refused("cifar10", source, tmp_path / "data", "data_batch_1.bin holds 5 images")
+
+
+def test_a_cifar10_archive_without_a_batch_is_refused(tmp_path):
+    batches = black(10_000)
+    del batches["data_batch_3.bin"]
+    source = cifar_tar(tmp_path / "originals", batches)
+    assert_refused("cifar10", source, tmp_path / "data", "lacks data_batch_3.bin")
+
+
+@pytest.mark.parametrize(
+    "member",
+    [tarfile.TarInfo("../outside.bin"), tarfile.TarInfo("/etc/outside.bin"), link("/etc/passwd")],
+    ids=["parent", "absolute", "link"],
+)
+def test_a_cifar10_archive_with_an_unsafe_member_is_refused(member, tmp_path):
+    source = cifar_tar(tmp_path / "originals", black(5), [member])
+    assert_refused("cifar10", source, tmp_path / "data", f"unsafe member '{member.name}'")
+
+
+@pytest.mark.parametrize("spoil", [cut, flip])
+def test_a_damaged_cifar10_archive_is_refused(spoil, tmp_path):
+    source = cifar_tar(tmp_path / "originals", black(100))
+    spoil(source / TAR)
+    assert_refused("cifar10", source, tmp_path / "data", "damaged or cut short")
+
+
+def photograph(mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def celeb_a_zip(folder: Path, changed: dict[str, bytes]) -> Path:
+    """An archive of 20 photographs, of which some are changed or added."""
+    folder.mkdir()
+    members = {f"img_align_celeba/{number:06d}.jpg": photograph() for number in range(1, 21)}
+    with zipfile.ZipFile(folder / ZIP, "w") as archive:
+        for name, content in (members | changed).items():
+            archive.writestr(name, content)
+    return folder
+
+
+ONE = "img_align_celeba/000007.jpg"
+CELEB_A_MISTAKES = {
+    "a photograph cut short": ({ONE: photograph()[:-50]}, "truncated"),
+    "no photograph": ({ONE: b"not a JPEG"}, "damaged or cut short"),
+    "another format": ({ONE: b"GIF89a" + bytes(50)}, "damaged or cut short"),
+    "a grey photograph": ({ONE: photograph("L")}, "000007.jpg is a L image"),
+    "a name twice": ({"other/000007.jpg": photograph()}, "000007.jpg twice"),
+    "a way out": ({"../000099.jpg": photograph()}, "unsafe member"),
+}
+
+
+@pytest.mark.parametrize("mistake", CELEB_A_MISTAKES)
+def test_a_bad_celeb_a_archive_is_refused(mistake, tmp_path):
+    changed, match = CELEB_A_MISTAKES[mistake]
+    source = celeb_a_zip(tmp_path / "originals", changed)
+    assert_refused("celeb_a", source, tmp_path / "data", f"{ZIP}.*{match}")
+
+
+def test_a_celeb_a_archive_with_a_link_is_refused(tmp_path):
+    source = celeb_a_zip(tmp_path / "originals", {})
+    entry = zipfile.ZipInfo("img_align_celeba/000099.jpg")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(source / ZIP, "a") as archive:
+        archive.writestr(entry, "/etc/passwd")
+    assert_refused("celeb_a", source, tmp_path / "data", "unsafe member")
+
+
+@pytest.mark.parametrize("spoil", [cut, flip])
+def test_a_damaged_celeb_a_archive_is_refused(spoil, tmp_path):
+    source = celeb_a_zip(tmp_path / "originals", {})
+    spoil(source / ZIP)
+    assert_refused("celeb_a", source, tmp_path / "data", f"{ZIP} is damaged or cut short")
+
+
+def test_a_celeb_a_archive_with_too_many_images_is_refused(tmp_path, monkeypatch):
+    few = dataclasses.replace(registry.get_dataset("celeb_a"), counts={"train": 18, "test": 1})
+    monkeypatch.setitem(registry.DATASETS, "celeb_a", few)
+    source = celeb_a_zip(tmp_path / "originals", {})
+    assert_refused("celeb_a", source, tmp_path / "data", "holds 20 images; 19 are expected")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("000001.jpg 0\n", "gives no split for 000002.jpg and 18 others"),
+        ("".join(f"{n:06d}.jpg 7\n" for n in range(1, 21)), "gives no split for 000001.jpg"),
+        ("".join(f"{n:06d}.jpg 0\n" for n in range(1, 21)), "without a train or a test split"),
+    ],
+)
+def test_a_bad_partition_file_is_refused(text, match, tmp_path):
+    source = celeb_a_zip(tmp_path / "originals", {})
+    (source / PARTITION).write_text(text)
+    assert_refused("celeb_a", source, tmp_path / "data", f"{PARTITION} .*{match}")
+
+
+def test_celeb_a_has_no_download(tmp_path):
+    assert_refused("celeb_a", None, tmp_path / "data", f"{ZIP}.*by hand.*--source-dir")
+
+
+# Where the data goes
+
+
+def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(UserError, match="could not write"):
+        prepare_dataset("digits", None, tmp_path / "data")
+
+
+def test_what_lies_in_the_place_is_not_overwritten(tmp_path):
+    other = tmp_path / "digits" / "1.0.0" / "precious.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("keep")
+    with pytest.raises(UserError, match=r"digits/1\.0\.0 holds something else"):
+        prepare_dataset("digits", None, tmp_path)
+    assert other.read_text() == "keep"
+    assert list(tmp_path.iterdir()) == [tmp_path / "digits"]
+
+
+def test_another_process_may_be_quicker(tmp_path, monkeypatch):
+    write = tfds_builder.ArrayRecordBuilder.write
+
+    def overtaken(self) -> Path:
+        monkeypatch.setattr(tfds_builder.ArrayRecordBuilder, "write", write)
+        prepare_dataset("digits", None, tmp_path)
+        return write(self)
+
+    monkeypatch.setattr(tfds_builder.ArrayRecordBuilder, "write", overtaken)
+    assert prepare_dataset("digits", None, tmp_path) == tmp_path / "digits" / "1.0.0"
+    assert list(tmp_path.iterdir()) == [tmp_path / "digits"]
+
+
+def test_large_splits_need_no_tensorflow(tmp_path, monkeypatch):
+    # TFDS's shuffler moves splits above this size (1 GB, less than CelebA) through TensorFlow.
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 0)
+    prepare_dataset("digits", None, tmp_path)
+    assert read_provenance("digits", tmp_path)["counts"] == {"train": 1438, "test": 359}
+
+
+def test_the_newest_array_record_version_counts(tmp_path):
+    def info(version: str, file_format: str) -> None:
+        folder = tmp_path / "mnist" / version
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").write_text(f'{{"fileFormat": "{file_format}"}}')
+
+    assert prepared_dir("mnist", tmp_path) is None
+    info("9.0.0", "tfrecord")
+    assert prepared_dir("mnist", tmp_path) is None
+    info("3.0.1", "array_record")
+    info("10.0.0", "array_record")
+    assert prepared_dir("mnist", tmp_path) == tmp_path / "mnist" / "10.0.0"
+    assert read_provenance("mnist", tmp_path) == {}
+
+
+# Downloads, from file:// addresses
+
+
+def offer(folder: Path, monkeypatch, content: dict[str, bytes]) -> None:
+    """Makes `mnist` a data set whose files are downloaded from a folder with that content."""
+    folder.mkdir()
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    mnist = registry.get_dataset("mnist")
+    files = tuple(
+        dataclasses.replace(
+            file,
+            url=(folder / file.name).as_uri(),
+            sha256=hashlib.sha256((REAL / "mnist" / file.name).read_bytes()).hexdigest(),
+        )
+        for file in mnist.files
+    )
+    monkeypatch.setitem(registry.DATASETS, "mnist", dataclasses.replace(mnist, files=files))
+
+
+def real_files() -> dict[str, bytes]:
+    if not (REAL / "mnist").is_dir():
+        pytest.skip("no real data: set GANKD_TEST_DATA")
+    return {path.name: path.read_bytes() for path in (REAL / "mnist").iterdir()}
+
+
+def test_downloads_are_checked_and_kept(tmp_path, monkeypatch):
+    offer(tmp_path / "site", monkeypatch, real_files() | {TEST_LABELS: b"something else"})
+    data_dir = tmp_path / "data"
+    with pytest.raises(UserError, match=f"{TEST_LABELS} does not give the published file"):
+        prepare_dataset("mnist", None, data_dir)
+    kept = data_dir / "downloads" / "mnist"
+    assert {path.name for path in kept.iterdir()} == {TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES}
+
+    shutil.rmtree(tmp_path / "site")
+    with pytest.raises(UserError, match=f"could not download .*{TEST_LABELS}"):
+        prepare_dataset("mnist", None, data_dir)
+    assert {path.name for path in kept.iterdir()} == {TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES}
+    assert prepared_dir("mnist", data_dir) is None
+
+    # Only the file that is missing is fetched: nothing else is on offer.
+    offer(tmp_path / "site", monkeypatch, {TEST_LABELS: real_files()[TEST_LABELS]})
+    (tmp_path / "mark").mkdir()
+    monkeypatch.setattr("gankd_jax.data.prepare._write", lambda *args, **kwargs: tmp_path / "mark")
+    assert prepare_dataset("mnist", None, data_dir) == tmp_path / "mark"
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == real_files()

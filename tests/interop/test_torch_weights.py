@@ -1,0 +1,388 @@
+"""PyTorch DCGANs read and written: the same images, exact round trips, and what is refused."""
+
+import itertools
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gankd_jax.interop.torch_weights import (
+    infer_critic,
+    infer_generator,
+    read_critic,
+    read_generator,
+    write_generator,
+)
+from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.training.train_state import make_variables
+from gankd_jax.utils.errors import UserError
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+nn = torch.nn
+twin = pytest.importorskip("torch_twin")
+
+State = dict[str, torch.Tensor]
+LATENT = 7
+
+
+def generator(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
+    made = twin.generator(width, size, channels, latent=LATENT, **settings)
+    return twin.randomise(made, seed=width).eval()
+
+
+def critic(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
+    return twin.randomise(twin.critic(width, size, channels, **settings), seed=width).eval()
+
+
+def without_bias(network: nn.Sequential) -> nn.Sequential:
+    for module in network:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_parameter("bias", None)
+    return network
+
+
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+# How public DCGANs name and order the layers of one network.
+
+
+def in_main(state: State) -> State:
+    return {f"main.{key}": value for key, value in state.items()}
+
+
+def numbered(state: State, kind: str = "deconv") -> State:
+    """deconv1, deconv1_bn, deconv2 ..."""
+    found, layer = {}, 0
+    for key, value in state.items():
+        place, part = key.split(".")
+        if value.ndim == 4:
+            layer += 1
+        norm = f"{place}.running_mean" in state
+        found[f"{kind}{layer}{'_bn' * norm}.{part}"] = value
+    return found
+
+
+def norms_last(state: State) -> State:
+    """A module that makes its convolutions first, and then its batch norms."""
+    norms = {key.split(".")[0] for key in state if key.endswith("running_mean")}
+    return dict(sorted(state.items(), key=lambda item: item[0].split(".")[0] in norms))
+
+
+def in_blocks(state: State) -> State:
+    """Two blocks of several convolutions each."""
+    return {f"{'up' if int(k.split('.')[0]) < 6 else 'out'}.{k}": v for k, v in state.items()}
+
+
+def nowhere_counted(state: State) -> State:
+    return {key: value for key, value in state.items() if "num_batches" not in key}
+
+
+def parallel(state: State) -> dict:
+    return {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}
+
+
+def with_critic(state: State) -> State:
+    """One state_dict for both networks, as Lightning writes it."""
+    other = critic().state_dict()
+    both = {f"discriminator.disc.{k}": v for k, v in other.items()}
+    return {"state_dict": both | {f"generator.gen.{k}": v for k, v in state.items()}}
+
+
+def with_optimizers(state: State) -> dict:
+    averages = {k: {"exp_avg": torch.zeros_like(value)} for k, value in enumerate(state.values())}
+    adam = {"state": averages, "param_groups": [{"lr": 0.1}]}
+    return {"netD": critic().state_dict(), "optimG": adam, "netG": state, "epoch": 3}
+
+
+WAYS = (dict, in_main, numbered, norms_last, in_blocks, nowhere_counted)
+WAYS += (parallel, with_critic, with_optimizers)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_names_and_wrappings_do_not_matter(tmp_path: Path, way: Callable, parity) -> None:
+    network = generator()
+    found = read_generator(saved(tmp_path / "g.pth", way(network.state_dict())))
+    check_images(network, *found, parity, "imported generator's images")
+
+
+@pytest.mark.parametrize(
+    ("width", "size", "channels", "norm"),
+    [
+        (3, 16, 3, "batch"),
+        (2, 32, 1, "none"),
+        (1, 64, 1, "batch"),
+        (4, 64, 3, "batch"),
+        (1, 128, 3, "batch"),
+    ],
+)
+def test_the_network_is_known_by_its_shapes(
+    tmp_path: Path, width: int, size: int, channels: int, norm: str, parity
+) -> None:
+    network = generator(width, size, channels, norm=norm)
+    params, stats = read_generator(saved(tmp_path / "g.pth", network.state_dict()))
+    assert infer_generator(params) == Generator(width, size, channels, LATENT, norm)
+    check_images(network, params, stats, parity, "imported generator's images")
+    network = critic(width, size, channels, norm=norm)
+    params, stats = read_critic(saved(tmp_path / "c.pth", network.state_dict()))
+    assert infer_critic(params) == Critic(width, size, channels, norm)
+    check_scores(network, params, stats, parity)
+
+
+def test_convolutions_without_bias_get_a_zero_one(tmp_path: Path, parity) -> None:
+    network = without_bias(generator(size=64))
+    params, stats = read_generator(saved(tmp_path / "g.pth", network.state_dict()))
+    assert not params["layer4"]["bias"].any()
+    check_images(network, params, stats, parity, "imported generator's images")
+    network = without_bias(critic(size=64))
+    found = read_critic(saved(tmp_path / "c.pth", numbered(network.state_dict(), "conv")))
+    check_scores(network, *found, parity)
+
+
+def test_the_critic_of_a_checkpoint_is_found(tmp_path: Path, parity) -> None:
+    path = saved(tmp_path / "both.pth", with_optimizers(generator().state_dict()))
+    check_scores(critic(), *read_critic(path), parity)
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    state = generator().half().state_dict()
+    params, _ = read_generator(saved(tmp_path / "g.pth", state))
+    kernel = params["layer0"]["kernel"]
+    assert kernel.dtype == np.float32
+    wanted = state["0.weight"].float().permute(2, 3, 0, 1)
+    np.testing.assert_array_equal(kernel, wanted.numpy())
+
+
+class Public(nn.Module):
+    """The best-known public DCGAN, with biases."""
+
+    def __init__(self, main: nn.Sequential):
+        super().__init__()
+        self.main = main
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.main(latents)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize(("size", "channels"), [(16, 1), (64, 3)])
+def test_a_written_generator_loads_strictly_and_draws_the_same(
+    tmp_path: Path, size: int, channels: int, norm: str, parity
+) -> None:
+    params, stats = trained(size, channels, norm)
+    write_generator(tmp_path / "g.pth", params, stats)
+    module = Public(twin.generator(2, size, channels, latent=LATENT, norm=norm)).eval()
+    state = torch.load(tmp_path / "g.pth", weights_only=True)
+    module.load_state_dict(state, strict=True)
+    assert {k: v.dtype for k, v in state.items()} == {
+        k: v.dtype for k, v in module.state_dict().items()
+    }
+    check_images(module.main, params, stats, parity, "exported generator's images")
+
+
+def test_ours_to_pytorch_and_back_is_exact(tmp_path: Path) -> None:
+    params, stats = trained(64, 3, "batch")
+    write_generator(tmp_path / "g.pth", params, stats)
+    assert_equal(read_generator(tmp_path / "g.pth"), (params, stats))
+
+
+def test_pytorch_to_ours_and_back_is_exact(tmp_path: Path) -> None:
+    state = Public(generator(size=32, channels=3)).state_dict()
+    write_generator(tmp_path / "b.pth", *read_generator(saved(tmp_path / "a.pth", state)))
+    found = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert list(found) == list(state)
+    assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
+    for name in ("a.pth", "b.pth"):
+        write_generator(tmp_path / name, *trained(16, 1, "batch"))
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
+
+
+def test_no_file_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "g.pth").write_text("mine")
+    with pytest.raises(UserError, match=r"g\.pth exists"):
+        write_generator(tmp_path / "g.pth", *trained(16, 1, "batch"))
+    assert (tmp_path / "g.pth").read_text() == "mine"
+
+
+def test_places_that_cannot_be_read_or_written_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written: "):
+        write_generator(tmp_path / "file" / "g.pth", *trained(16, 1, "batch"))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_generator(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        read_generator(tmp_path / "none.pth")
+
+
+def changed(key: str, value: torch.Tensor | None, **more: torch.Tensor) -> State:
+    """A generator's state_dict with one entry replaced, or taken out."""
+    state = generator().state_dict() | {key: value} | more
+    return {k: v for k, v in state.items() if v is not None}
+
+
+def five_by_five() -> State:
+    layers = [nn.ConvTranspose2d(7, 8, 5), nn.ConvTranspose2d(8, 4, 5), nn.ConvTranspose2d(4, 1, 5)]
+    return nn.Sequential(*layers).state_dict()
+
+
+def narrowing(*widths: int) -> State:
+    layers = [nn.ConvTranspose2d(a, b, 4) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*layers).state_dict()
+
+
+def without_norm(place: int) -> State:
+    state = generator().state_dict()
+    return {key: value for key, value in state.items() if not key.startswith(f"{place}.")}
+
+
+NO_GENERATOR = {
+    "5x5 kernels": (five_by_five, r"0 \(weight 7x8x5x5, bias 8\) is neither a 4x4"),
+    "a critic": (lambda: critic().state_dict(), "is a critic"),
+    "other order of widths": (lambda: narrowing(7, 2, 4, 1), r"\[2, 4\].* are \[8, 4\]"),
+    "widths that do not halve": (lambda: narrowing(7, 6, 2, 1), r"\[6, 2\].* are \[4, 2\]"),
+    "layers out of order": (lambda: dict(reversed(narrowing(7, 4, 2, 1).items())), "not follow"),
+    "two layers": (lambda: narrowing(7, 4, 1), "has 2 convolutions"),
+    "one batch norm missing": (lambda: without_norm(1), r"widths \[2\], not \[4, 2\] or none"),
+    "a norm without statistics": (
+        lambda: changed("1.running_mean", None),
+        r"1 \(weight 4, bias 4, running_var 4\) is neither",
+    ),
+    "a ragged norm": (lambda: changed("1.bias", torch.zeros(3)), "is no batch norm"),
+    "a bias of another length": (lambda: changed("0.bias", torch.zeros(3)), "not follow"),
+    "a linear layer": (
+        lambda: changed("x.weight", torch.zeros(3, 2)),
+        r"x \(weight 3x2\) is neither",
+    ),
+    "whole numbers": (
+        lambda: changed("0.weight", torch.zeros(7, 4, 4, 4, dtype=torch.int8)),
+        "not of finite numbers",
+    ),
+    "not a number": (lambda: changed("6.bias", torch.tensor([torch.nan])), "6.bias is not of"),
+    "two generators": (
+        lambda: {"g": generator().state_dict(), "ema": generator().state_dict()},
+        r"several generators \(g, ema\)",
+    ),
+    "a critic among others": (
+        lambda: {"G": five_by_five(), "D": critic().state_dict()},
+        "G: 0 .* D: it is a critic",
+    ),
+    "no network": (lambda: {"epoch": 3, "x": torch.zeros(2)}, "no state_dict"),
+    "a tensor alone": (lambda: torch.zeros(3), "no state_dict"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_GENERATOR.values(), ids=NO_GENERATOR)
+def test_what_is_no_such_generator_is_refused(
+    tmp_path: Path, content: Callable, message: str
+) -> None:
+    path = saved(tmp_path / "g.pth", content())
+    with pytest.raises(UserError, match=message) as caught:
+        read_generator(path)
+    assert str(caught.value).startswith(f"{path} ")
+    assert "\n" not in str(caught.value)
+
+
+def two_scores() -> State:
+    layers = [nn.Conv2d(1, 2, 4), nn.Conv2d(2, 4, 4), nn.Conv2d(4, 2, 4)]
+    return nn.Sequential(*layers).state_dict()
+
+
+NO_CRITIC = {
+    "a generator": (lambda: generator().state_dict(), "is a generator"),
+    "two scores": (two_scores, "gives 2 numbers"),
+    "a norm per image": (lambda: critic(norm="layer").state_dict(), "nor a batch norm"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_CRITIC.values(), ids=NO_CRITIC)
+def test_what_is_no_such_critic_is_refused(tmp_path: Path, content: Callable, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_critic(saved(tmp_path / "c.pth", content()))
+
+
+class Harm:
+    """What a harmful file holds: unpickling it runs a command."""
+
+    def __reduce__(self) -> tuple:
+        import os
+
+        return os.system, ("touch harm",)
+
+
+@pytest.mark.parametrize("read", [read_generator, read_critic])
+def test_a_file_that_holds_code_is_refused_and_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(Path("a.pth"), generator().state_dict() | {"harm": Harm()})
+    Path("b.pth").write_bytes(pickle.dumps(Harm()))
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(UserError, match="not allowed"):
+            read(Path(name))
+    assert not Path("harm").exists()
+
+
+def test_a_whole_module_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "g.pth", generator())
+    with pytest.raises(UserError, match=re.escape("torch.nn.modules.container.Sequential")):
+        read_generator(path)
+
+
+def trained(size: int, channels: int, norm: str) -> tuple[dict, dict]:
+    """Our own generator of width 2, its norms not trivial."""
+    network = Generator(2, size, channels, LATENT, norm)
+    shapes = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros((1, LATENT)), train=False)
+    )
+    rng = np.random.default_rng(size)
+
+    def drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(leaf.shape) == 4:
+            return rng.normal(0, (4 * leaf.shape[2]) ** -0.5, leaf.shape).astype(np.float32)
+        return rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32)
+
+    tree = jax.tree.map(drawn, shapes)
+    return tree["params"], tree.get("batch_stats", {})
+
+
+def check_images(network: nn.Sequential, params: dict, stats: dict, parity, what: str) -> None:
+    latents = np.random.default_rng(1).normal(size=(5, LATENT)).astype(np.float32)
+    with torch.no_grad():
+        wanted = twin.channels_last(twin.draw(network, latents))
+    found = applied(infer_generator(params), params, stats, latents)
+    assert np.std(wanted) > 0.01
+    parity.check(what, np.abs(found - wanted).max(), bound=1e-5)
+
+
+def check_scores(network: nn.Sequential, params: dict, stats: dict, parity) -> None:
+    module = infer_critic(params)
+    shape = (5, module.image_size, module.image_size, module.channels)
+    images = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
+    with torch.no_grad():
+        wanted = network(twin.channels_first(images)).numpy()
+    found = applied(module, params, stats, images)
+    assert np.std(wanted) > 0.01
+    parity.check("imported critic's scores", np.abs(found - wanted).max(), bound=1e-5)
+
+
+def applied(
+    module: Generator | Critic, params: dict, stats: dict, inputs: np.ndarray
+) -> np.ndarray:
+    tree, inputs = jax.tree.map(jnp.asarray, (make_variables(params, stats), inputs))
+    return np.asarray(jax.jit(module.apply, static_argnames="train")(tree, inputs, train=False))
+
+
+def assert_equal(found: tuple[dict, dict], wanted: tuple[dict, dict]) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,70 @@
+"""Batch norm with its own derivative, against flax's and against autodiff."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gankd_jax.models.batch_norm import EPSILON, BatchNorm, batch_normalize
+
+SHAPE = (3, 4, 2, 5)
+
+
+@pytest.fixture
+def float64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def numbers(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def plain(images, scale, bias):
+    """By definition; a mean of 10 where rounding would tell E[x^2] - E[x]^2."""
+    mean = jnp.mean(images, axis=(0, 1, 2))
+    var = jnp.mean((images - mean) ** 2, axis=(0, 1, 2))
+    return (images - mean) / jnp.sqrt(var + EPSILON) * scale + bias, mean, var
+
+
+def inputs():
+    return 10 + numbers(0, *SHAPE), numbers(1, 5), numbers(2, 5)
+
+
+def test_values_and_slopes_of_all_three_results_are_autodiff_s(float64):
+    ours, pull = jax.vjp(batch_normalize, *inputs())
+    theirs, expected = jax.vjp(plain, *inputs())
+    slopes = (numbers(3, *SHAPE), numbers(4, 5), numbers(5, 5))
+    for a, b in zip((*ours, *pull(slopes)), (*theirs, *expected(slopes)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_second_derivatives_are_autodiff_s(float64):
+    """As a penalty on a gradient asks for them."""
+    weights = numbers(6, *SHAPE)
+
+    def penalty(norm):
+        def score(images, scale, bias):
+            return jnp.sum(jnp.tanh(norm(images, scale, bias)[0]) * weights)
+
+        return jax.grad(lambda *x: jnp.sum(jax.grad(score)(*x) ** 2), argnums=(0, 1, 2))
+
+    for a, b in zip(penalty(batch_normalize)(*inputs()), penalty(plain)(*inputs()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_it_is_flax_s(train):
+    """With the same variables, in and out."""
+    images = inputs()[0].astype(jnp.float32)
+    flax = nn.BatchNorm(use_running_average=not train, momentum=0.9, use_fast_variance=False)
+    variables = BatchNorm().init(jax.random.key(0), images, True)
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, variables, flax.init(jax.random.key(0), images))
+    )
+    variables = jax.tree.map(lambda leaf: leaf + 0.3 * numbers(7, 5) ** 2, variables)
+    ours = BatchNorm().apply(variables, images, train, mutable=["batch_stats"])
+    theirs = flax.apply(variables, images, mutable=["batch_stats"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), ours, theirs)

@@ -1,0 +1,285 @@
+"""A teacher taken from PyTorch into a study, and a run's generator given back."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from gankd_jax.config.schema import base_config, recipe_config, validate_config
+from gankd_jax.models import sampling
+from gankd_jax.report.runs import read
+from gankd_jax.report.table import text
+from gankd_jax.study import import_torch, runner, workdir
+from gankd_jax.study.context import StudyContext
+from gankd_jax.study.plan import find_run, teacher_runs
+from gankd_jax.study.train import resume_groups
+from gankd_jax.utils.errors import UserError
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+twin = pytest.importorskip("torch_twin")
+
+LATENT = 8
+TEACHER, STUDENT = "teacher-d3-s0", "student-joint-d1-s0"
+GENERATOR = {"width": 3, "image_size": 16, "channels": 1}
+
+
+def tiny(data_dir: Path | str = "", **changes: object) -> ConfigDict:
+    """Digits at 16 pixels, and a student of pixels and of the teacher's critic."""
+    config = base_config()
+    config.data.update(name="digits", dir=str(data_dir), image_size=16, validation=0)
+    config.model.update(latent=LATENT, conv="dilated")  # which compiles fastest
+    config.study.update(teacher_widths=(3,), widths=(1,), students=("joint",), baselines=())
+    short = {"steps": 4, "batch_size": 4}
+    config.recipes = {
+        "teacher": recipe_config(**short),
+        "mse": recipe_config(alpha=0.0, **short),
+        "joint": recipe_config(alpha=0.5, critic="teacher", **short),
+    }
+    config.training.update(steps_per_call=2, log_every=2, grid_every=0, checkpoint_every=2)
+    config.evaluation.update(samples=10, batch_size=10, statistics="running")
+    config.update_from_flattened_dict(changes)
+    validate_config(config)
+    return config
+
+
+def generator(**settings: object) -> torch.nn.Sequential:
+    made = twin.generator(**(GENERATOR | settings), latent=LATENT)
+    return twin.randomise(made, seed=0).eval()
+
+
+def critic(**settings: object) -> torch.nn.Sequential:
+    return twin.randomise(twin.critic(**(GENERATOR | settings)), seed=1).eval()
+
+
+def saved(path: Path, network: torch.nn.Sequential) -> Path:
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    return saved(tmp_path / "netG.pth", generator()), saved(tmp_path / "netD.pth", critic())
+
+
+def into(config: ConfigDict, folder: Path, files: tuple[Path, Path | None]) -> Path:
+    return import_torch.import_torch_teacher(
+        config, folder, files[0], run=TEACHER, critic_path=files[1]
+    )
+
+
+def test_the_study_goes_on_with_an_imported_teacher(
+    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StudyContext, "judges", ())  # whose training takes the longest
+    config, folder = tiny(tmp_path / "data"), tmp_path / "work"
+    assert into(config, folder, files) == folder / TEACHER
+    before = {p: p.read_bytes() for p in (folder / TEACHER).rglob("*") if p.is_file()}
+
+    runner.run_study(config, folder)
+
+    found = read(folder)
+    assert found.teacher is not None
+    assert found.teacher.name == TEACHER
+    assert all(run.scores for run in found.runs)
+    assert len(found.runs) == len(found.plan) == 2
+    assert "joint student" in text(found)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    grid = np.load(folder / TEACHER / "samples.npz")["grid"]
+    latents = np.asarray(sampling.grid_latents(LATENT))
+    with torch.no_grad():
+        wanted = twin.channels_last(twin.draw(generator(), latents))
+    assert np.abs(grid - (wanted * 127.5 + 127.5)).max() < 0.51  # rounded to 256 levels
+
+
+def test_the_joint_student_starts_from_the_files_critic(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    config, folder = tiny(), tmp_path / "work"
+    into(config, folder, files)
+    lab = StudyContext(config, folder)
+    teacher = lab.drawn_teacher.critic
+    assert teacher is not None
+    params, stats = twin.to_flax(critic())
+    np.testing.assert_array_equal(teacher.params["layer2"]["kernel"], params["layer2"]["kernel"])
+    np.testing.assert_array_equal(
+        teacher.stats["norm1"]["batch"]["var"], stats["norm1"]["batch"]["var"]
+    )
+
+
+def test_what_was_imported_is_noted(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    config = tiny(**{"study.students": ("mse",)})
+    into(config, tmp_path / "with", files)
+    into(config, tmp_path / "without", (files[0], None))
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    note = json.loads((tmp_path / "with" / TEACHER / "imported.json").read_text())
+    assert note == {
+        "generator": {"file": "netG.pth", "sha256": sums[0]},
+        "critic": {"file": "netD.pth", "sha256": sums[1]},
+    }
+    note = json.loads((tmp_path / "without" / TEACHER / "imported.json").read_text())
+    assert note["critic"] is None
+
+
+def test_the_state_is_one_that_training_could_have_left(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    config, folder = tiny(**{"recipes.teacher.ema": 0.9}), tmp_path / "work"
+    into(config, folder, files)
+    run = find_run(config, TEACHER)
+    assert workdir.is_trained(folder, config, run)
+    state = StudyContext(config, folder).state(run)
+    params, _ = twin.to_flax(generator())
+    assert int(state.step) == 4
+    np.testing.assert_array_equal(state.average["layer2"]["kernel"], params["layer2"]["kernel"])
+    moments = state.generator.optimizer[0].mu["layer2"]["kernel"]
+    assert moments.shape == (4, 4, 3, 1)
+    assert not moments.any()
+
+
+def test_settled_statistics_are_those_of_the_study_not_of_the_file(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    config, folder = tiny(**{"evaluation.statistics": "recomputed"}), tmp_path / "work"
+    into(config, folder, files)
+    _, variables = StudyContext(config, folder).drawer(find_run(config, TEACHER))
+    file_mean = twin.to_flax(generator())[1]["norm0"]["batch"]["mean"]
+    # Before the first norm stands `z @ kernel + bias`, whose mean over normal latents is the bias.
+    settled = variables["batch_stats"]["norm0"]["batch"]["mean"]
+    bias = variables["params"]["layer0"]["bias"]
+    assert np.abs(settled - bias).max() < 0.1 < np.abs(file_mean - bias).max()
+
+
+@pytest.mark.parametrize("statistics", ["running", "recomputed"])
+def test_an_exported_run_draws_what_evaluation_draws(
+    tmp_path: Path, files: tuple[Path, Path], statistics: str, parity
+) -> None:
+    config = tiny(**{"evaluation.statistics": statistics, "recipes.teacher.ema": 0.9})
+    into(config, tmp_path / "work", files)
+    import_torch.export_torch(config, tmp_path / "work", run=TEACHER, out=tmp_path / "out.pth")
+    state = torch.load(tmp_path / "out.pth", weights_only=True)
+    network = twin.generator(**GENERATOR, latent=LATENT).eval()
+    torch.nn.ModuleDict({"main": network}).load_state_dict(state, strict=True)
+    module, variables = StudyContext(config, tmp_path / "work").drawer(find_run(config, TEACHER))
+    latents = np.random.default_rng(0).normal(size=(6, LATENT)).astype(np.float32)
+    with torch.no_grad():
+        found = twin.channels_last(twin.draw(network, latents))
+    wanted = sampling.sample_images(module, variables, jnp.asarray(latents))
+    parity.check("exported run's images", np.abs(found - wanted).max(), bound=1e-5)
+
+
+def test_export_refuses_what_is_there_or_not_trained(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    config, folder = tiny(), tmp_path / "work"
+    into(config, folder, files)
+    (tmp_path / "out.pth").write_text("mine")
+    with pytest.raises(UserError, match=r"out\.pth exists"):
+        import_torch.export_torch(config, folder, run=TEACHER, out=tmp_path / "out.pth")
+    assert (tmp_path / "out.pth").read_text() == "mine"
+    with pytest.raises(UserError, match=f"{STUDENT} is not trained"):
+        import_torch.export_torch(config, folder, run=STUDENT, out=tmp_path / "b.pth")
+    with pytest.raises(UserError, match="no-such is not a run"):
+        import_torch.export_torch(config, folder, run="no-such", out=tmp_path / "b.pth")
+
+
+UNFIT = {
+    "width": ({"study.teacher_widths": (2,)}, {}, {}, "width is 3, not 2; .*teacher_widths"),
+    "size": ({"data.image_size": 32}, {}, {}, "image size is 16, not 32; .*image_size"),
+    "latent": ({"model.latent": 9}, {}, {}, "latent is 8, not 9; .*model.latent"),
+    "channels": ({}, {"channels": 3}, {}, "channels is 3, not 1; .*data.name"),
+    "norm": ({"model.generator_norm": "none"}, {}, {}, "norm is batch, not none"),
+    "critic's width": ({}, {}, {"width": 2}, "netD.*width is 2, not 3; .*critic_width"),
+    "critic's norm": ({}, {}, {"norm": "none"}, "norm is none, not batch; .*critic_norm"),
+}
+
+
+@pytest.mark.parametrize(("changes", "made", "judge", "message"), UNFIT.values(), ids=UNFIT)
+def test_a_file_that_does_not_fit_is_refused_and_nothing_written(
+    tmp_path: Path, changes: dict, made: dict, judge: dict, message: str
+) -> None:
+    config = tiny(**changes)
+    run = f"teacher-d{config.study.teacher_widths[0]}-s0"
+    path, other = tmp_path / "netG.pth", tmp_path / "netD.pth"
+    saved(path, generator(**made))
+    saved(other, critic(**judge))
+    with pytest.raises(UserError, match=message):
+        import_torch.import_torch_teacher(
+            config, tmp_path / "work", path, run=run, critic_path=other
+        )
+    assert not (tmp_path / "work").exists()
+
+
+def test_students_that_need_a_critic_are_told_at_once(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    with pytest.raises(UserError, match=r"recipe joint .*--critic=FILE"):
+        into(tiny(), tmp_path / "work", (files[0], None))
+    looking = {"critic": "fresh", "features": "energy", "feature_batch": 4}
+    looking = {f"recipes.joint.{field}": value for field, value in looking.items()}
+    with pytest.raises(UserError, match=r"recipe joint look through .*--critic=FILE"):
+        into(tiny(**looking), tmp_path / "work", (files[0], None))
+    assert not (tmp_path / "work").exists()
+
+
+def test_only_a_teacher_not_yet_begun_can_be_imported(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    config, folder = tiny(), tmp_path / "work"
+    with pytest.raises(UserError, match=rf"no teacher; .* {TEACHER}"):
+        import_torch.import_torch_teacher(
+            config, folder, files[0], run=STUDENT, critic_path=files[1]
+        )
+    into(config, folder, files)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match="that run was begun"):
+        into(config, folder, files)
+    with pytest.raises(UserError, match="another config"):
+        into(tiny(name="other"), folder, files)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_other_candidates_are_still_to_train(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    changes = {"study.teacher_seeds": (0, 1), "data.validation": 10}
+    config, folder = tiny(**changes), tmp_path / "work"
+    into(config, folder, files)
+    lab = StudyContext(config, folder)
+    assert resume_groups(lab, teacher_runs(config)) == [[find_run(config, "teacher-d3-s1")]]
+    assert not (folder / "teacher.json").exists()
+
+
+def test_an_import_cut_short_leaves_no_run(
+    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config, folder = tiny(), tmp_path / "work"
+    with monkeypatch.context() as patch:
+        patch.setattr(import_torch, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            into(config, folder, files)
+    assert not (folder / TEACHER).exists()
+    into(config, folder, files)
+    assert workdir.is_trained(folder, config, find_run(config, TEACHER))
+
+
+class Harm:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch harm",)
+
+
+def test_a_file_that_holds_code_does_not_run(
+    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(generator().state_dict() | {"harm": Harm()}, "bad.pth")
+    for pair in ((Path("bad.pth"), files[1]), (files[0], Path("bad.pth"))):
+        with pytest.raises(UserError, match="not allowed"):
+            into(tiny(), tmp_path / "work", pair)
+    assert not Path("harm").exists()
+    assert not (tmp_path / "work").exists()
