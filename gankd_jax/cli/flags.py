@@ -94,7 +94,7 @@ def _check_config_file(argv: list[str]) -> None:
 
 def config(values: Values) -> ConfigDict:
     """The config of --config with its fields changed, found to be a study's."""
-    from gankd_jax.config.schema import validate_config
+    from gankd_jax.study.validation import validate_config
 
     if not values["config"].present:
         raise UserError("this command needs --config=FILE, such as --config=configs/digits.py")

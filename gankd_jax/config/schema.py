@@ -1,14 +1,16 @@
-"""A study's config: every field with its options, and the checks a config must pass.
+"""A study's config: every field with its options, and the checks that a config must pass.
 
-The files under `configs/` start from `base()` and change what their study needs.  A width `d` is
-the number of channels of the generator's last hidden layer (the paper calls it depth).
+The files under `configs/` start from `base_config()` and change what their study needs.  A width
+`d` is the number of channels of the generator's last hidden layer (the paper calls it depth).
 """
 
 import dataclasses
+import functools
 import json
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -16,51 +18,42 @@ import ml_collections
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.utils.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SIZES = (16, 32, 64, 128)
-SEEDS = range(2**31)  # what an int32 holds
-OPTIONS = {
-    "loss": ("bce", "bce_saturating", "hinge", "wgan", "wgan_gp"),
-    "distance": ("mse", "l1", "huber", "pyramid"),
-    "features": ("none", "l1", "energy"),
-    "reduction": ("mean", "sum"),
-    "critic": ("fresh", "teacher"),
-    "critic_sees": ("data", "teacher"),
-    "schedule": ("constant", "cosine", "linear"),
-    "norm": ("batch", "none"),
-    "critic_norm": ("batch", "layer", "none"),
-    "conv": ("auto", "dilated", "phase", "matmul"),
-    "placement": ("auto", "device", "host"),
-    "judges": ("classifier", "mixer"),
-    "layers": ("64", "192", "768", "1280", "2048"),
-    "statistics": ("recomputed", "running"),
-}
+SEEDS = range(2**31)  # the values of a non-negative int32
+# Fields that were removed, as patterns over their dotted names, with the value that means "off".
+# A stored config with another value was trained in a way that this version cannot repeat.
+REMOVED_FIELDS: dict[str, Any] = {r"recipes\.[^.]+\.late_batch": 0}
 
 
 def recipe_config(**changes: Any) -> ml_collections.ConfigDict:
-    """`training.recipe.Recipe` as config fields: the paper's settings, with `changes`."""
+    """Returns a `Recipe` as config fields: the paper's settings, with `changes`."""
     return ml_collections.ConfigDict(dataclasses.asdict(Recipe(**changes)))
 
 
 def base_config() -> ml_collections.ConfigDict:
-    """The paper's settings at 64x64; a study's file changes what differs (unlocked)."""
+    """Returns the paper's settings at 64x64, unlocked; a study's file changes what differs."""
     config = ml_collections.ConfigDict()
-    config.name = "base"  # names the study in its report
+    config.name = "base"  # the study's name in its report
 
     config.data = data = ml_collections.ConfigDict()
     data.name = "mnist"  # digits, mnist, cifar10, celeb_a
     data.dir = ""  # folder of the TFDS data sets; '': TFDS_DATA_DIR, else TFDS's own default
     data.image_size = 64  # 16, 32, 64, 128
     data.pad = 0  # zero pixels added on each side of the original before it is resized
-    data.validation = 5_000  # images cut from the end of train, on which the teacher is chosen
-    data.placement = "auto"  # device: all of it, as uint8; host: streamed; auto: by size
+    data.validation = 5_000  # images cut from the end of train, on which the teacher is selected
+    data.placement = "auto"  # device: the whole set, as uint8; host: streamed; auto: by size
 
     config.model = model = ml_collections.ConfigDict()
-    model.latent = 100  # numbers in a latent, standard normal
+    model.latent = 100  # dimensions of a latent, standard normal
     model.generator_norm = "batch"  # batch, none
-    model.conv = "auto"  # auto (by backend), dilated, phase, matmul: same values, different speed
+    # Implementation of the 4x4 stride-2 layers: auto (by backend), dilated, phase, matmul.  They
+    # compute the same values at different speed.
+    model.conv = "auto"
 
     config.study = study = ml_collections.ConfigDict()
-    study.teacher_widths = (64,)  # the one that scores best on the validation split teaches
+    study.teacher_widths = (64,)  # the one that scores best on the validation split is the teacher
     study.teacher_seeds = (0,)
     study.widths = (2, 4, 8, 16, 32)  # of students and baselines
     study.seeds = (0,)  # of students and baselines
@@ -71,188 +64,295 @@ def base_config() -> ml_collections.ConfigDict:
     config.recipes.teacher = recipe_config()
     config.recipes.baseline = recipe_config()
     config.recipes.mse = recipe_config(alpha=0.0, reduction="sum")
-    # The paper does not say alpha; critic: goes on from the teacher's.
+    # The paper does not state alpha.  Its critic continues from the teacher's.
     config.recipes.joint = recipe_config(alpha=0.5, reduction="sum", critic="teacher")
 
     config.training = training = ml_collections.ConfigDict()
-    training.steps_per_call = 50  # steps in one compiled call; the intervals below are multiples
+    # Steps in one compiled call; the intervals below are multiples.  More steps cost no memory and
+    # save dispatch; fewer make a signal heard sooner.
+    training.steps_per_call = 50
     training.devices = 0  # of each process, which share a batch; 0: all that JAX sees
     training.log_every = 100  # steps between lines of the log
-    training.grid_every = 2_000  # steps between pictures on the fixed latents; 0: none
-    training.checkpoint_every = 1_000  # steps between checkpoints (the last step always has one)
-    # How often a run that stops being finite goes on from its last checkpoint, with other random
-    # numbers and by itself, after its group has ended.
+    training.grid_every = 2_000  # steps between image grids on the fixed latents; 0: none
+    training.checkpoint_every = 1_000  # steps between checkpoints; the last step always has one
+    # How often a run that becomes non-finite resumes from its last checkpoint with another seed.
+    # It then trains alone, after its group has ended.
     training.retries = 0
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
-    evaluation.samples = 10_000  # images drawn from each generator
+    evaluation.samples = 10_000  # images sampled from each generator
     evaluation.batch_size = 250  # images in one forward pass
     evaluation.seed = 1_000_000  # of the latents; never used in training
-    evaluation.judges = ("classifier",)  # of a labelled set: classifier, mixer; the first chooses
-    evaluation.layers = ()  # of the FID network: 64, 192, 768, 1280, 2048, as text; (): not used
-    # Images of each side that it compares, as it is slow; 0: `samples`, and every training image.
+    # Evaluation networks of a labelled data set: classifier, mixer.  The first selects the teacher.
+    evaluation.judges = ("classifier",)
+    # Layers of the FID Inception network, as text: 64, 192, 768, 1280, 2048; (): not used.
+    evaluation.layers = ()
+    # Images of each set that it compares, since it is slow; 0: `samples`, and all training images.
     evaluation.layer_samples = 0
-    evaluation.statistics = "recomputed"  # batch norm's: recomputed (fixed latents), running
+    # Batch-norm statistics of a generator: recomputed (from fixed latents), running (averages of
+    # the training).  Recomputed ones score better for small students.
+    evaluation.statistics = "recomputed"
     return config
 
 
-Change = Callable[[ml_collections.ConfigDict], None]
+Variant = Callable[[ml_collections.ConfigDict], None]
 
 
 def apply_variants(
-    config: ml_collections.ConfigDict, variants: str, changes: Mapping[str, Change]
+    config: ml_collections.ConfigDict, variants: str, functions: Mapping[str, Variant]
 ) -> ml_collections.ConfigDict:
-    """Apply the variants named by `FILE:variant,variant`, in that order, and lock the config.
+    """Applies the variants named by `--config=FILE:variant,variant`, in that order.
+
+    Args:
+        config: Changed in place.
+        variants: Names with commas between; '': none.
+        functions: Every variant of the file, by name.
+
+    Returns:
+        The config, locked.
 
     Raises:
-      UserError: the file has no such variant.
+        UserError: The file has no such variant.
     """
     for variant in filter(None, variants.split(",")):
-        if variant not in changes:
-            raise UserError(f"no variant {variant!r}; there are: {', '.join(changes) or 'none'}")
-        changes[variant](config)
+        if variant not in functions:
+            names = ", ".join(functions) or "none"
+            raise UserError(f"no variant {variant!r}; there are: {names}")
+        functions[variant](config)
     return config.lock()
 
 
 def config_to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values (tuples become lists)."""
+    """Returns the config as plain JSON values (tuples become lists)."""
     return json.loads(config.to_json())
 
 
-def validate_config(config: ml_collections.ConfigDict) -> None:
-    """Refuse a config that cannot be run.
+def config_from_dict(stored: Mapping[str, Any], source: str) -> ml_collections.ConfigDict:
+    """Reads a stored config, possibly one that another version of the program wrote.
+
+    A field that it lacks gets its default.  A field that this version does not know is ignored with
+    a warning, once per process.
+
+    Args:
+        stored: A config as JSON values, as `config_to_dict` gives it.
+        source: The file that it was read from, for messages.
+
+    Returns:
+        The config, with every field of this version.
 
     Raises:
-      UserError: naming the first field that is wrong and what it may be.
+        UserError: It uses an option that was removed, or is not a config.
     """
-    _check_fields(config)
-    _one_of("data.image_size", config.data.image_size, IMAGE_SIZES)
-    _one_of("data.placement", config.data.placement, OPTIONS["placement"])
-    _one_of("model.generator_norm", config.model.generator_norm, OPTIONS["norm"])
-    _one_of("model.conv", config.model.conv, OPTIONS["conv"])
-    _one_of("evaluation.statistics", config.evaluation.statistics, OPTIONS["statistics"])
+    if not all(isinstance(stored.get(block), dict) for block in ("data", "study", "recipes")):
+        raise UserError(f"{source} is damaged (not a study's config); name another folder")
+    config = base_config()
+    config.recipes = ml_collections.ConfigDict(
+        {name: recipe_config() for name in stored["recipes"]}
+    )
+    fields = flatten_config(config.to_dict())
+    ignored = []
+    for name, value in flatten_config(stored).items():
+        if name in fields:
+            _set_field(config, name, value, source)
+        elif not _is_removed(name, value, source):
+            ignored.append(name)
+    warn_about_ignored_fields(source, tuple(ignored))
+    return config
+
+
+def _set_field(config: ml_collections.ConfigDict, name: str, value: Any, source: str) -> None:
+    try:
+        config.update_from_flattened_dict(
+            {name: tuple(value) if isinstance(value, list) else value}
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source} is damaged (config.{name} is {value!r})") from error
+
+
+def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the fields of nested blocks by their dotted names, such as `data.image_size`."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            fields |= flatten_config(value, f"{prefix}{name}.")
+        else:
+            fields[f"{prefix}{name}"] = value
+    return fields
+
+
+def _is_removed(name: str, value: Any, source: str) -> bool:
+    """Returns whether a field was removed; refuses a value that was in use."""
+    for pattern, off in REMOVED_FIELDS.items():
+        if re.fullmatch(pattern, name):
+            if value != off:
+                raise UserError(
+                    f"{source}: config.{name} is {value!r}, and this option was removed;"
+                    f" only {off!r} can be read"
+                )
+            return True
+    return False
+
+
+@functools.cache
+def warn_about_ignored_fields(source: str, names: tuple[str, ...]) -> None:
+    """Logs a warning that names the fields, once per process; nothing for no fields."""
+    if names:
+        fields = ", ".join(f"config.{name}" for name in names)
+        logger.warning("%s has fields that this version does not know: %s", source, fields)
+
+
+def validate_fields(
+    config: ml_collections.ConfigDict, options: Mapping[str, Iterable[str]]
+) -> None:
+    """Refuses a config that cannot be run.
+
+    Args:
+        config: A study's config.
+        options: By the last part of a field's name, the values that it can have: the names in the
+            registry that serves the field.
+
+    Raises:
+        UserError: A field is wrong; names the first one and what it may be.
+    """
+    _check_types(config)
+    _require_option("data.image_size", config.data.image_size, IMAGE_SIZES)
+    _require_option("data.placement", config.data.placement, options["placement"])
+    _require_option("model.generator_norm", config.model.generator_norm, options["generator_norm"])
+    _require_option("model.conv", config.model.conv, options["conv"])
+    _require_option("evaluation.statistics", config.evaluation.statistics, options["statistics"])
     for field in ("judges", "layers"):
         for name in config.evaluation[field]:
-            _one_of(f"evaluation.{field}", name, OPTIONS[field])
+            _require_option(f"evaluation.{field}", name, options[field])
     _validate_numbers(config)
     _validate_study(config)
     for name, fields in config.recipes.items():
-        _validate_recipe(f"recipes.{name}", fields, config)
+        _validate_recipe(f"recipes.{name}", fields, config, options=options)
 
 
-def _check_fields(config: ml_collections.ConfigDict) -> None:
-    """Every field is there and of the type it has in `base`; recipes have no further ones."""
-    found, wanted = config.to_dict(), base_config().to_dict()
-    _check_block("", found, wanted | {"recipes": {}})
-    for name, fields in found["recipes"].items():
-        _need(f"recipes.{name}", name, bool(re.fullmatch(r"\w[\w-]*", name)), "a plain word")
-        known = dataclasses.asdict(Recipe())
-        _check_block(f"recipes.{name}.", fields, known)
+def _check_types(config: ml_collections.ConfigDict) -> None:
+    """Every field exists and has the type that it has in `base_config`."""
+    blocks, defaults = config.to_dict(), base_config().to_dict()
+    _check_block("", blocks, defaults | {"recipes": {}})
+    recipe_defaults = dataclasses.asdict(Recipe())
+    for name, fields in blocks["recipes"].items():
+        _require(f"recipes.{name}", name, bool(re.fullmatch(r"\w[\w-]*", name)), "a plain word")
+        _check_block(f"recipes.{name}.", fields, recipe_defaults)
         for field in fields:
-            _one_of(f"recipes.{name}", field, tuple(known))
+            _require_option(f"recipes.{name}", field, recipe_defaults)
 
 
-def _check_block(above: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name, like in wanted.items():
-        field = f"{above}{name}"
-        if name not in found:
+def _check_block(prefix: str, block: dict[str, Any], defaults: dict[str, Any]) -> None:
+    for name, default in defaults.items():
+        field = f"{prefix}{name}"
+        if name not in block:
             raise UserError(
                 f"config.{field} is missing; gankd_jax/config/schema.py says what it can be"
             )
-        value = found[name]
-        if isinstance(like, dict):
-            _need(field, value, isinstance(value, dict), "a block of fields")
-            _check_block(f"{field}.", value, like)
+        value = block[name]
+        if isinstance(default, dict):
+            _require(field, value, isinstance(value, dict), "a block of fields")
+            _check_block(f"{field}.", value, default)
         else:
-            _need(field, value, _is_like(value, like), f"of type {type(like).__name__}")
+            type_name = type(default).__name__
+            _require(field, value, _has_type_of(value, default), f"of type {type_name}")
 
 
-def _is_like(value: Any, like: Any) -> bool:
-    """Whether a value is of the type of another: whole numbers are floats too, and no truths."""
-    if isinstance(like, float):
+def _has_type_of(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default: an int is also a float, a bool is no number."""
+    if isinstance(default, float):
         return type(value) in (int, float)
-    return type(value) is type(like) or (isinstance(like, tuple) and isinstance(value, list))
+    return type(value) is type(default) or (isinstance(default, tuple) and isinstance(value, list))
 
 
-def _one_of(field: str, value: Any, options: tuple[Any, ...]) -> None:
-    if value not in options:
+def _require_option(field: str, value: Any, options: Iterable[Any]) -> None:
+    if value not in (options := tuple(options)):
         raise UserError(f"config.{field} is {value!r}; it can be {', '.join(map(str, options))}")
 
 
-def _need(field: str, value: Any, good: bool, what: str) -> None:
-    if not good:
-        raise UserError(f"config.{field} is {value!r}; it must be {what}")
+def _require(field: str, value: Any, condition: bool, requirement: str) -> None:
+    if not condition:
+        raise UserError(f"config.{field} is {value!r}; it must be {requirement}")
 
 
 def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     data, evaluation, training = config.data, config.evaluation, config.training
-    _need("data.pad", data.pad, data.pad >= 0, "0 or more pixels")
-    _need("data.validation", data.validation, data.validation >= 0, "0 or more images")
-    _need("model.latent", config.model.latent, config.model.latent >= 1, "1 or more")
-    _need("evaluation.samples", evaluation.samples, evaluation.samples >= 10, "10 or more images")
-    _need("evaluation.batch_size", evaluation.batch_size, evaluation.batch_size >= 1, "1 or more")
-    few = evaluation.layer_samples
-    _need("evaluation.layer_samples", few, few == 0 or few >= 10, "0, or 10 or more images")
-    judges = evaluation.judges
-    first = tuple(judges[:1]) == ("classifier",)
-    _need("evaluation.judges", judges, first, "classifier, then others")
-    # The next seed is the one on which teachers are compared.
-    whole = evaluation.seed in SEEDS[:-1]
-    _need("evaluation.seed", evaluation.seed, whole, f"0 to {SEEDS[-2]}")
-    _need("training.retries", training.retries, training.retries >= 0, "0 or more")
-    _need("training.devices", training.devices, training.devices >= 0, "0 or more")
+    _require("data.pad", data.pad, data.pad >= 0, "0 or more pixels")
+    _require("data.validation", data.validation, data.validation >= 0, "0 or more images")
+    _require("model.latent", config.model.latent, config.model.latent >= 1, "1 or more")
+    samples = evaluation.samples
+    _require("evaluation.samples", samples, samples >= 10, "10 or more images")
+    batch_size = evaluation.batch_size
+    _require("evaluation.batch_size", batch_size, batch_size >= 1, "1 or more")
+    samples = evaluation.layer_samples
+    is_enough = samples == 0 or samples >= 10
+    _require("evaluation.layer_samples", samples, is_enough, "0, or 10 or more images")
+    names = evaluation.judges
+    has_classifier_first = tuple(names[:1]) == ("classifier",)
+    _require("evaluation.judges", names, has_classifier_first, "classifier, then others")
+    # The seed after it is the one on which teachers are compared.
+    _require("evaluation.seed", evaluation.seed, evaluation.seed in SEEDS[:-1], f"0 to {SEEDS[-2]}")
+    _require("training.retries", training.retries, training.retries >= 0, "0 or more")
+    _require("training.devices", training.devices, training.devices >= 0, "0 or more")
     call = training.steps_per_call
-    _need("training.steps_per_call", call, call >= 1, "1 or more")
+    _require("training.steps_per_call", call, call >= 1, "1 or more")
     for field in ("log_every", "grid_every", "checkpoint_every"):
-        steps, least = training[field], 0 if field == "grid_every" else call
-        good = steps >= least and steps % call == 0
-        _need(f"training.{field}", steps, good, f"a multiple of steps_per_call = {call}")
+        steps, minimum = training[field], 0 if field == "grid_every" else call
+        is_multiple = steps >= minimum and steps % call == 0
+        _require(f"training.{field}", steps, is_multiple, f"a multiple of steps_per_call = {call}")
 
 
 def _validate_study(config: ml_collections.ConfigDict) -> None:
     study = config.study
     for field in ("teacher_widths", "widths"):
-        good = all(type(width) is int and width >= 1 for width in study[field])
-        _need(f"study.{field}", study[field], good, "whole numbers, 1 or more")
+        are_widths = all(type(width) is int and width >= 1 for width in study[field])
+        _require(f"study.{field}", study[field], are_widths, "whole numbers, 1 or more")
     for field in ("teacher_seeds", "seeds"):
-        good = all(type(seed) is int and seed in SEEDS for seed in study[field])
-        _need(f"study.{field}", study[field], good, f"whole numbers, 0 to {SEEDS[-1]}")
+        are_seeds = all(type(seed) is int and seed in SEEDS for seed in study[field])
+        _require(f"study.{field}", study[field], are_seeds, f"whole numbers, 0 to {SEEDS[-1]}")
     for field in ("teacher_widths", "teacher_seeds"):
-        _need(f"study.{field}", study[field], len(study[field]) > 0, "at least one")
+        _require(f"study.{field}", study[field], len(study[field]) > 0, "at least one")
     for field in ("students", "baselines"):
         for name in study[field]:
-            _one_of(f"study.{field}", name, tuple(sorted(config.recipes)))
+            _require_option(f"study.{field}", name, sorted(config.recipes))
     for field, values in study.items():
-        _need(f"study.{field}", values, len(set(values)) == len(values), "without repeats")
+        is_unique = len(set(values)) == len(values)
+        _require(f"study.{field}", values, is_unique, "without repeats")
 
 
 def _validate_recipe(
-    field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+    field: str,
+    fields: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict,
+    *,
+    options: Mapping[str, Iterable[str]],
 ) -> None:
-    for name in (option for option in OPTIONS if option in fields):
-        _one_of(f"{field}.{name}", fields[name], OPTIONS[name])
+    for name in (option for option in options if option in fields):
+        _require_option(f"{field}.{name}", fields[name], options[name])
     for name in ("alpha", "feature_share"):
-        _need(f"{field}.{name}", fields[name], 0 <= fields[name] <= 1, "0 to 1")
-    few = 2 <= fields.feature_batch <= fields.batch_size
+        _require(f"{field}.{name}", fields[name], 0 <= fields[name] <= 1, "0 to 1")
     if fields.features != "none":
-        _need(f"{field}.feature_batch", fields.feature_batch, few, "2 to batch_size")
-    late = fields.late_batch
-    grows = late == 0 or late >= fields.batch_size
-    _need(f"{field}.late_batch", late, grows, "0, or batch_size or more")
-    power = fields.lr_power
-    _need(f"{field}.lr_power", power, math.isfinite(power), "finite")
+        count = fields.feature_batch
+        is_part = 2 <= count <= fields.batch_size
+        _require(f"{field}.feature_batch", count, is_part, "2 to batch_size")
+    exponent = fields.lr_power
+    _require(f"{field}.lr_power", exponent, math.isfinite(exponent), "finite")
     for name in ("b1", "b2", "ema"):
-        _need(f"{field}.{name}", fields[name], 0 <= fields[name] < 1, "0 to below 1")
+        _require(f"{field}.{name}", fields[name], 0 <= fields[name] < 1, "0 to below 1")
     for name in ("steps", "batch_size", "critic_steps"):
-        _need(f"{field}.{name}", fields[name], fields[name] >= 1, "1 or more")
+        _require(f"{field}.{name}", fields[name], fields[name] >= 1, "1 or more")
     for name in ("generator_lr", "critic_lr", "clip", "gradient_penalty"):
-        _need(f"{field}.{name}", fields[name], 0 < fields[name] < math.inf, "above 0 and finite")
-    warm = 0 <= fields.warmup < fields.steps
-    _need(f"{field}.warmup", fields.warmup, warm, "0 to below steps")
-    _need(f"{field}.critic_width", fields.critic_width, fields.critic_width >= 0, "0 or more")
+        _require(f"{field}.{name}", fields[name], 0 < fields[name] < math.inf, "above 0 and finite")
+    is_within_steps = 0 <= fields.warmup < fields.steps
+    _require(f"{field}.warmup", fields.warmup, is_within_steps, "0 to below steps")
+    _require(f"{field}.critic_width", fields.critic_width, fields.critic_width >= 0, "0 or more")
     call = config.training.steps_per_call
-    whole = fields.steps % call == 0
-    _need(f"{field}.steps", fields.steps, whole, f"a multiple of training.steps_per_call = {call}")
+    is_multiple = fields.steps % call == 0
+    _require(
+        f"{field}.steps",
+        fields.steps,
+        is_multiple,
+        f"a multiple of training.steps_per_call = {call}",
+    )
     _validate_critic(field, fields, config)
 
 
@@ -266,20 +366,21 @@ def _validate_critic(
             f"config.{field}.loss is wgan_gp, whose penalty is per image, and"
             f" config.recipes.{owner}.critic_norm is batch; set that to layer or none"
         )
-    taught = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
-    seen = "teacher" in (fields.critic, fields.critic_sees) or fields.features != "none"
-    if not taught and (fields.alpha < 1 or seen or fields.warm_start):
+    has_teacher = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
+    uses_teacher = "teacher" in (fields.critic, fields.critic_sees) or fields.features != "none"
+    if not has_teacher and (fields.alpha < 1 or uses_teacher or fields.warm_start):
         raise UserError(
-            f"config.{field} trains without a teacher: alpha is 1, critic fresh, critic_sees data,"
-            " features none and warm_start False"
+            f"config.{field} trains without a teacher; it needs alpha=1, critic='fresh',"
+            " critic_sees='data', features='none' and warm_start=False"
         )
     if fields.critic_sees == "teacher" and fields.critic_steps > 1:
         raise UserError(
-            f"config.{field}.critic_sees is teacher, who draws once for a step: critic_steps is 1"
+            f"config.{field}.critic_steps is {fields.critic_steps}; critic_sees='teacher' requires"
+            " critic_steps=1, since the teacher generates one batch a step"
         )
     narrowest = min(config.study.teacher_widths)
     if fields.warm_start and max(config.study.widths, default=0) > narrowest:
         raise UserError(
-            f"config.{field}.warm_start takes channels of the teacher, which may have"
-            f" {narrowest}: config.study.widths go no further"
+            f"config.{field}.warm_start copies channels of the teacher, which may have only"
+            f" {narrowest}; set config.study.widths to at most {narrowest}"
         )

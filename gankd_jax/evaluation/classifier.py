@@ -6,6 +6,7 @@ other networks, and never bear the names FID or IS of the ImageNet network.
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,13 +33,18 @@ STEPS_PER_CALL = 100
 SHIFT = 16  # training images are shifted by up to 1/16 of their side
 RECIPE = f"steps={STEPS} batch={BATCH} rate={RATE} shift=1/{SHIFT} seed={SEED}"
 Network = LeNet | MlpMixer
+# Classifiers by name: functions of classes, image_size and channels.
+CLASSIFIERS: dict[str, Callable[..., Network]] = {
+    "classifier": lambda **sizes: LeNet(**sizes, form=conv.resolve_conv_impl("auto")),
+    "mixer": MlpMixer,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalClassifier:
     """A trained classifier."""
 
-    kind: str  # of config.OPTIONS["judges"]
+    kind: str  # of CLASSIFIERS
     network: Network
     params: PyTree
     accuracy: float  # on the test labels, 0..1
@@ -88,12 +94,7 @@ def load_or_train_classifier(
 
 
 def _network(kind: str, pixels: UInt8[np.ndarray, "n s s c"], classes: int) -> Network:
-    sizes = {"classes": classes, "image_size": pixels.shape[1], "channels": pixels.shape[3]}
-    return (
-        MlpMixer(**sizes)
-        if kind == "mixer"
-        else LeNet(**sizes, form=conv.resolve_conv_impl("auto"))
-    )
+    return CLASSIFIERS[kind](classes=classes, image_size=pixels.shape[1], channels=pixels.shape[3])
 
 
 def _train(network: Network, train: ImageSplit, title: str) -> PyTree:

@@ -19,6 +19,7 @@ from gankd_jax.utils import preemption
 BN_BATCHES, BN_BATCH_SIZE = 8, 250
 
 
+BATCH_STATISTICS = ("recomputed", "running")  # of a trained generator
 BN_SEED = 2_000_000
 
 

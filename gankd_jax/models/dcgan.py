@@ -15,6 +15,8 @@ from gankd_jax.models import conv
 from gankd_jax.models.batch_norm import BatchNorm
 
 LEAK = 0.2
+GENERATOR_NORMS = ("batch", "none")
+CRITIC_NORMS = ("batch", "layer", "none")
 
 
 def draw_kernel(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "4 4 i o"]:

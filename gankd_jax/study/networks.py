@@ -13,7 +13,7 @@ from gankd_jax.training.train_state import StepSpec
 
 
 def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
-    """The study's generator of that width."""
+    """Returns the study's generator of that width, without parameters."""
     return Generator(
         width=width,
         image_size=config.data.image_size,
@@ -25,7 +25,7 @@ def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
 
 
 def build_critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
-    """The study's critic of that width."""
+    """Returns the study's critic of that width and norm (batch, layer, none)."""
     return Critic(
         width=width,
         image_size=config.data.image_size,
@@ -38,40 +38,50 @@ def build_critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Cr
 def make_run_spec(
     config: ml_collections.ConfigDict, run: Run, teacher: Run | None, *, retries: int = 0
 ) -> RunSpec:
-    """The run as the train step takes it; a critic that goes on from the teacher's is like it.
+    """Describes a run as the train step takes it.
 
-    Students of one teacher see the same latents and batches, whatever their seed: its forward pass
-    then serves them all.  Where they begin with the teacher's weights a seed decides the latents
-    alone, which are then its own.  One that has failed and goes on sees others, at each of its
-    `retries`.
+    Students of one teacher share latents and batches whatever their seed, so that one forward pass
+    of the teacher serves them all; the seed decides their first weights.  With a warm start, whose
+    first weights are the teacher's, the seed decides the latents instead.
+
+    Args:
+        config: The study's config.
+        run: The run.
+        teacher: The selected teacher; None for teachers and baselines.  A critic that starts from
+            the teacher's has its width and norm.
+        retries: How often the run has failed before; each retry draws other random numbers.
+
+    Returns:
+        The networks, recipe and seeds of the run.
     """
     recipe = Recipe(**config.recipes[run.recipe])
-    owner = teacher if recipe.critic == "teacher" and teacher else run
-    looked_through = teacher if recipe.features != "none" else None
+    critic_run = teacher if recipe.critic == "teacher" and teacher else run
+    feature_run = teacher if recipe.features != "none" else None
     spec = StepSpec(
         generator=build_generator(config, run.width),
-        critic=_critic_of(config, owner) if recipe.alpha > 0 else None,
+        critic=_build_own_critic(config, critic_run) if recipe.alpha > 0 else None,
         recipe=recipe,
-        frozen_critic=_critic_of(config, looked_through) if looked_through else None,
+        frozen_critic=_build_own_critic(config, feature_run) if feature_run else None,
     )
-    stream = teacher.seed if teacher and not recipe.warm_start else run.seed
-    seeds = {"seed": run.seed, "stream": stream}
-    return RunSpec(spec=spec, **{name: retry_seed(seed, retries) for name, seed in seeds.items()})
+    data_seed = teacher.seed if teacher and not recipe.warm_start else run.seed
+    return RunSpec(
+        spec=spec, seed=retry_seed(run.seed, retries), stream=retry_seed(data_seed, retries)
+    )
 
 
-def _critic_of(config: ml_collections.ConfigDict, run: Run) -> Critic:
-    """The critic of a run's own recipe."""
+def _build_own_critic(config: ml_collections.ConfigDict, run: Run) -> Critic:
+    """Returns the critic of a run's own recipe."""
     recipe = config.recipes[run.recipe]
     return build_critic(config, recipe.critic_width or run.width, recipe.critic_norm)
 
 
 def retry_seed(seed: int, retries: int) -> int:
-    """The seed in place of another after a run has failed so often: the same, at first."""
+    """Returns the seed of a run's n-th retry, a non-negative int32; `seed` itself for 0 retries."""
     if not retries:
         return seed
-    return int(np.random.SeedSequence([seed, retries]).generate_state(1)[0] >> 1)  # an int32
+    return int(np.random.SeedSequence([seed, retries]).generate_state(1)[0] >> 1)
 
 
 def image_channels(config: ml_collections.ConfigDict) -> int:
-    """1 for grey images, 3 for colour."""
+    """Returns 1 for grey images, 3 for colour."""
     return registry.get_dataset(config.data.name).image_shape[2]

@@ -1,4 +1,7 @@
-"""A config's runs: their names, networks, and which of them train together."""
+"""The plan of a study: which runs a config asks for, their names, groups and shards.
+
+Imports no JAX, so that reports and completion can read it.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,12 +9,6 @@ from collections.abc import Sequence
 import ml_collections
 
 from gankd_jax.utils.errors import UserError
-
-
-def run_name(kind: str, recipe: str, width: int, seed: int) -> str:
-    """The name of a run and of its folder, such as `student-mse-d4-s0` or `teacher-d32-s0`."""
-    parts = [kind, recipe, f"d{width}", f"s{seed}"]
-    return "-".join(parts if recipe != kind else parts[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +26,21 @@ class Run:
         return run_name(self.kind, self.recipe, self.width, self.seed)
 
 
+def run_name(kind: str, recipe: str, width: int, seed: int) -> str:
+    """Returns the name of a run, such as `student-mse-d4-s0` or `teacher-d32-s0`.
+
+    Args:
+        kind: teacher, student or baseline.
+        recipe: Its name in the config; left out where it equals the kind.
+        width: Of its generator.
+        seed: Of its first weights.
+    """
+    parts = [kind, recipe, f"d{width}", f"s{seed}"]
+    return "-".join(parts if recipe != kind else parts[1:])
+
+
 def teacher_runs(config: ml_collections.ConfigDict) -> list[Run]:
-    """The candidates for the teacher."""
+    """Returns the candidates for the teacher."""
     study = config.study
     return [
         Run("teacher", "teacher", width, seed)
@@ -40,50 +50,66 @@ def teacher_runs(config: ml_collections.ConfigDict) -> list[Run]:
 
 
 def student_runs(config: ml_collections.ConfigDict) -> list[Run]:
-    """Every student of every loss, width and seed."""
-    return _sweep(config, "student", config.study.students)
+    """Returns the students: every recipe, width and seed."""
+    return _sweep_runs(config, "student", config.study.students)
 
 
 def baseline_runs(config: ml_collections.ConfigDict) -> list[Run]:
-    """Every baseline."""
-    return _sweep(config, "baseline", config.study.baselines)
+    """Returns the baselines: every recipe, width and seed."""
+    return _sweep_runs(config, "baseline", config.study.baselines)
 
 
 def plan_runs(config: ml_collections.ConfigDict) -> list[Run]:
-    """Every run of the study, teachers first."""
+    """Returns every run of the study, teachers first."""
     return teacher_runs(config) + student_runs(config) + baseline_runs(config)
 
 
 def shard_runs(config: ml_collections.ConfigDict, k: int, n: int) -> list[Run]:
-    """Share k of n of the study's runs: every n-th of its groups, which stay whole."""
+    """Returns the runs of shard `k` of `n`, for a sweep over several machines.
+
+    Args:
+        config: The study's config.
+        k: The shard, from 1 to `n`.
+        n: The number of shards.
+
+    Returns:
+        Every n-th group of runs.  Groups are not split, since they compile to one program.
+    """
     return [run for group in group_runs(config, plan_runs(config))[k - 1 :: n] for run in group]
 
 
 def find_run(config: ml_collections.ConfigDict, name: str) -> Run:
-    """The run of that name.
+    """Returns the run of that name.
 
     Raises:
-      UserError: the study has no such run.
+        UserError: The study has no such run.
     """
-    for run in plan_runs(config):
-        if run.name == name:
-            return run
-    names = ", ".join(run.name for run in plan_runs(config))
-    raise UserError(f"--run={name} is not a run of this study; it has {names}")
+    runs = {run.name: run for run in plan_runs(config)}
+    if name not in runs:
+        raise UserError(f"--run={name} is not a run of this study; it has {', '.join(runs)}")
+    return runs[name]
 
 
-def group_runs(config: ml_collections.ConfigDict, runs: list[Run]) -> list[list[Run]]:
-    """Runs that can be one compiled program: of one kind, and equal in what shapes a step."""
-    found: dict[tuple, list[Run]] = {}
+def group_runs(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups the runs that one compiled program can train.
+
+    Args:
+        config: The study's config.
+        runs: The runs to group.
+
+    Returns:
+        Groups of runs of one kind with equal steps, batch size and critic steps, in their order.
+    """
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
         recipe = config.recipes[run.recipe]
         batches = (recipe.batch_size, recipe.late_batch)
         key = (run.kind, recipe.steps, batches, recipe.critic_steps)
-        found.setdefault(key, []).append(run)
-    return list(found.values())
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
 
 
-def _sweep(config: ml_collections.ConfigDict, kind: str, recipes: Sequence[str]) -> list[Run]:
+def _sweep_runs(config: ml_collections.ConfigDict, kind: str, recipes: Sequence[str]) -> list[Run]:
     study = config.study
     return [
         Run(kind, recipe, width, seed)

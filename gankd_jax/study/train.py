@@ -22,6 +22,7 @@ from gankd_jax.utils import sharding
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.progress import log_info
 
+PLACEMENTS = ("auto", "device", "host")  # of the training images
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
 
 

@@ -1,4 +1,4 @@
-"""A study's folder: whose it is, and which of its runs are done."""
+"""A study's work directory: whose config it holds, and how far each run has come."""
 
 import dataclasses
 import itertools
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-from flax import traverse_util
 
-from gankd_jax.config.schema import config_to_dict
+from gankd_jax.config import schema
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.study import networks
 from gankd_jax.study.plan import Run
@@ -16,106 +15,140 @@ from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import MAX_TO_KEEP, is_intact
 from gankd_jax.utils.errors import UserError
 
-LAYERS_FILE = "layers.json"  # what the FID network says of a run, or of the real images
+CONFIG_FILE = "config.json"
+LAYERS_FILE = "layers.json"  # scores by the FID network, of a run or of the real images
 
-# Where a study lies, how fast it runs and how stubborn it is are no part of what it is; the FID
-# network may score it later.
+# Fields that may change after a study has begun: where its data lies, how fast it runs, how often
+# it retries, and what the FID network scores later.
 MUTABLE_FIELDS = (
     *("data.dir", "data.placement", "training.devices", "training.retries"),
     *("evaluation.layers", "evaluation.layer_samples"),
 )
 
 
-def matches_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether the folder holds this config's study; False where it is empty or absent.
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """Reads the config of a study, possibly one that another version of the program began.
 
     Raises:
-      UserError: it holds the study of another config, or something else.
+        UserError: There is no study, its config is damaged, or it uses an option that was removed.
     """
-    path = workdir / "config.json"
-    # Looked at first: another process may be about to make it a study, the config before all else.
-    other = workdir.exists() and not (
-        workdir.is_dir() and not any(map(_is_other, workdir.iterdir()))
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{workdir} holds no study (no {CONFIG_FILE}); name the --workdir of one")
+    return schema.config_from_dict(read_study_json(path, "name another folder"), str(path))
+
+
+def matches_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:
+    """Returns whether a folder holds this config's study; False if it is empty or absent.
+
+    A field that the stored config lacks has its default there.  Fields and recipes that the config
+    lacks are ignored with a warning.
+
+    Args:
+        workdir: The work directory.
+        config: A valid config.
+
+    Raises:
+        UserError: A field has another value there, or the folder holds something else.
+    """
+    # Listed before the config is looked for: another process may be about to write it first of all.
+    has_other_files = workdir.exists() and not (
+        workdir.is_dir() and all(map(_is_unfinished_config, workdir.iterdir()))
     )
-    if not path.exists():
-        if other:
+    if not (workdir / CONFIG_FILE).exists():
+        if has_other_files:
             raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
         return False
-    ours, theirs = (
-        _flat(config_to_dict(config)),
-        _flat(read_study_json(path, "name another folder")),
-    )
-    changed = [
-        k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in MUTABLE_FIELDS
-    ]
+    changed = _changed_fields(read_config(workdir), config, source=str(workdir / CONFIG_FILE))
     if changed:
-        field = changed[0]
+        field, (stored_value, value) = next(iter(changed.items()))
         raise UserError(
-            f"--workdir={workdir} holds another config: config.{field} is {theirs.get(field)} there"
-            f" and {ours.get(field)} here ({len(changed)} fields differ); name another folder"
+            f"--workdir={workdir} holds another config: config.{field} is {stored_value} there"
+            f" and {value} here ({len(changed)} fields differ); name another folder"
         )
     return True
 
 
-def _is_other(entry: Path) -> bool:
-    """Whether a file is none that becomes the config in one move."""
-    return not entry.name.startswith(".config.json.")
+def _changed_fields(
+    stored: ml_collections.ConfigDict, config: ml_collections.ConfigDict, *, source: str
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the values there and here of every field that differs and must not."""
+    missing = tuple(f"recipes.{name}" for name in stored.recipes if name not in config.recipes)
+    schema.warn_about_ignored_fields(source, missing)
+    stored_fields = schema.flatten_config(schema.config_to_dict(stored))
+    return {
+        name: (stored_fields[name], value)
+        for name, value in sorted(schema.flatten_config(schema.config_to_dict(config)).items())
+        if name in stored_fields and name not in MUTABLE_FIELDS and stored_fields[name] != value
+    }
+
+
+def _is_unfinished_config(entry: Path) -> bool:
+    """Whether a file is a config that `atomic_io` has not moved to its place yet."""
+    return entry.name.startswith(f".{CONFIG_FILE}.")
 
 
 def require_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Find that the folder holds this config's study.
+    """Refuses a folder that does not hold this config's study.
 
     Raises:
-      UserError: it does not.
+        UserError: It holds none, or another one.
     """
     if not matches_config(workdir, config):
         raise UserError(f"--workdir={workdir} holds no study; `gankd study` begins one")
 
 
 def create_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Make the folder this config's, or find that it is.
+    """Writes the config into an empty or absent folder; nothing if it is there already.
 
     Raises:
-      UserError: it belongs to another config, holds something else, or cannot be written.
+        UserError: The folder holds another config or something else, or cannot be written.
     """
     if matches_config(workdir, config):
         return
     try:
-        atomic_io.write_json(workdir / "config.json", config_to_dict(config))
+        atomic_io.write_json(workdir / CONFIG_FILE, schema.config_to_dict(config))
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
 
 
 def read_study_json(path: Path, advice: str) -> dict[str, Any]:
-    """A JSON file of a study.
+    """Reads a JSON file of a study.
+
+    Args:
+        path: The file.
+        advice: What to do if it is damaged, for the message.
 
     Raises:
-      UserError: it is damaged; with the advice.
+        UserError: It is damaged.
     """
     try:
-        found = atomic_io.read_json(path)
-        if isinstance(found, dict):
-            return found
+        content = atomic_io.read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {advice}") from error
-    raise UserError(f"{path} is damaged (no object); {advice}")
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    return traverse_util.flatten_dict(config, sep=".")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no object); {advice}")
+    return content
 
 
 def checkpoint_steps(workdir: Path, run: Run) -> list[int]:
-    """The steps of which a run has a checkpoint, ascending."""
+    """Returns the steps of which a run has a checkpoint, ascending."""
     folder = workdir / run.name / "checkpoints"
     return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
 
 
 def quarantine_damaged_checkpoints(workdir: Path, run: Run) -> list[Path]:
-    """Rename a run's damaged checkpoints, so that the ones before them are used; the new names.
+    """Renames a run's damaged checkpoints, so that training resumes from the ones before them.
+
+    Args:
+        workdir: The work directory.
+        run: The run; no process may be training it.
+
+    Returns:
+        The new paths, `STEP.damaged`.
 
     Raises:
-      UserError: no other is left; nothing is renamed then.
+        UserError: All of them are damaged; nothing is renamed then.
     """
     folder = workdir / run.name / "checkpoints"
     steps = checkpoint_steps(workdir, run)
@@ -123,86 +156,97 @@ def quarantine_damaged_checkpoints(workdir: Path, run: Run) -> list[Path]:
     if damaged and damaged == steps:
         raise UserError(
             f"{folder / str(steps[-1])} is damaged and no other checkpoint is left;"
-            f" move {folder.parent} away to train {run.name} anew"
+            f" move {folder.parent} away to train {run.name} from the beginning"
         )
-    return [(folder / str(k)).rename(_free(folder / f"{k}.damaged")) for k in damaged]
+    return [(folder / str(k)).rename(_unused_path(folder / f"{k}.damaged")) for k in damaged]
 
 
-def _free(path: Path) -> Path:
-    """A name that nothing has yet: this one, or with a number."""
-    names = (path.with_name(f"{path.name}-{k}") for k in itertools.count(2))
-    return next(p for p in itertools.chain([path], names) if not p.exists())
+def _unused_path(path: Path) -> Path:
+    """Returns the path, or the first of `path-2`, `path-3`, ... that does not exist."""
+    numbered = (path.with_name(f"{path.name}-{k}") for k in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
 def resumable_steps(workdir: Path, run: Run) -> list[int]:
-    """The steps from which a run can go on: step 0 too, until newer ones have pushed it out."""
-    saved = checkpoint_steps(workdir, run)
-    return saved if len(saved) == MAX_TO_KEEP else [0, *saved]
+    """Returns the steps that a run can resume from.
+
+    Step 0 counts until newer checkpoints have replaced older ones: a run with fewer than
+    `MAX_TO_KEEP` checkpoints may belong to a group that stopped before the others saved.
+    """
+    steps = checkpoint_steps(workdir, run)
+    return steps if len(steps) == MAX_TO_KEEP else [0, *steps]
 
 
 def is_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
-    """Whether a run has the checkpoint of its last step."""
+    """Returns whether a run has the checkpoint of its last step."""
     return config.recipes[run.recipe].steps in checkpoint_steps(workdir, run)
 
 
 def has_failed(workdir: Path, run: Run) -> bool:
-    """Whether a run was stopped by a value that is not finite."""
+    """Returns whether a run was stopped by a non-finite value."""
     return (workdir / run.name / "failed.json").exists()
 
 
 def retry_count(workdir: Path, run: Run) -> int:
-    """How often a run that had failed went on with other random numbers."""
+    """Returns how often a failed run was resumed with other random numbers."""
     return len(list((workdir / run.name).glob("failed-*.json")))
 
 
 def can_retry(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
-    """Whether a run has failed and is to go on all the same."""
+    """Returns whether a run has failed and the config allows another retry."""
     return has_failed(workdir, run) and retry_count(workdir, run) < config.training.retries
 
 
 def start_retry(workdir: Path, run: Run) -> int:
-    """Let a failed run go on; which retry that is. What it failed of is kept as failed-K.json."""
+    """Marks a failed run as resumed; its failed.json becomes failed-N.json.
+
+    Returns:
+        N, the number of the retry, from 1.
+    """
     folder, number = workdir / run.name, retry_count(workdir, run) + 1
     (folder / "failed.json").rename(folder / f"failed-{number}.json")
     return number
 
 
 def is_scored(workdir: Path, run: Run) -> bool:
-    """Whether a run's scores by the judges are written."""
+    """Returns whether the evaluation networks' scores of a run are written."""
     return (workdir / run.name / "scores.json").exists()
 
 
 def has_layer_scores(folder: Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether what lies in `folder` has scores of all layers of the FID network that are asked for.
+    """Returns whether a folder has the scores of all requested layers of the FID network.
 
-    Those of another number of images do not count.
+    Args:
+        folder: Of a run, or of the real images.
+        config: Its `evaluation.layers` are requested; scores of another `layer_samples` do not
+            count.
     """
-    asked, path = config.evaluation, folder / LAYERS_FILE
-    if not asked.layers:
+    evaluation, path = config.evaluation, folder / LAYERS_FILE
+    if not evaluation.layers:
         return True
     if not path.exists():
         return False
-    made = read_study_json(path, "delete it, and it is written again").get("made", {})
-    enough = set(asked.layers) <= set(made.get("layers", ()))
-    return enough and made.get("layer_samples") == asked.layer_samples
+    provenance = read_study_json(path, "delete it, and it is written again").get("made", {})
+    has_layers = set(evaluation.layers) <= set(provenance.get("layers", ()))
+    return has_layers and provenance.get("layer_samples") == evaluation.layer_samples
 
 
 def has_failed_for_good(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
-    """Whether a run has failed for good."""
+    """Returns whether a run has failed and has no retry left."""
     return has_failed(workdir, run) and not can_retry(workdir, config, run)
 
 
 def is_done(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
-    """Whether nothing is left to do of a run."""
-    scored = is_scored(workdir, run) and has_layer_scores(workdir / run.name, config)
-    return scored or has_failed_for_good(workdir, config, run)
+    """Returns whether a run is trained and scored, or has failed for good."""
+    is_complete = is_scored(workdir, run) and has_layer_scores(workdir / run.name, config)
+    return is_complete or has_failed_for_good(workdir, config, run)
 
 
 def require_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:
-    """Find that the folder holds this config's study, and the run trained.
+    """Refuses a run that is not trained.
 
     Raises:
-      UserError: it does not.
+        UserError: The folder does not hold this config's study, or the run is not trained.
     """
     require_workdir(workdir, config)
     if not is_trained(workdir, config, run):
@@ -210,12 +254,12 @@ def require_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) 
 
 
 def is_final(workdir: Path, run: Run) -> bool:
-    """Whether a run stays as it is: it is scored, or its weights come from elsewhere."""
+    """Returns whether a run's weights must not change: it is scored, or they were imported."""
     return is_scored(workdir, run) or (workdir / run.name / "imported.json").exists()
 
 
 def write_run_info(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:
-    """Write what a run is, for its report."""
+    """Writes run.json: the run's name, recipe, width and seed, and the size of its generator."""
     size = generator_cost(networks.build_generator(config, run.width))
-    about = {"name": run.name, **dataclasses.asdict(run), **dataclasses.asdict(size)}
-    atomic_io.write_json(workdir / run.name / "run.json", about)
+    info = {"name": run.name, **dataclasses.asdict(run), **dataclasses.asdict(size)}
+    atomic_io.write_json(workdir / run.name / "run.json", info)

@@ -16,6 +16,7 @@ Features = tuple[Float[Array, "b ..."], ...]  # of a critic's hidden layers
 
 HUBER_DELTA = 0.2  # a tenth of the range of a pixel
 EPSILON = 1e-12
+REDUCTIONS = {"mean": jnp.mean, "sum": jnp.sum}  # over the values of an image
 
 
 def critic_bce(real: Scores, fake: Scores) -> Scalar:
@@ -114,8 +115,7 @@ def _enlarge(images: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
 
 def _reduce(differences: Images, reduction: str) -> Scalar:
     """'mean' or 'sum' over the numbers of an image; always the mean over images."""
-    over_image = {"mean": jnp.mean, "sum": jnp.sum}[reduction]
-    return jnp.mean(over_image(differences, axis=(1, 2, 3)))
+    return jnp.mean(REDUCTIONS[reduction](differences, axis=(1, 2, 3)))
 
 
 DISTANCES: dict[str, Callable[[Images, Images, str], Scalar]] = {

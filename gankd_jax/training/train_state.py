@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,13 @@ from gankd_jax.models.sampling import PyTree
 Leaf = Any  # an array; jax also stacks it, and rebuilds pytrees of shapes or of axes
 # What a run's seed is folded with, so that no two uses share random numbers.
 INIT_GENERATOR, INIT_CRITIC, TRAIN = range(3)
+CRITIC_SOURCES = ("fresh", "teacher")  # of a recipe's critic
+# Learning-rate schedules by name: functions of the peak rate and of the steps after the warm-up.
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda peak, steps: optax.constant_schedule(peak),
+    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
+    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
+}
 
 
 @struct.dataclass
@@ -64,12 +72,7 @@ def make_variables(params: PyTree, stats: PyTree) -> dict[str, PyTree]:
 
 def learning_rate_schedule(peak: float, recipe: Recipe) -> optax.Schedule:
     """A recipe's schedule: linear warm-up to `peak`, then constant, cosine or linear to 0."""
-    left = recipe.steps - recipe.warmup
-    after = {
-        "constant": optax.constant_schedule(peak),
-        "cosine": optax.cosine_decay_schedule(peak, left),
-        "linear": optax.linear_schedule(peak, 0.0, left),
-    }[recipe.schedule]
+    after = SCHEDULES[recipe.schedule](peak, recipe.steps - recipe.warmup)
     rise = optax.linear_schedule(0.0, peak, recipe.warmup)
     return optax.join_schedules([rise, after], [recipe.warmup]) if recipe.warmup else after
 

@@ -25,6 +25,7 @@ from gankd_jax.training.train_state import (
     make_variables,
 )
 
+REAL_SOURCES = ("data", "teacher")  # of the images that a critic takes as real
 Metrics = dict[str, Float[Array, ""]]
 
 

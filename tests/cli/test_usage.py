@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from gankd_jax.bench import start
 from gankd_jax.cli import flags, main
 from gankd_jax.cli.table import COMMANDS
-from gankd_jax.config.schema import validate_config
 from gankd_jax.export.formats import FORMATS
 from gankd_jax.study import plan
+from gankd_jax.study.validation import validate_config
 from gankd_jax.utils.constants import PRECISIONS
 
 # ml_collections reads a config file by a deprecated call.

@@ -1,7 +1,7 @@
 """Every config and variant against its golden dump.
 
 A changed default shows as a changed file under tests/golden/configs. To write them anew, after
-reading why they differ: `.venv/bin/python tests/test_config.py`.
+reading why they differ: `.venv/bin/python tests/config/test_schema.py`.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from gankd_jax.config.schema import (
     base_config,
     config_to_dict,
     recipe_config,
-    validate_config,
 )
 from gankd_jax.report import paper_results
+from gankd_jax.study.validation import validate_config
 from gankd_jax.utils.errors import UserError
 
 CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
@@ -33,10 +33,13 @@ PAPER = [
 
 
 def variants(path: Path) -> list[str]:
-    """Nothing, and each variant of a config file, of which it tells whoever names another."""
-    with pytest.raises(UserError) as told:
+    """Returns the variants of a config file, and "" for none, from its error message."""
+    with pytest.raises(UserError) as error:
         tiny.load(path, "no-such-variant")
-    return ["", *re.findall(r"[\w-]+", str(told.value).split("there are: ")[1].replace("none", ""))]
+    return [
+        "",
+        *re.findall(r"[\w-]+", str(error.value).split("there are: ")[1].replace("none", "")),
+    ]
 
 
 def every_config() -> list[tuple[Path, str]]:
@@ -60,11 +63,11 @@ def rewrite() -> None:
 
 @pytest.mark.parametrize(("path", "variant"), every_config(), ids=lambda part: Path(part).stem)
 def test_a_config_is_valid_locked_and_as_its_golden_dump(path, variant):
-    made = tiny.load(path, variant)
-    validate_config(made)
+    config = tiny.load(path, variant)
+    validate_config(config)
     assert dump(path, variant) == golden(path, variant).read_text()
     with pytest.raises(AttributeError):
-        made.study.no_such_field = 1
+        config.study.no_such_field = 1
 
 
 def test_every_golden_dump_has_its_config():
@@ -72,58 +75,58 @@ def test_every_golden_dump_has_its_config():
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_plain_configs_ask_for_the_paper_s_networks(name):
-    made = tiny.load(tiny.REPO / "configs" / f"{name}.py")
-    assert made.study.teacher_widths == (paper_results.PAPER_TEACHER_WIDTH[name],)
+def test_the_plain_configs_have_the_papers_networks(name):
+    config = tiny.load(tiny.REPO / "configs" / f"{name}.py")
+    assert config.study.teacher_widths == (paper_results.PAPER_TEACHER_WIDTH[name],)
     widths = [row.width for row in paper_results.PAPER_ROWS if name in row.results]
-    assert set(made.study.widths) >= {
+    assert set(config.study.widths) >= {
         w for w in widths if w < paper_results.PAPER_TEACHER_WIDTH[name]
     }
-    assert (made.data.name, made.data.image_size, made.model.latent) == (name, 64, 100)
+    assert (config.data.name, config.data.image_size, config.model.latent) == (name, 64, 100)
     for run in ("teacher", "baseline"):
-        settings = made.recipes[run]
+        settings = config.recipes[run]
         assert (settings.generator_lr, settings.critic_lr, settings.b1) == (2e-4, 2e-4, 0.5)
-    assert (made.recipes.mse.alpha, made.recipes.mse.reduction) == (0.0, "sum")
+    assert (config.recipes.mse.alpha, config.recipes.mse.reduction) == (0.0, "sum")
 
 
-def test_the_digits_need_no_paper_row_and_no_network():
-    made = tiny.load(tiny.DIGITS)
-    assert (made.data.name, made.data.image_size) == ("digits", 16)
-    assert made.data.pad * 2 + 8 < 16  # framed, then enlarged
+def test_the_digits_config_is_the_projects_own():
+    config = tiny.load(tiny.DIGITS)
+    assert (config.data.name, config.data.image_size) == ("digits", 16)
+    assert config.data.pad * 2 + 8 < 16  # framed, then enlarged
 
 
 def test_variants_apply_in_the_order_in_which_they_are_named():
-    def first(made: ConfigDict) -> None:
-        made.name, made.data.pad = "first", 1
+    def first(config: ConfigDict) -> None:
+        config.name, config.data.pad = "first", 1
 
-    def second(made: ConfigDict) -> None:
-        made.name = "second"
+    def second(config: ConfigDict) -> None:
+        config.name = "second"
 
-    made = apply_variants(base_config(), "first,second", {"first": first, "second": second})
-    assert (made.name, made.data.pad) == ("second", 1)
-    made = apply_variants(base_config(), "second,first", {"first": first, "second": second})
-    assert (made.name, made.data.pad) == ("first", 1)
+    config = apply_variants(base_config(), "first,second", {"first": first, "second": second})
+    assert (config.name, config.data.pad) == ("second", 1)
+    config = apply_variants(base_config(), "second,first", {"first": first, "second": second})
+    assert (config.name, config.data.pad) == ("first", 1)
     with pytest.raises(UserError, match="no variant 'third'; there are: first, second"):
         apply_variants(base_config(), "third", {"first": first, "second": second})
 
 
 def test_a_recipe_is_the_dataclass_with_changes():
-    made = recipe_config(steps=7, loss="hinge")
-    assert Recipe(**made) == Recipe(steps=7, loss="hinge")
+    config = recipe_config(steps=7, loss="hinge")
+    assert Recipe(**config) == Recipe(steps=7, loss="hinge")
     with pytest.raises(TypeError):
         recipe_config(no_such_field=1)
 
 
 def test_short_recipes_take_their_steps():
-    made = short_training_recipes(teacher_steps=100, steps=200, joint_steps=300)
-    steps = {name: fields.steps for name, fields in made.items()}
+    config = short_training_recipes(teacher_steps=100, steps=200, joint_steps=300)
+    steps = {name: fields.steps for name, fields in config.items()}
     assert steps == {"teacher": 100, "baseline": 200, "mse": 200, "l1": 200, "joint": 300}
 
 
-def test_json_keeps_every_field():
-    made = config_to_dict(base_config())
-    assert made["study"]["widths"] == [2, 4, 8, 16, 32]
-    assert made["recipes"]["joint"] == dataclasses.asdict(
+def test_a_config_as_json_has_every_field():
+    config = config_to_dict(base_config())
+    assert config["study"]["widths"] == [2, 4, 8, 16, 32]
+    assert config["recipes"]["joint"] == dataclasses.asdict(
         Recipe(alpha=0.5, reduction="sum", critic="teacher")
     )
 
@@ -197,13 +200,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "told"), WRONG, ids=lambda part: str(part)[:40])
-def test_a_config_that_cannot_run_is_refused_in_one_line(field, value, told):
-    made = base_config()
-    made.update_from_flattened_dict({field: value})
+@pytest.mark.parametrize(("field", "value", "message"), WRONG, ids=lambda part: str(part)[:40])
+def test_a_config_that_cannot_run_is_refused_in_one_line(field, value, message):
+    config = base_config()
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as error:
-        validate_config(made)
-    assert told in str(error.value)
+        validate_config(config)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -219,41 +222,41 @@ def test_a_config_that_cannot_run_is_refused_in_one_line(field, value, told):
         ("study.seeds", (2**31 - 1,)),
     ],
 )
-def test_the_edges_of_what_is_allowed_pass(field, value):
-    made = base_config()
-    made.update_from_flattened_dict({field: value})
-    validate_config(made)
+def test_values_at_the_edge_of_the_allowed_range_pass(field, value):
+    config = base_config()
+    config.update_from_flattened_dict({field: value})
+    validate_config(config)
 
 
 def test_a_warm_start_needs_a_teacher_as_wide_as_the_student():
-    made = base_config()
-    made.recipes.mse.warm_start = True
-    validate_config(made)
-    made.study.widths = (2, 65)
-    with pytest.raises(UserError, match=r"which may have 64: config.study.widths go no further"):
-        validate_config(made)
+    config = base_config()
+    config.recipes.mse.warm_start = True
+    validate_config(config)
+    config.study.widths = (2, 65)
+    with pytest.raises(UserError, match=r"set config.study.widths to at most 64"):
+        validate_config(config)
 
 
 @pytest.mark.parametrize("count", [1, 65])
-def test_features_are_compared_of_some_of_a_batch(count):
-    made = base_config()
-    made.recipes.mse.update({"features": "energy", "feature_batch": count})
+def test_the_feature_batch_is_a_part_of_the_batch(count):
+    config = base_config()
+    config.recipes.mse.update({"features": "energy", "feature_batch": count})
     with pytest.raises(UserError, match=r"feature_batch is .* must be 2 to batch_size"):
-        validate_config(made)
+        validate_config(config)
 
 
-def test_a_critic_of_the_teachers_images_takes_one_step():
-    made = base_config()
-    made.recipes.joint.update({"critic_sees": "teacher", "critic_steps": 2})
-    with pytest.raises(UserError, match="critic_steps is 1"):
-        validate_config(made)
+def test_a_critic_that_takes_the_teachers_images_as_real_has_one_step():
+    config = base_config()
+    config.recipes.joint.update({"critic_sees": "teacher", "critic_steps": 2})
+    with pytest.raises(UserError, match="requires critic_steps=1"):
+        validate_config(config)
 
 
 def test_a_penalised_critic_without_batch_norm_passes():
-    made = base_config()
-    made.recipes.teacher.update(recipe_config(loss="wgan_gp", critic_norm="layer"))
-    made.recipes.joint.loss = "wgan_gp"
-    validate_config(made)
+    config = base_config()
+    config.recipes.teacher.update(recipe_config(loss="wgan_gp", critic_norm="layer"))
+    config.recipes.joint.loss = "wgan_gp"
+    validate_config(config)
 
 
 if __name__ == "__main__":

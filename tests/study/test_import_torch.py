@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from gankd_jax.config.schema import base_config, recipe_config, validate_config
+from gankd_jax.config.schema import base_config, recipe_config
 from gankd_jax.models import sampling
 from gankd_jax.report.runs import read
 from gankd_jax.report.table import text
@@ -18,6 +18,7 @@ from gankd_jax.study import import_torch, runner, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import find_run, teacher_runs
 from gankd_jax.study.train import resume_groups
+from gankd_jax.study.validation import validate_config
 from gankd_jax.utils.errors import UserError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -1,4 +1,4 @@
-"""Which runs a config asks for, and what each is."""
+"""The runs of a config, and each run's networks and seeds."""
 
 import pytest
 import tiny
@@ -10,18 +10,18 @@ from gankd_jax.study.plan import Run
 from gankd_jax.utils.errors import UserError
 
 
-def names(found: list[Run]) -> list[str]:
-    return [run.name for run in found]
+def names(runs: list[Run]) -> list[str]:
+    return [run.name for run in runs]
 
 
 def test_the_plan_is_teachers_then_students_then_baselines():
-    made = tiny.config(
+    config = tiny.config(
         study__teacher_widths=(4, 8),
         study__teacher_seeds=(3,),
         study__widths=(1, 2),
         study__seeds=(0,),
     )
-    assert names(plan.plan_runs(made)) == [
+    assert names(plan.plan_runs(config)) == [
         "teacher-d4-s3",
         "teacher-d8-s3",
         "student-mse-d1-s0",
@@ -33,55 +33,55 @@ def test_the_plan_is_teachers_then_students_then_baselines():
     ]
 
 
-def test_a_second_baseline_bears_its_recipe_s_name():
+def test_a_baseline_of_another_recipe_is_named_after_it():
     assert Run("baseline", "wide", 2, 1).name == "baseline-wide-d2-s1"
 
 
-def test_every_name_is_one_run_s_own():
-    made = tiny.config(
+def test_every_run_has_a_name_of_its_own():
+    config = tiny.config(
         study__widths=(1, 11),
         study__seeds=(0, 1, 11),
         study__students=("mse", "l1", "teacher", "baseline"),
     )
-    runs = plan.plan_runs(made)
+    runs = plan.plan_runs(config)
     assert len(set(names(runs))) == len(runs) == 1 + 4 * 2 * 3 + 2 * 3
-    assert [plan.find_run(made, run.name) for run in runs] == runs
+    assert [plan.find_run(config, run.name) for run in runs] == runs
 
 
-def test_an_unknown_run_is_refused_with_the_names_there_are():
+def test_an_unknown_run_is_refused_naming_the_runs():
     with pytest.raises(UserError, match=r"--run=x is not a run of this study; it has teacher-d4"):
         plan.find_run(tiny.config(), "x")
 
 
-def test_groups_hold_what_can_be_one_program():
-    made = tiny.config(study__students=("mse", "l1", "joint"), study__seeds=(0, 1))
-    made.recipes.joint.steps = tiny.STEPS
-    made.recipes.l1.batch_size = 32
-    found = [set(names(group)) for group in plan.group_runs(made, plan.plan_runs(made))]
+def test_a_group_has_equal_kind_steps_and_batch_size():
+    config = tiny.config(study__students=("mse", "l1", "joint"), study__seeds=(0, 1))
+    config.recipes.joint.steps = tiny.STEPS
+    config.recipes.l1.batch_size = 32
+    groups = [set(names(group)) for group in plan.group_runs(config, plan.plan_runs(config))]
     expected = [
         {"teacher-d4-s0"},
         {f"student-{name}-d1-s{seed}" for name in ("mse", "joint") for seed in (0, 1)},
         {"student-l1-d1-s0", "student-l1-d1-s1"},
         {"baseline-d1-s0", "baseline-d1-s1"},
     ]
-    assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
+    assert sorted(map(sorted, groups)) == sorted(map(sorted, expected))
 
 
 @pytest.mark.parametrize(("field", "value"), [("steps", 80), ("critic_steps", 2)])
-def test_runs_of_other_length_train_apart(field, value):
-    made = tiny.config()
-    made.recipes.l1[field] = value
-    assert len(plan.group_runs(made, plan.student_runs(made))) == 2
+def test_runs_with_other_steps_are_another_group(field, value):
+    config = tiny.config()
+    config.recipes.l1[field] = value
+    assert len(plan.group_runs(config, plan.student_runs(config))) == 2
 
 
-def test_the_networks_are_the_config_s():
-    made = tiny.config(model__latent=7, model__generator_norm="none", model__conv="phase")
-    assert networks.build_generator(made, 3) == Generator(3, 16, 1, 7, "none", "phase")
-    assert networks.build_critic(made, 3, "layer") == Critic(3, 16, 1, "layer", "phase")
+def test_networks_have_the_sizes_of_the_config():
+    config = tiny.config(model__latent=7, model__generator_norm="none", model__conv="phase")
+    assert networks.build_generator(config, 3) == Generator(3, 16, 1, 7, "none", "phase")
+    assert networks.build_critic(config, 3, "layer") == Critic(3, 16, 1, "layer", "phase")
 
 
 @pytest.mark.parametrize(("name", "count"), [("digits", 1), ("cifar10", 3), ("celeb_a", 3)])
-def test_the_channels_are_the_data_set_s(name, count):
+def test_channels_are_those_of_the_data_set(name, count):
     assert networks.image_channels(tiny.config(data__name=name)) == count
 
 
@@ -91,47 +91,47 @@ def test_an_unknown_data_set_is_refused():
 
 
 def test_pure_distillation_has_no_critic_and_keeps_its_recipe():
-    made = tiny.config()
-    member = networks.make_run_spec(
-        made, Run("student", "mse", 2, 5), Run("teacher", "teacher", 4, 0)
+    config = tiny.config()
+    run_spec = networks.make_run_spec(
+        config, Run("student", "mse", 2, 5), Run("teacher", "teacher", 4, 0)
     )
-    assert (member.seed, member.spec.generator.width, member.spec.critic) == (5, 2, None)
-    assert member.spec.recipe == Recipe(**made.recipes.mse)
+    assert (run_spec.seed, run_spec.spec.generator.width, run_spec.spec.critic) == (5, 2, None)
+    assert run_spec.spec.recipe == Recipe(**config.recipes.mse)
 
 
 def test_a_fresh_critic_is_as_wide_as_its_run_or_as_the_recipe_says():
-    made = tiny.config(recipes__baseline__critic_width=0)
+    config = tiny.config(recipes__baseline__critic_width=0)
     run = Run("baseline", "baseline", 2, 0)
-    assert networks.make_run_spec(made, run, None).spec.critic.width == 2
-    made.recipes.baseline.critic_width = 8
-    assert networks.make_run_spec(made, run, None).spec.critic.width == 8
+    assert networks.make_run_spec(config, run, None).spec.critic.width == 2
+    config.recipes.baseline.critic_width = 8
+    assert networks.make_run_spec(config, run, None).spec.critic.width == 8
 
 
-def test_a_critic_that_goes_on_is_the_teacher_s():
-    made = tiny.config(recipes__teacher__critic_norm="layer")
-    made.recipes.joint.update({"alpha": 0.5, "critic": "teacher", "critic_norm": "batch"})
+def test_a_critic_that_starts_from_the_teachers_has_its_width_and_norm():
+    config = tiny.config(recipes__teacher__critic_norm="layer")
+    config.recipes.joint.update({"alpha": 0.5, "critic": "teacher", "critic_norm": "batch"})
     run, teacher = Run("student", "joint", 1, 0), Run("teacher", "teacher", 4, 0)
-    critic = networks.make_run_spec(made, run, teacher).spec.critic
-    assert critic == networks.make_run_spec(made, teacher, None).spec.critic
+    critic = networks.make_run_spec(config, run, teacher).spec.critic
+    assert critic == networks.make_run_spec(config, teacher, None).spec.critic
     assert (critic.width, critic.norm) == (4, "layer")
-    made.recipes.joint.critic = "fresh"
-    assert networks.make_run_spec(made, run, teacher).spec.critic.width == 1
+    config.recipes.joint.critic = "fresh"
+    assert networks.make_run_spec(config, run, teacher).spec.critic.width == 1
 
 
-def test_shares_are_whole_groups_and_together_the_plan():
+def test_shards_are_whole_groups_and_together_the_plan():
     config = tiny.config(recipes__l1__steps=50)  # students of another length: a group of their own
     for n in (1, 2, 3, 5):
-        shares = [plan.shard_runs(config, k, n) for k in range(1, n + 1)]
-        together = [run for share in shares for run in share]
+        shards = [plan.shard_runs(config, k, n) for k in range(1, n + 1)]
+        together = [run for shard in shards for run in shard]
         assert len(together) == len(set(together))
         assert set(together) == set(plan.plan_runs(config))
         for group in plan.group_runs(config, plan.plan_runs(config)):
-            assert sum(set(group) <= set(share) for share in shares) == 1
+            assert sum(set(group) <= set(shard) for shard in shards) == 1
 
 
 @pytest.mark.parametrize(("warm_start", "stream"), [(False, 9), (True, 5)])
-def test_seeds_that_begin_alike_have_latents_of_their_own(warm_start, stream):
-    made = tiny.config(recipes__mse__warm_start=warm_start)
+def test_runs_with_a_warm_start_have_latents_of_their_own(warm_start, stream):
+    config = tiny.config(recipes__mse__warm_start=warm_start)
     run, teacher = Run("student", "mse", 1, 5), Run("teacher", "teacher", 4, 9)
-    assert networks.make_run_spec(made, run, teacher).stream == stream
-    assert networks.make_run_spec(made, Run("baseline", "baseline", 1, 5), None).stream == 5
+    assert networks.make_run_spec(config, run, teacher).stream == stream
+    assert networks.make_run_spec(config, Run("baseline", "baseline", 1, 5), None).stream == 5

@@ -1,10 +1,12 @@
-"""Whose a work directory is, and what lies in it."""
+"""Which config a work directory holds, and how far its runs have come."""
 
 import json
+from unittest import mock
 
 import pytest
 import tiny
 
+from gankd_jax.config import schema
 from gankd_jax.study import workdir
 from gankd_jax.study.plan import Run
 from gankd_jax.utils.checkpoint import Checkpoints
@@ -19,32 +21,32 @@ def touch(path):
 
 
 @pytest.mark.parametrize("existing", [True, False])
-def test_an_empty_or_absent_folder_becomes_the_config_s(tmp_path, existing):
+def test_an_empty_or_absent_folder_takes_the_config(tmp_path, existing):
     folder = tmp_path / "new" / "study"
     if existing:
         folder.mkdir(parents=True)
     assert not workdir.matches_config(folder, tiny.config())
-    assert folder.exists() == existing  # to ask makes nothing
+    assert folder.exists() == existing  # looking creates nothing
     workdir.create_workdir(folder, tiny.config())
     assert workdir.matches_config(folder, tiny.config())
     assert [path.name for path in folder.iterdir()] == ["config.json"]
     assert json.loads((folder / "config.json").read_text())["study"]["widths"] == [1]
 
 
-def test_a_second_claim_writes_nothing(tmp_path):
+def test_creating_a_workdir_twice_writes_nothing(tmp_path):
     workdir.create_workdir(tmp_path / "a", tiny.config())
     before = tiny.snapshot(tmp_path)
     workdir.create_workdir(tmp_path / "a", tiny.config())
     assert tiny.snapshot(tmp_path) == before
 
 
-def test_where_the_data_lie_how_they_are_placed_and_what_is_tried_again_is_free(tmp_path):
+def test_mutable_fields_may_change(tmp_path):
     workdir.create_workdir(tmp_path, tiny.config())
-    free = {"data__dir": "/elsewhere", "data__placement": "host", "training__retries": 2}
-    assert workdir.matches_config(tmp_path, tiny.config(**free))
+    changes = {"data__dir": "/elsewhere", "data__placement": "host", "training__retries": 2}
+    assert workdir.matches_config(tmp_path, tiny.config(**changes))
 
 
-def test_another_config_is_refused_with_its_first_field(tmp_path):
+def test_another_config_is_refused_naming_the_first_changed_field(tmp_path):
     workdir.create_workdir(tmp_path, tiny.config())
     before = tiny.snapshot(tmp_path)
     other = tiny.config(study__widths=(1, 2), study__seeds=(0,))
@@ -55,48 +57,89 @@ def test_another_config_is_refused_with_its_first_field(tmp_path):
     assert tiny.snapshot(tmp_path) == before
 
 
-def test_a_field_that_an_old_config_lacks_is_a_difference(tmp_path):
+def edit_config(folder, edit) -> None:
+    """Changes the stored config, as another version of the program may have written it."""
+    stored = json.loads((folder / "config.json").read_text())
+    edit(stored)
+    (folder / "config.json").write_text(json.dumps(stored))
+
+
+def test_a_field_that_the_stored_config_lacks_has_its_default(tmp_path):
     workdir.create_workdir(tmp_path, tiny.config())
-    stored = json.loads((tmp_path / "config.json").read_text())
-    del stored["recipes"]["mse"]["ema"]
-    (tmp_path / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(UserError, match=r"config.recipes.mse.ema is None there and 0.0 here"):
-        workdir.matches_config(tmp_path, tiny.config())
+    edit_config(tmp_path, lambda stored: stored["recipes"]["mse"].pop("ema"))
+    assert workdir.matches_config(tmp_path, tiny.config())
+    assert workdir.read_config(tmp_path).recipes.mse.ema == 0.0
+    with pytest.raises(UserError, match=r"config.recipes.mse.ema is 0.0 there and 0.5 here"):
+        workdir.matches_config(tmp_path, tiny.config(recipes__mse__ema=0.5))
 
 
-def test_other_files_a_file_and_a_damaged_config_are_refused(tmp_path):
+def test_an_unknown_stored_field_is_named_in_one_warning(tmp_path, caplog):
+    workdir.create_workdir(tmp_path, tiny.config())
+    edit_config(tmp_path, lambda stored: stored["training"].update(future=1))
+    edit_config(tmp_path, lambda stored: stored["recipes"]["mse"].update(future=[2]))
+    for _ in range(2):
+        assert workdir.matches_config(tmp_path, tiny.config())
+    [warning] = caplog.messages
+    assert "config.recipes.mse.future, config.training.future" in warning
+    assert "\n" not in warning
+
+
+def test_a_stored_recipe_that_the_config_lacks_is_named_in_a_warning(tmp_path, caplog):
+    workdir.create_workdir(tmp_path, tiny.config())
+    edit_config(tmp_path, lambda stored: stored["recipes"].update(old=stored["recipes"]["mse"]))
+    assert workdir.matches_config(tmp_path, tiny.config())
+    assert "config.recipes.old" in caplog.text
+
+
+def test_a_new_recipe_that_no_run_uses_does_not_lock_out_a_workdir(tmp_path):
+    workdir.create_workdir(tmp_path, tiny.config())
+    edit_config(tmp_path, lambda stored: stored["recipes"].pop("joint"))
+    assert workdir.matches_config(tmp_path, tiny.config())
+
+
+def test_a_removed_option_opens_only_where_it_was_off(tmp_path):
+    workdir.create_workdir(tmp_path, tiny.config())
+    edit_config(tmp_path, lambda stored: stored["recipes"]["mse"].update(removed_option=0))
+    with mock.patch.dict(schema.REMOVED_FIELDS, {r"recipes\.[^.]+\.removed_option": 0}):
+        assert workdir.matches_config(tmp_path, tiny.config())
+        edit_config(tmp_path, lambda stored: stored["recipes"]["mse"].update(removed_option=7))
+        with pytest.raises(UserError, match=r"recipes.mse.removed_option is 7, and this option"):
+            workdir.matches_config(tmp_path, tiny.config())
+
+
+def test_foreign_files_and_a_damaged_config_are_refused(tmp_path):
     (tmp_path / "thesis").mkdir()
     touch(tmp_path / "thesis" / "chapter1.tex")
     touch(tmp_path / "file")
     touch(tmp_path / "damaged" / "config.json")
-    for name, told in [
+    for name, message in [
         ("thesis", "has files but no study; name an empty folder"),
         ("file", "has files but no study"),
         ("damaged", "config.json is damaged"),
     ]:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             workdir.create_workdir(tmp_path / name, tiny.config())
     assert (tmp_path / "damaged" / "config.json").read_bytes() == b""
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+def test_an_unwritable_workdir_is_refused(tmp_path):
     touch(tmp_path / "file")
     with pytest.raises(UserError, match="cannot be written"):
         workdir.create_workdir(tmp_path / "file" / "below", tiny.config())
 
 
-def test_what_is_done_is_read_from_the_files(tmp_path):
-    made = tiny.config()
+def test_the_state_of_a_run_is_read_from_its_files(tmp_path):
+    config = tiny.config()
     assert workdir.checkpoint_steps(tmp_path, RUN) == []
     assert workdir.resumable_steps(tmp_path, RUN) == [0]
     for step in ("9", "10", "20.orbax-checkpoint-tmp"):
         (tmp_path / RUN.name / "checkpoints" / step).mkdir(parents=True)
     assert workdir.checkpoint_steps(tmp_path, RUN) == [9, 10]
     assert workdir.resumable_steps(tmp_path, RUN) == [9, 10]
-    assert not workdir.is_trained(tmp_path, made, RUN)
+    assert not workdir.is_trained(tmp_path, config, RUN)
     (tmp_path / RUN.name / "checkpoints" / "9").rmdir()
     (tmp_path / RUN.name / "checkpoints" / "40").mkdir()
-    assert workdir.is_trained(tmp_path, made, RUN)
+    assert workdir.is_trained(tmp_path, config, RUN)
     assert not workdir.has_failed(tmp_path, RUN)
     assert not workdir.is_scored(tmp_path, RUN)
     touch(tmp_path / RUN.name / "failed.json")
@@ -105,19 +148,19 @@ def test_what_is_done_is_read_from_the_files(tmp_path):
     assert workdir.is_scored(tmp_path, RUN)
 
 
-def test_the_first_checkpoint_leaves_step_0_kept(tmp_path):
+def test_step_0_is_resumable_beside_the_first_checkpoint(tmp_path):
     (tmp_path / RUN.name / "checkpoints" / "10").mkdir(parents=True)
     assert workdir.resumable_steps(tmp_path, RUN) == [0, 10]
 
 
 @pytest.mark.parametrize("name", ["scores.json", "imported.json"])
-def test_scored_and_imported_runs_are_settled(tmp_path, name):
+def test_scored_and_imported_runs_are_final(tmp_path, name):
     assert not workdir.is_final(tmp_path, RUN)
     touch(tmp_path / RUN.name / name)
     assert workdir.is_final(tmp_path, RUN)
 
 
-def test_the_saved_steps_are_those_that_orbax_knows(tmp_path):
+def test_checkpoint_steps_are_those_of_orbax(tmp_path):
     checkpoints = Checkpoints(tmp_path / RUN.name / "checkpoints")
     for step in (5, 10, 15):
         checkpoints.save(step, {"weight": 1.0})
@@ -125,12 +168,12 @@ def test_the_saved_steps_are_those_that_orbax_knows(tmp_path):
     checkpoints.close()
 
 
-def test_a_run_is_described_with_its_size(tmp_path):
+def test_run_info_has_the_size_of_the_generator(tmp_path):
     workdir.write_run_info(tmp_path, tiny.config(), RUN)
-    about = json.loads((tmp_path / RUN.name / "run.json").read_text())
+    info = json.loads((tmp_path / RUN.name / "run.json").read_text())
     # 16 pixels, d = 1: 100 latents to 2 channels, to 1, to 1; kernels 4x4, biases, batch norm.
     kernels, biases, norms = 16 * (100 * 2 + 2 * 1 + 1 * 1), 2 + 1 + 1, 2 * (2 + 1)
-    assert about == {
+    assert info == {
         "name": "student-mse-d1-s0",
         "kind": "student",
         "recipe": "mse",
@@ -143,13 +186,13 @@ def test_a_run_is_described_with_its_size(tmp_path):
     }
 
 
-def test_a_folder_whose_claim_was_killed_can_be_claimed(tmp_path):
-    touch(tmp_path / ".config.json.x1y2")  # as `write_bytes` names what it has not finished
+def test_a_half_written_config_does_not_block_the_folder(tmp_path):
+    touch(tmp_path / ".config.json.x1y2")  # the name of an unfinished write
     workdir.create_workdir(tmp_path, tiny.config())
     assert workdir.matches_config(tmp_path, tiny.config())
 
 
-def test_a_checkpoint_damaged_twice_is_set_aside_twice(tmp_path):
+def test_a_second_damaged_checkpoint_of_a_step_gets_a_new_name(tmp_path):
     folder = tmp_path / RUN.name / "checkpoints"
     for step in ("20", "20.damaged", "20.damaged-2", "10"):
         touch(folder / step / "file")
@@ -158,7 +201,7 @@ def test_a_checkpoint_damaged_twice_is_set_aside_twice(tmp_path):
     assert workdir.checkpoint_steps(tmp_path, RUN) == [10]
 
 
-def test_a_study_that_another_process_is_about_to_begin_is_none_of_other_files(tmp_path):
+def test_a_config_that_another_process_is_writing_is_no_foreign_file(tmp_path):
     (tmp_path / ".config.json.x1y2").touch()  # becomes config.json in one move
     assert not workdir.matches_config(tmp_path, tiny.config())
     touch(tmp_path / "notes.txt")
@@ -166,6 +209,6 @@ def test_a_study_that_another_process_is_about_to_begin_is_none_of_other_files(t
         workdir.matches_config(tmp_path, tiny.config())
 
 
-def test_devices_are_no_part_of_what_a_study_is(tmp_path):
+def test_the_number_of_devices_may_change(tmp_path):
     workdir.create_workdir(tmp_path, tiny.config())
     assert workdir.matches_config(tmp_path, tiny.config(training__devices=8))

@@ -11,10 +11,11 @@ import tiny
 
 from gankd_jax.bench.cost_report import _group
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.config.schema import recipe_config, validate_config
+from gankd_jax.config.schema import recipe_config
 from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models.dcgan import Critic, Generator
 from gankd_jax.study import plan
+from gankd_jax.study.validation import validate_config
 from gankd_jax.training import loop
 from gankd_jax.training.multi_run import RunSpec, make_multi_step
 from gankd_jax.training.train_state import StepSpec, create_train_state
