@@ -28,7 +28,7 @@ def test_the_python_lines_draw_a_runs_images(finished, monkeypatch, tmp_path):
     assert -1 <= images.min() < images.max() <= 1
     # They are that run's: on the report's latents they are the report's images.
     generator, variables = names["generator"], names["variables"]
-    grid = sampling.sample_images(generator, variables, sampling.grid_latents(generator.latent))
+    grid = sampling.sample_images(generator, variables, sampling.grid_latents(generator.latent_dim))
     scored = read_npz(finished / RUN / "samples.npz")["grid"]
     assert np.abs(sampling.to_uint8(grid).astype(int) - scored).max() <= 1
 

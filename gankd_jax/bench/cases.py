@@ -13,7 +13,8 @@ from gankd_jax.bench import operations
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models import conv, sampling
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+from gankd_jax.models.family import Critic, Generator
 from gankd_jax.training.multi_run import RunSpec, RunSpecs, make_multi_step
 from gankd_jax.training.train_state import StepSpec, TeacherParams, create_train_state
 
@@ -62,11 +63,11 @@ def matrix_product() -> Work:
 
 
 def _generator(width: int) -> Generator:
-    return Generator(width, SIZE, CHANNELS, form=conv.resolve_conv_impl("auto"))
+    return DCGANGenerator(width, SIZE, CHANNELS, conv_impl=conv.resolve_conv_impl("auto"))
 
 
 def _critic(width: int, norm: str = "batch") -> Critic:
-    return Critic(width, SIZE, CHANNELS, norm=norm, form=conv.resolve_conv_impl("auto"))
+    return DCGANCritic(width, SIZE, CHANNELS, norm=norm, conv_impl=conv.resolve_conv_impl("auto"))
 
 
 def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
@@ -171,7 +172,7 @@ def _images() -> np.ndarray:
 
 
 def _variables(generator: Generator) -> Any:
-    return generator.init(jax.random.key(0), jnp.zeros((2, generator.latent)), train=False)
+    return generator.init(jax.random.key(0), jnp.zeros((2, generator.latent_dim)), train=False)
 
 
 def _draw(title: str, width: int) -> Case:
@@ -180,7 +181,7 @@ def _draw(title: str, width: int) -> Case:
     def build() -> Work:
         variables, latents = (
             _variables(generator),
-            sampling.sample_latents(0, BATCH, generator.latent),
+            sampling.sample_latents(0, BATCH, generator.latent_dim),
         )
         return lambda: sampling.sample_images(generator, variables, latents)
 

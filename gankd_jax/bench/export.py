@@ -92,7 +92,7 @@ def _made(lab: StudyContext, place: Path) -> Iterator[Timed]:
     """Each file of each run, written into `place` under its name."""
     for run in chosen(lab):
         drawer = lab.drawer(run)
-        size = generator_cost(drawer[0]).parameters
+        size = generator_cost(drawer.module).parameters
         for precision in PRECISIONS:
             file = export_generator(drawer, "onnx", precision, what=run.name).file
             (place / f"{run.name}-{precision}").write_bytes(file)

@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.family import PyTree
 from gankd_jax.training.multi_run import RunSpecs
 from gankd_jax.training.train_state import StepSpec, TrainState, create_train_state
 

@@ -7,7 +7,8 @@ out.  A layer's two gradients cost what the layer costs; the first layer's input
 import itertools
 
 from gankd_jax.models.cost import generator_cost
-from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
+from gankd_jax.models.dcgan import hidden_widths
+from gankd_jax.models.family import Critic, Generator
 from gankd_jax.training.multi_run import RunSpecs, data_seeds
 from gankd_jax.training.train_state import StepSpec
 
@@ -64,7 +65,9 @@ def _step(spec: StepSpec) -> int:
 
 
 def _backward(generator: Generator) -> int:
-    project = 2 * 16 * generator.latent * hidden_widths(generator.width, generator.image_size)[0]
+    project = (
+        2 * 16 * generator.latent_dim * hidden_widths(generator.width, generator.image_size)[0]
+    )
     return 2 * forward(generator) - project
 
 

@@ -12,9 +12,8 @@ from jax.sharding import Mesh
 
 from gankd_jax.data import registry
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.inception import INPUT_SIZE, LOGIT_LAYERS, FidInception, preprocess_images
-from gankd_jax.models.sampling import PyTree
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import (
@@ -52,7 +51,7 @@ def evaluation(config: ml_collections.ConfigDict) -> Iterator[Program]:
     """What scores run: images of the teacher, the widest generator, and their features."""
     generator = networks.build_generator(config, max(config.study.teacher_widths))
     count = config.evaluation.batch_size
-    latents = jax.ShapeDtypeStruct((count, generator.latent), np.float32)
+    latents = jax.ShapeDtypeStruct((count, generator.latent_dim), np.float32)
     arguments = (generator, _variables(generator), latents)
     yield Program(f"draw {count} images", 0, sampling.sample_images, arguments)
     size = config.data.image_size
@@ -97,7 +96,7 @@ def _data(
 
 
 def _variables(generator: Generator) -> PyTree:
-    blank = jnp.zeros((2, generator.latent))
+    blank = jnp.zeros((2, generator.latent_dim))
     return jax.eval_shape(lambda: generator.init(jax.random.key(0), blank, train=False))
 
 

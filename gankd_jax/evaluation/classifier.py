@@ -22,7 +22,7 @@ from gankd_jax.data.sampler import batch_indices
 from gankd_jax.metrics.feature_stats import FeatureExtractor
 from gankd_jax.models import conv
 from gankd_jax.models.classifiers import LeNet, MlpMixer
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.family import PyTree
 from gankd_jax.training.train_step import normalize_images
 from gankd_jax.utils import atomic_io, preemption
 from gankd_jax.utils.errors import UserError
@@ -35,7 +35,7 @@ RECIPE = f"steps={STEPS} batch={BATCH} rate={RATE} shift=1/{SHIFT} seed={SEED}"
 Network = LeNet | MlpMixer
 # Classifiers by name: functions of classes, image_size and channels.
 CLASSIFIERS: dict[str, Callable[..., Network]] = {
-    "classifier": lambda **sizes: LeNet(**sizes, form=conv.resolve_conv_impl("auto")),
+    "classifier": lambda **sizes: LeNet(**sizes, conv_impl=conv.resolve_conv_impl("auto")),
     "mixer": MlpMixer,
 }
 

@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
-from gankd_jax.models.sampling import PyTree, TrainedGenerator
+from gankd_jax.models.family import Generator, PyTree
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.training.train_state import TrainState, make_variables
 from gankd_jax.utils import preemption
 
@@ -41,7 +41,7 @@ def _settled(generator: Generator, params: PyTree, stats: PyTree) -> PyTree:
     blank = jax.tree.map(jnp.zeros_like, stats)
 
     def one(seed: Array) -> PyTree:
-        latents = jax.random.normal(seed, (BN_BATCH_SIZE, generator.latent))
+        latents = jax.random.normal(seed, (BN_BATCH_SIZE, generator.latent_dim))
         _, updated = generator.apply(
             make_variables(params, blank), latents, train=True, mutable=["batch_stats"]
         )
@@ -70,7 +70,7 @@ def latent_batches(
         preemption.raise_if_requested()
         wanted = min(batch_size, count - k * batch_size)
         key = jax.random.fold_in(jax.random.key(seed), k)
-        yield jax.random.normal(key, (batch_size, generator.latent)), wanted
+        yield jax.random.normal(key, (batch_size, generator.latent_dim)), wanted
 
 
 def iterate_batches(images: UInt8[np.ndarray, "n s s c"], size: int) -> Batches:

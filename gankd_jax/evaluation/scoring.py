@@ -13,9 +13,9 @@ from gankd_jax.metrics import feature_stats
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.folding import fold_generator
-from gankd_jax.models.sampling import PyTree, TrainedGenerator
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import preemption
 
 CLOSEST = 8  # pairs of an image and its nearest training image that are kept
@@ -113,9 +113,9 @@ def _errors(
 def report_samples(drawer: TrainedGenerator) -> dict[str, UInt8[np.ndarray, "..."]]:
     """The pictures that a report shows, of the same latents for all runs: a grid, and paths."""
     generator, variables = drawer
-    grid = sampling.sample_images(generator, variables, sampling.grid_latents(generator.latent))
+    grid = sampling.sample_images(generator, variables, sampling.grid_latents(generator.latent_dim))
     paths = sampling.sample_images(
-        generator, variables, sampling.interpolation_latents(generator.latent)
+        generator, variables, sampling.interpolation_latents(generator.latent_dim)
     )
     shape = (sampling.INTERPOLATION_PATHS, sampling.INTERPOLATION_STEPS, *paths.shape[1:])
     return {
@@ -163,8 +163,8 @@ def folded_arrays(drawer: TrainedGenerator) -> dict[str, Float[np.ndarray, "..."
 
     Batch norm is folded in. `latents` [n z] are those of the grid.
     """
-    arrays = {"latents": np.asarray(sampling.grid_latents(drawer[0].latent))}
-    for k, layer in enumerate(fold_generator(*drawer)):
+    arrays = {"latents": np.asarray(sampling.grid_latents(drawer.latent_dim))}
+    for k, layer in enumerate(fold_generator(drawer)):
         arrays |= {f"kernel{k}": layer.kernel, f"bias{k}": layer.bias}
     return arrays
 

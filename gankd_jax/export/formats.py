@@ -8,7 +8,7 @@ import numpy as np
 
 from gankd_jax.export import onnx, safetensors, stablehlo, torch
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.family import Generator
 from gankd_jax.models.folding import FoldedLayer, fold_generator, quantize, to_flax
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils.errors import UserError
@@ -57,10 +57,10 @@ def export_generator(
         float32 the generator is the one that was given, its batch norm not folded.
     """
     generator, variables = drawer
-    layers = [quantize(layer, precision) for layer in fold_generator(generator, variables)]
+    layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
     stored = to_flax(generator, layers)
     file = FORMATS[kind].write(generator, layers)
-    latents = sampling.sample_latents(SEED, COUNT, generator.latent)
+    latents = sampling.sample_latents(SEED, COUNT, generator.latent_dim)
     drawn = FORMATS[kind].run(file, np.asarray(latents))
     difference = _largest(drawn, sampling.sample_images(generator, variables, latents))
     rounded = _largest(drawn, sampling.sample_images(*stored, latents))

@@ -24,8 +24,7 @@ def load_pretrained(name: str) -> TrainedGenerator:
     Raises:
       UserError: there is none of that name, or its file is damaged.
     """
-    generator, variables, _ = _read(name)
-    return generator, variables
+    return _read(name)[0]
 
 
 def load_card(name: str) -> dict[str, Any]:
@@ -34,10 +33,10 @@ def load_card(name: str) -> dict[str, Any]:
     Raises:
       UserError: as `load`.
     """
-    return _read(name)[2]
+    return _read(name)[1]
 
 
-def _read(name: str) -> tuple[Any, Any, dict[str, Any]]:
+def _read(name: str) -> tuple[TrainedGenerator, dict[str, Any]]:
     path = (
         Path(name).expanduser() if name.endswith(".safetensors") else pretrained_paths().get(name)
     )

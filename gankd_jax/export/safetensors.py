@@ -13,11 +13,18 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 
 from gankd_jax.models import conv, sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import DCGANGenerator
+from gankd_jax.models.family import Generator
 from gankd_jax.models.folding import FoldedLayer, to_flax
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.sampling import TrainedGenerator
 
-SIZES = ("width", "image_size", "channels", "latent")
+# Keys of the file -> attributes of the module.
+SIZES = {
+    "width": "width",
+    "image_size": "image_size",
+    "channels": "channels",
+    "latent": "latent_dim",
+}
 
 
 def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
@@ -28,12 +35,12 @@ def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
         if layer.kernel.dtype == np.int8:
             arrays[f"layer{k}.scale"] = layer.scale
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    sizes = {name: getattr(generator, name) for name in SIZES}
+    sizes = {key: getattr(generator, name) for key, name in SIZES.items()}
     about = {"generator": json.dumps(sizes), "card": "{}"}
     return safetensors.numpy.save(whole, about)
 
 
-def read_safetensors(file: bytes) -> tuple[Generator, PyTree, dict[str, Any]]:
+def read_safetensors(file: bytes) -> tuple[TrainedGenerator, dict[str, Any]]:
     """The generator, which has no norm, its variables and its card.
 
     Raises:
@@ -42,12 +49,13 @@ def read_safetensors(file: bytes) -> tuple[Generator, PyTree, dict[str, Any]]:
     try:
         arrays = safetensors.numpy.load(file)
         about = _about(file)
-        generator = Generator(**json.loads(about["generator"]), form=conv.resolve_conv_impl("auto"))
+        sizes = {SIZES[key]: value for key, value in json.loads(about["generator"]).items()}
+        generator = DCGANGenerator(**sizes, conv_impl=conv.resolve_conv_impl("auto"))
         layers = [_layer(arrays, k) for k in range(sum(n.endswith("kernel") for n in arrays))]
         card = json.loads(about["card"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a generator's weights: {error}") from error
-    return *to_flax(generator, layers), card
+    return to_flax(generator, layers), card
 
 
 def _layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
@@ -69,5 +77,5 @@ def _about(file: bytes) -> dict[str, str]:
 
 def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:
     """The images that the file's generator draws."""
-    generator, variables, _ = read_safetensors(file)
-    return np.asarray(sampling.sample_images(generator, variables, latents))
+    generator, _ = read_safetensors(file)
+    return np.asarray(sampling.sample_images(*generator, latents))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.family import Generator
 from gankd_jax.models.folding import FoldedLayer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -22,7 +22,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def write_stablehlo(generator: Generator, layers: list[FoldedLayer]) -> bytes:
     """The program's bytes, its weights within."""
-    plain = dataclasses.replace(generator, norm="none", form="dilated")
+    plain = dataclasses.replace(generator, norm="none", conv_impl="dilated")  # type: ignore[type-var]
 
     def draw(latents: Float[Array, "n z"]) -> Float[Array, "n s s c"]:
         params = {}
@@ -34,7 +34,7 @@ def write_stablehlo(generator: Generator, layers: list[FoldedLayer]) -> bytes:
         return plain.apply({"params": params}, latents, train=False)
 
     (count,) = jax.export.symbolic_shape("n")
-    shape = jax.ShapeDtypeStruct((count, generator.latent), jnp.float32)
+    shape = jax.ShapeDtypeStruct((count, generator.latent_dim), jnp.float32)
     with _no_places():
         return bytes(jax.export.export(jax.jit(draw), platforms=PLATFORMS)(shape).serialize())
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gankd_jax.interop.torch_file import read_torch_file
 from gankd_jax.interop.torch_writer import write_torch
-from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator, hidden_widths
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
@@ -78,22 +78,22 @@ def read_critic(path: Path) -> ParamsAndStats:
     return _only(path, "critic", _critic)
 
 
-def infer_generator(params: Tree) -> Generator:
+def infer_generator(params: Tree) -> DCGANGenerator:
     """The network that a generator's parameters belong to."""
     first, *_, last = shapes = _kernel_shapes(params)
-    return Generator(
+    return DCGANGenerator(
         width=last[2],
         image_size=_image_size(len(shapes)),
         channels=last[3],
-        latent=first[2],
+        latent_dim=first[2],
         norm="batch" if "norm0" in params else "none",
     )
 
 
-def infer_critic(params: Tree) -> Critic:
+def infer_critic(params: Tree) -> DCGANCritic:
     """The network that a critic's parameters belong to."""
     first, *others = _kernel_shapes(params)
-    return Critic(
+    return DCGANCritic(
         width=first[3],
         image_size=_image_size(1 + len(others)),
         channels=first[2],

@@ -29,7 +29,7 @@ class LeNet(nn.Module):
     classes: int
     image_size: int
     channels: int
-    form: str = "dilated"
+    conv_impl: str = "dilated"
 
     @nn.compact
     def __call__(
@@ -41,7 +41,7 @@ class LeNet(nn.Module):
         for k, (i, o) in enumerate(itertools.pairwise(widths)):
             kernel = self.param(f"kernel{k}", nn.initializers.he_normal(), (4, 4, i, o))
             bias = self.param(f"bias{k}", nn.initializers.zeros, (o,))
-            images = nn.relu(conv.conv_stride2(images, kernel, self.form) + bias)
+            images = nn.relu(conv.conv_stride2(images, kernel, self.conv_impl) + bias)
         flat = images.reshape(images.shape[0], -1)
         features = nn.relu(nn.Dense(LENET_FEATURES, name="features")(flat))
         return nn.Dense(self.classes, name="logits")(features), features

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
-from gankd_jax.models.dcgan import Generator, hidden_widths
+from gankd_jax.models.dcgan import hidden_widths
+from gankd_jax.models.family import Generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +24,14 @@ class GeneratorCost:
 def generator_cost(generator: Generator) -> GeneratorCost:
     """Count a generator's cost from its shapes; nothing is computed."""
     shapes = jax.eval_shape(
-        lambda key: generator.init(key, jnp.zeros((2, generator.latent)), train=False),
+        lambda key: generator.init(key, jnp.zeros((2, generator.latent_dim)), train=False),
         jax.random.key(0),
     )
     parameters = int(parameter_overview.count_parameters(shapes["params"]))
     return GeneratorCost(
         parameters=parameters,
         paper_parameters=count_paper_parameters(
-            generator.width, generator.image_size, generator.latent
+            generator.width, generator.image_size, generator.latent_dim
         ),
         multiply_adds=_multiply_adds(generator),
         bytes_float32=4 * parameters,
@@ -49,7 +50,7 @@ def count_paper_parameters(width: int, image_size: int = 64, latent: int = 100) 
 
 def _multiply_adds(generator: Generator) -> int:
     hidden = (*hidden_widths(generator.width, generator.image_size), generator.channels)
-    project = 16 * generator.latent * hidden[0]
+    project = 16 * generator.latent_dim * hidden[0]
     # A 4x4 kernel at stride 2 touches every input pixel with all 16 of its taps.
     ups = (16 * i * o * (4 * 2**k) ** 2 for k, (i, o) in enumerate(itertools.pairwise(hidden)))
     return project + sum(ups)

@@ -62,38 +62,38 @@ class Norm(nn.Module):
         return images
 
 
-class Generator(nn.Module):
+class DCGANGenerator(nn.Module):
     """Latents to images in -1..1: `apply(variables, latents, train=...)`."""
 
     width: int
     image_size: int
     channels: int
-    latent: int = 100
+    latent_dim: int = 100
     norm: str = "batch"
-    form: str = "dilated"
+    conv_impl: str = "dilated"
 
     @nn.compact
     def __call__(self, latents: Float[Array, "b z"], train: bool) -> Float[Array, "b s s c"]:
         """Draw one image per latent; with `train`, batch norm sees this batch."""
         hidden = hidden_widths(self.width, self.image_size)
-        kernel, bias = ConvParams(self.latent, hidden[0], name="layer0")()
-        flat = latents @ kernel.transpose(2, 0, 1, 3).reshape(self.latent, -1)
+        kernel, bias = ConvParams(self.latent_dim, hidden[0], name="layer0")()
+        flat = latents @ kernel.transpose(2, 0, 1, 3).reshape(self.latent_dim, -1)
         images = flat.reshape(-1, 4, 4, hidden[0]) + bias
         for k, (i, o) in enumerate(zip(hidden, (*hidden[1:], self.channels), strict=True)):
             images = nn.relu(Norm(self.norm, name=f"norm{k}")(images, train))
             kernel, bias = ConvParams(i, o, name=f"layer{k + 1}")()
-            images = conv.conv_transpose_stride2(images, kernel, self.form) + bias
+            images = conv.conv_transpose_stride2(images, kernel, self.conv_impl) + bias
         return jnp.tanh(images)
 
 
-class Critic(nn.Module):
+class DCGANCritic(nn.Module):
     """Images to scores, high for real (a logit under bce); no norm in the first layer."""
 
     width: int
     image_size: int
     channels: int
     norm: str = "batch"
-    form: str = "dilated"
+    conv_impl: str = "dilated"
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s c"], train: bool) -> Float[Array, " b"]:
@@ -101,7 +101,7 @@ class Critic(nn.Module):
         hidden = tuple(reversed(hidden_widths(self.width, self.image_size)))
         for k, (i, o) in enumerate(zip((self.channels, *hidden[:-1]), hidden, strict=True)):
             kernel, bias = ConvParams(i, o, name=f"layer{k}")()
-            images = conv.conv_stride2(images, kernel, self.form) + bias
+            images = conv.conv_stride2(images, kernel, self.conv_impl) + bias
             if k > 0:
                 images = Norm(self.norm, name=f"norm{k}")(images, train)
             images = nn.leaky_relu(images, LEAK)

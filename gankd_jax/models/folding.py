@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int8
 
-from gankd_jax.models.dcgan import Generator
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.family import Generator
+from gankd_jax.models.sampling import TrainedGenerator
 
 EPSILON = 1e-5  # Flax's batch norm, and PyTorch's
 
@@ -35,13 +35,14 @@ class FoldedLayer:
         return self.kernel.nbytes + self.bias.nbytes + scales
 
 
-def fold_generator(generator: Generator, variables: PyTree) -> list[FoldedLayer]:
+def fold_generator(generator: TrainedGenerator) -> list[FoldedLayer]:
     """The layers of `generator`, each with the batch norm that follows it folded in.
 
     Batch norm on settled statistics is linear: `y = (x - mean) g + b` with
     `g = gamma / sqrt(var + eps)`; the kernel takes `g`, the bias becomes `(bias - mean) g + b`.
     """
-    params, stats = variables["params"], variables.get("batch_stats", {})
+    params = generator.variables["params"]
+    stats = generator.variables.get("batch_stats", {})
     layers = []
     for k in range(len([name for name in params if name.startswith("layer")])):
         kernel, bias = (np.asarray(params[f"layer{k}"][name]) for name in ("kernel", "bias"))
@@ -68,18 +69,17 @@ def _int8(layer: FoldedLayer) -> FoldedLayer:
     return FoldedLayer(numbers, scale, layer.bias)
 
 
-def quantize_generator(
-    generator: Generator, variables: PyTree, precision: str
-) -> tuple[Generator, PyTree, int]:
+def quantize_generator(generator: TrainedGenerator, precision: str) -> tuple[TrainedGenerator, int]:
     """A generator that draws with its weights as `precision` stores them, and their bytes."""
-    layers = [quantize(layer, precision) for layer in fold_generator(generator, variables)]
-    return *to_flax(generator, layers), sum(layer.bytes for layer in layers)
+    layers = [quantize(layer, precision) for layer in fold_generator(generator)]
+    return to_flax(generator.module, layers), sum(layer.bytes for layer in layers)
 
 
-def to_flax(generator: Generator, layers: list[FoldedLayer]) -> tuple[Generator, PyTree]:
+def to_flax(generator: Generator, layers: list[FoldedLayer]) -> TrainedGenerator:
     """A generator without norm, and its variables, that draws what the layers draw."""
     params = {
         f"layer{k}": {"kernel": jnp.asarray(layer.weights), "bias": jnp.asarray(layer.bias)}
         for k, layer in enumerate(layers)
     }
-    return dataclasses.replace(generator, norm="none"), {"params": params}
+    plain = dataclasses.replace(generator, norm="none")  # type: ignore[type-var]
+    return TrainedGenerator(plain, {"params": params})

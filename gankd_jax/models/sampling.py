@@ -1,8 +1,8 @@
-"""A trained generator in use: its batch norm settled, its images as uint8."""
+"""Images from a trained generator: fixed latents, grids, interpolation paths."""
 
 import math
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,71 +10,108 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from gankd_jax.models.dcgan import Generator
-
-PyTree = Any  # a pytree of arrays, as Flax gives it
-TrainedGenerator = tuple[Generator, PyTree]  # a generator and its variables
+from gankd_jax.models.family import Generator, PyTree
 
 GRID_SEED = 3_000_000
 GRID_SIDE = 8
 INTERPOLATION_PATHS, INTERPOLATION_STEPS = 4, 8
-# What a CPU draws in one go needs no more bytes than this, as glibc gives larger memory back to the
-# system after each call; else it draws parts of half of it, of this many images or more.
-AT_ONCE, FEWEST = 32 * 2**20, 16
+# On a CPU, glibc returns memory blocks above 32 MiB to the system after each call, and the next
+# call faults all pages in again.  A batch that needs more is generated in parts of half that size.
+# Larger parts bring the page faults back; parts below MIN_PART images cost more in overhead.
+MAX_BYTES, MIN_PART = 32 * 2**20, 16
+
+
+class TrainedGenerator(NamedTuple):
+    """A generator and the variables to sample with; unpacks as `module, variables`.
+
+    Attributes:
+      module: The Flax module.
+      variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+    """
+
+    module: Generator
+    variables: PyTree
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers in a latent."""
+        return self.module.latent_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.module.image_size, self.module.image_size, self.module.channels
+
+    def sample(self, seed: int, n: int) -> UInt8[np.ndarray, "n s s c"]:
+        """Generates `n` images as uint8, a function of the variables, `seed` and `n`."""
+        latents = sample_latents(seed, n, self.latent_dim)
+        return to_uint8(sample_images(self.module, self.variables, latents))
 
 
 @partial(jax.jit, static_argnums=0)
 def sample_images(
     generator: Generator, variables: PyTree, latents: Float[Array, "b z"]
 ) -> Float[Array, "b s s c"]:
-    """Images in -1..1, each a function of its own latent."""
+    """Generates images in -1..1, one for each latent.
+
+    Batch norm uses its stored statistics, so an image depends on its own latent alone.
+    """
     count, size = latents.shape
-    part = _part(generator, count)
+    part = _part_size(generator, count)
     if part == count:
         return generator.apply(variables, latents, train=False)
     parts = jnp.pad(latents, ((0, -count % part), (0, 0))).reshape(-1, part, size)
-    images = lax.map(lambda few: generator.apply(variables, few, train=False), parts)
+    images = lax.map(lambda part: generator.apply(variables, part, train=False), parts)
     return images.reshape(-1, *images.shape[2:])[:count]
 
 
-def _part(generator: Generator, count: int) -> int:
-    """How many of `count` images to draw at once, by what the last two layers keep of them.
+def _part_size(generator: Generator, count: int) -> int:
+    """Returns how many of `count` images to generate at once.
 
-    In parts 250 images of 64x64 pixels take half the time at d=8 and three quarters at d=64.
+    The need for memory is estimated from the last two layers.  In parts, 250 images of 64x64 pixels
+    take half the time at d=8 and three quarters at d=64.
     """
     pixels = (generator.image_size // 2) ** 2
     needed = 4 * count * pixels * (2 * generator.width + 16 * generator.channels)
-    if generator.form != "matmul" or needed <= AT_ONCE:
+    if generator.conv_impl != "matmul" or needed <= MAX_BYTES:
         return count
-    parts = math.ceil(needed / (AT_ONCE // 2))
-    return min(count, max(FEWEST, math.ceil(count / parts)))
+    parts = math.ceil(needed / (MAX_BYTES // 2))
+    return min(count, max(MIN_PART, math.ceil(count / parts)))
 
 
 def to_uint8(images: Float[Array, "b s s c"]) -> UInt8[np.ndarray, "b s s c"]:
-    """-1..1 to 0..255, rounded."""
+    """Converts images from -1..1 to 0..255, rounded."""
     return np.asarray(jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255).astype(jnp.uint8))
 
 
 def sample_latents(seed: int, count: int, size: int) -> Float[Array, "n z"]:
-    """Standard normal latents, a function of the three numbers."""
+    """Samples `count` standard normal latents of `size` numbers, a function of the arguments."""
     return jax.random.normal(jax.random.key(seed), (count, size))
 
 
 def grid_latents(size: int) -> Float[Array, "n z"]:
-    """The 64 latents of every picture: the same for all runs of all studies."""
+    """Returns the 64 latents of every image grid: the same for all runs of all studies."""
     return sample_latents(GRID_SEED, GRID_SIDE * GRID_SIDE, size)
 
 
 def sample_grid(generator: Generator, variables: PyTree) -> UInt8[np.ndarray, "h w c"]:
-    """A generator's images of the grid's latents, as one picture."""
-    images = sample_images(generator, variables, grid_latents(generator.latent))
+    """Generates the images of the grid latents, tiled into one image."""
+    images = sample_images(generator, variables, grid_latents(generator.latent_dim))
     return tile_images(to_uint8(images), GRID_SIDE)
 
 
 def interpolation_latents(size: int, paths: int = INTERPOLATION_PATHS) -> Float[Array, "n z"]:
-    """Paths between pairs of latents, `paths * PATH_STEPS` rows.
+    """Returns latents on paths between pairs of random latents.
 
-    Along a great circle, so that each point has a length that the normal distribution gives.
+    A path follows a great circle, so that each point has a norm that is likely under the normal
+    distribution.
+
+    Args:
+      size: Numbers in a latent.
+      paths: How many paths.
+
+    Returns:
+      `paths * INTERPOLATION_STEPS` latents, path by path.
     """
     ends = sample_latents(GRID_SEED + 1, 2 * paths, size)
     starts, stops = ends[:paths, None], ends[paths:, None]
@@ -83,7 +120,7 @@ def interpolation_latents(size: int, paths: int = INTERPOLATION_PATHS) -> Float[
 
 
 def tile_images(images: UInt8[np.ndarray, "n s s c"], columns: int) -> UInt8[np.ndarray, "h w c"]:
-    """The images as one picture, row by row."""
+    """Tiles images into one, row by row; an incomplete last row is dropped."""
     n, s, _, c = images.shape
     rows = n // columns
     grid = images[: rows * columns].reshape(rows, columns, s, s, c)

@@ -180,4 +180,5 @@ class StudyContext:
         """A generator and the variables that it draws with at a state."""
         generator = member.spec.generator
         statistics = self.config.evaluation.statistics
-        return generator, inference.inference_variables(generator, state, statistics)
+        variables = inference.inference_variables(generator, state, statistics)
+        return sampling.TrainedGenerator(generator, variables)

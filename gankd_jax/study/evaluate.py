@@ -106,13 +106,11 @@ def _evaluate_real(lab: StudyContext) -> None:
 
 def _evaluate_run(lab: StudyContext, run: Run) -> None:
     folder, drawer = lab.folder / run.name, lab.drawer(run)
-    stored = {precision: quantize_generator(*drawer, precision) for precision in PRECISIONS}
-    values, *lossy = score_generators(
-        lab, run, [drawer, *(stored[p][:2] for p in LOSSY_PRECISIONS)]
-    )
+    stored = {precision: quantize_generator(drawer, precision) for precision in PRECISIONS}
+    values, *lossy = score_generators(lab, run, [drawer, *(stored[p][0] for p in LOSSY_PRECISIONS)])
     if run.kind == "student":
         values |= _pixel_errors_elsewhere(lab, run, drawer)
-    precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][2]} for p in PRECISIONS}
+    precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][1]} for p in PRECISIONS}
     for precision, scores in zip(LOSSY_PRECISIONS, lossy, strict=True):
         precisions[precision]["scores"] = scores
     _keep_pictures(lab, run, drawer)
@@ -151,7 +149,7 @@ def _pixel_errors_elsewhere(
     teacher, size = lab.drawn_teacher.drawer, lab.config.evaluation.batch_size
     places = {
         "pixel_error_seen": _seen_latents(lab.member(run), sampling.INTERPOLATION_STEPS * size),
-        "pixel_error_between": sampling.interpolation_latents(student[0].latent, paths=size),
+        "pixel_error_between": sampling.interpolation_latents(student.latent_dim, paths=size),
     }
     return {
         name: scoring.pixel_error_on(student, teacher, latents, batch_size=size)
@@ -167,7 +165,7 @@ def _seen_latents(member: RunSpec, count: int) -> Float[Array, "n z"]:
         sample_noise(
             member.stream,
             jnp.asarray((recipe.steps - 1 - k) % recipe.steps),
-            latent=member.spec.generator.latent,
+            latent=member.spec.generator.latent_dim,
             **sizes,
         ).latents[-1]
         for k in range(-(-count // recipe.batch_size))

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from gankd_jax.interop import torch_weights
 from gankd_jax.interop.torch_weights import ParamsAndStats
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.family import Critic, Generator
 from gankd_jax.study import evaluate, networks, plan, runner, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run

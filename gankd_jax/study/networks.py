@@ -6,7 +6,8 @@ import numpy as np
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data import registry
 from gankd_jax.models import conv
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+from gankd_jax.models.family import Critic, Generator
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_state import StepSpec
@@ -14,24 +15,24 @@ from gankd_jax.training.train_state import StepSpec
 
 def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
     """Returns the study's generator of that width, without parameters."""
-    return Generator(
+    return DCGANGenerator(
         width=width,
         image_size=config.data.image_size,
         channels=image_channels(config),
-        latent=config.model.latent,
+        latent_dim=config.model.latent,
         norm=config.model.generator_norm,
-        form=conv.resolve_conv_impl(config.model.conv),
+        conv_impl=conv.resolve_conv_impl(config.model.conv),
     )
 
 
 def build_critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
     """Returns the study's critic of that width and norm (batch, layer, none)."""
-    return Critic(
+    return DCGANCritic(
         width=width,
         image_size=config.data.image_size,
         channels=image_channels(config),
         norm=norm,
-        form=conv.resolve_conv_impl(config.model.conv),
+        conv_impl=conv.resolve_conv_impl(config.model.conv),
     )
 
 

@@ -6,8 +6,7 @@ import ml_collections
 
 from gankd_jax.export import pretrained
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils import atomic_io
@@ -23,7 +22,7 @@ def sample_run(config: ml_collections.ConfigDict, folder: Path, name: str, *, ou
     run = plan.find_run(config, name)
     workdir.require_trained(folder, config, run)
     atomic_io.require_absent(out)
-    _write(out, *StudyContext(config, folder).drawer(run))
+    _write(out, StudyContext(config, folder).drawer(run))
 
 
 def sample_pretrained(name: str, out: Path) -> None:
@@ -33,11 +32,11 @@ def sample_pretrained(name: str, out: Path) -> None:
       UserError: there is no such generator, or `out` exists.
     """
     atomic_io.require_absent(out)
-    _write(out, *pretrained.load_pretrained(name))
+    _write(out, pretrained.load_pretrained(name))
 
 
-def _write(out: Path, generator: Generator, variables: PyTree) -> None:
+def _write(out: Path, generator: TrainedGenerator) -> None:
     try:
-        atomic_io.write_png(out, sampling.sample_grid(generator, variables))
+        atomic_io.write_png(out, sampling.sample_grid(*generator))
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}") from error

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from gankd_jax.data.sampler import multi_step_indices
-from gankd_jax.models.dcgan import Generator
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.family import Generator, PyTree
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.training import crew
 from gankd_jax.training.crew import Start
 from gankd_jax.training.multi_run import (
@@ -68,9 +68,9 @@ class TeacherNetworks:
     critic: NetworkState | None
 
     @property
-    def drawer(self) -> tuple[Generator, PyTree]:
+    def drawer(self) -> TrainedGenerator:
         """What draws its images."""
-        return self.generator, self.variables
+        return TrainedGenerator(self.generator, self.variables)
 
 
 @dataclasses.dataclass(frozen=True)

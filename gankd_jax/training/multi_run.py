@@ -15,8 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from gankd_jax.models.dcgan import Critic, Generator
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.family import Critic, Generator, PyTree
 from gankd_jax.training.train_state import StepSpec, TeacherParams, TrainState
 from gankd_jax.training.train_step import (
     Metrics,
@@ -108,7 +107,7 @@ def vmap_groups(members: RunSpecs) -> list[list[str]]:
     """
     found: dict[StepSpec | str, list[str]] = {}
     for name, member in members.items():
-        alone = member.spec.generator.form == "matmul" and _is_large(member.spec)
+        alone = member.spec.generator.conv_impl == "matmul" and _is_large(member.spec)
         found.setdefault(name if alone else member.spec, []).append(name)
     return list(found.values())
 
@@ -194,7 +193,7 @@ def _draws(members: RunSpecs, step: Int[Array, ""], *, streams: list[int]) -> No
 
     def one(stream: Int[Array, ""]) -> Noise:
         sizes = {"critic_steps": spec.recipe.critic_steps, "batch": spec.recipe.batch_size}
-        return sample_noise(stream, step, latent=spec.generator.latent, **sizes)
+        return sample_noise(stream, step, latent=spec.generator.latent_dim, **sizes)
 
     return jax.vmap(one)(jnp.array(streams))
 

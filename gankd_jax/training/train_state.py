@@ -11,9 +11,8 @@ import optax
 from flax import struct
 
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.family import Critic, Generator, PyTree
 from gankd_jax.models.pruning import prune_generator
-from gankd_jax.models.sampling import PyTree
 
 Leaf = Any  # an array; jax also stacks it, and rebuilds pytrees of shapes or of axes
 # What a run's seed is folded with, so that no two uses share random numbers.
@@ -119,7 +118,7 @@ def _init_generator(
 ) -> NetworkState:
     optimizer = make_generator_optimizer(spec.recipe, spec.generator.width)
     key = jax.random.fold_in(jax.random.key(seed), INIT_GENERATOR)
-    blank = jnp.zeros((2, spec.generator.latent))
+    blank = jnp.zeros((2, spec.generator.latent_dim))
     tree = spec.generator.init(key, blank, train=False)
     params = tree["params"]
     if teacher_params is not None:

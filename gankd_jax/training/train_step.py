@@ -11,8 +11,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from gankd_jax.models.dcgan import Critic
-from gankd_jax.models.sampling import PyTree
+from gankd_jax.models.family import Critic, PyTree
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import (
     TRAIN,

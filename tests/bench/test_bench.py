@@ -18,7 +18,7 @@ from gankd_jax.bench.measure import SIDES
 from gankd_jax.bench.memory import memory
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.export.formats import export_generator
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.study import networks, plan
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
@@ -36,7 +36,7 @@ def counted_by_xla(recipe, critic, *, target, eye=None):
 
     Its convolutions skip what falls on padding, where we count every tap.
     """
-    spec = StepSpec(Generator(**SHAPE), critic, recipe, eye)
+    spec = StepSpec(DCGANGenerator(**SHAPE), critic, recipe, eye)
     images = jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
     real = jax.ShapeDtypeStruct((1, *images.shape), jnp.float32) if critic else None
     of = {"critic_steps": 1, "batch": BATCH, "latent": 100}
@@ -60,20 +60,20 @@ def counted_by_xla(recipe, critic, *, target, eye=None):
 
 
 def test_a_students_operations_are_those_that_xla_counts():
-    ours = operations.student_step(Generator(**SHAPE))
+    ours = operations.student_step(DCGANGenerator(**SHAPE))
     theirs = counted_by_xla(Recipe(alpha=0.0, batch_size=BATCH), None, target=True)
     assert theirs == pytest.approx(ours, rel=0.15)
 
 
 def spec_of(critic):
-    return StepSpec(Generator(**SHAPE), critic, Recipe())
+    return StepSpec(DCGANGenerator(**SHAPE), critic, Recipe())
 
 
 def test_a_look_through_the_critic_costs_what_xla_counts():
-    eye = Critic(**SHAPE, norm="none")
+    eye = DCGANCritic(**SHAPE, norm="none")
     recipe = Recipe(alpha=0.0, batch_size=BATCH, features="l1", feature_batch=4)
-    member = RunSpec(StepSpec(Generator(**SHAPE), None, recipe, eye), 0, 0)
-    teacher = Generator(**SHAPE)
+    member = RunSpec(StepSpec(DCGANGenerator(**SHAPE), None, recipe, eye), 0, 0)
+    teacher = DCGANGenerator(**SHAPE)
     ours = operations.group_step({"run": member}, teacher) - BATCH * operations.forward(teacher)
     theirs = counted_by_xla(recipe, None, target=True, eye=eye)
     assert theirs == pytest.approx(ours / BATCH, rel=0.15)
@@ -93,15 +93,15 @@ def test_a_group_s_program_has_the_critic_that_only_its_last_run_looks_through()
 
 @pytest.mark.parametrize("loss", ["bce", "wgan_gp"])
 def test_an_adversarial_steps_operations_are_those_that_xla_counts(loss):
-    critic = Critic(**SHAPE, norm="none")
+    critic = DCGANCritic(**SHAPE, norm="none")
     penalty = loss == "wgan_gp"
-    ours = operations.adversarial_step(Generator(**SHAPE), critic, 1, penalty=penalty)
+    ours = operations.adversarial_step(DCGANGenerator(**SHAPE), critic, 1, penalty=penalty)
     recipe = Recipe(loss=loss, batch_size=BATCH)
     assert counted_by_xla(recipe, critic, target=False) == pytest.approx(ours, rel=0.15)
 
 
 def test_more_critic_steps_add_what_one_costs():
-    of = (Generator(**SHAPE), Critic(**SHAPE, norm="none"))
+    of = (DCGANGenerator(**SHAPE), DCGANCritic(**SHAPE, norm="none"))
     one, two, five = (operations.adversarial_step(*of, k, penalty=True) for k in (1, 2, 5))
     assert five - one == 4 * (two - one)
 

@@ -21,7 +21,7 @@ from gankd_jax.bench.cost_report import describe_costs
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.models import conv
 from gankd_jax.models.cost import generator_cost
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.study import networks, plan
 from gankd_jax.training.train_state import StepSpec, create_train_state
 from gankd_jax.utils.errors import UserError
@@ -68,7 +68,7 @@ def test_every_program_of_every_config_lowers_for_gpu_and_tpu(name):
 def test_the_cost_model_in_closed_form(width, size):
     """The formulas of README's cost model."""
     d, s, c, z = width, size, 3, 100
-    generator = Generator(d, s, c, latent=z)
+    generator = DCGANGenerator(d, s, c, latent_dim=z)
     products = 2 * d * d * s * s * int(math.log2(s / 8)) + 4 * c * d * s * s + 2 * z * d * s
     assert operations.forward(generator) == 2 * products
     kernels = d * d * (s * s - 64) // 6 + 2 * z * d * s + 16 * c * d
@@ -101,7 +101,9 @@ def test_describe_adds_up_the_study():
     for chip, peak in {"v5e": 197e12, "A100": 156e12}.items():
         assert float(rows[chip][1]) == pytest.approx(total / (peak / 4) / 3600, abs=0.0051)
     # A teacher's weights move once a step, and Adam keeps two numbers of each.
-    teacher = 4 * (generator_cost(Generator(16, 64, 1)).parameters + _parameters(Critic(16, 64, 1)))
+    teacher = 4 * (
+        generator_cost(DCGANGenerator(16, 64, 1)).parameters + _parameters(DCGANCritic(16, 64, 1))
+    )
     states, gradients = (float(word) * 1e6 for word in rows["teachers"][5:])
     assert gradients == pytest.approx(teacher, abs=0.051e6)
     assert states == pytest.approx(3 * teacher, rel=0.01)
@@ -264,8 +266,8 @@ def test_eight_devices_share_a_step_and_exchange_its_gradients():
     )
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout)
-    generator = {d: generator_cost(Generator(d, 16, 1)).parameters for d in (4, 8)}
-    weights = {"teachers": 4 * (generator[8] + _parameters(Critic(8, 16, 1)))}
+    generator = {d: generator_cost(DCGANGenerator(d, 16, 1)).parameters for d in (4, 8)}
+    weights = {"teachers": 4 * (generator[8] + _parameters(DCGANCritic(8, 16, 1)))}
     weights["students"] = 4 * generator[4]
     images = {"teachers": 55_000 * 16 * 16, "students": 0}  # which a student does not read
     taught = {"teachers": 0, "students": 4 * generator[8]}
@@ -287,6 +289,6 @@ def test_eight_devices_share_a_step_and_exchange_its_gradients():
 
 def _parameters(critic):
     state = jax.eval_shape(
-        lambda: create_train_state(StepSpec(Generator(4, 16, 1), critic, Recipe()), 0)
+        lambda: create_train_state(StepSpec(DCGANGenerator(4, 16, 1), critic, Recipe()), 0)
     )
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.critic.params))

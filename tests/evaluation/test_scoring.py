@@ -18,7 +18,7 @@ from gankd_jax.metrics.fid import frechet_distance
 from gankd_jax.metrics.inception_score import inception_score
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.utils import preemption
 
 LATENT = 9
@@ -35,18 +35,20 @@ def digits(tmp_path_factory) -> tuple[ImageSplit, ImageSplit, EvalClassifier]:
 
 @pytest.fixture(scope="module")
 def drawer() -> sampling.TrainedGenerator:
-    generator = Generator(width=2, image_size=16, channels=1, latent=LATENT)
+    generator = DCGANGenerator(width=2, image_size=16, channels=1, latent_dim=LATENT)
     blank = jnp.zeros((2, LATENT))
-    return generator, generator.init(jax.random.key(0), blank, train=False)
+    return sampling.TrainedGenerator(
+        generator, generator.init(jax.random.key(0), blank, train=False)
+    )
 
 
 def constant(value: float) -> sampling.TrainedGenerator:
     """A generator whose images are of one colour."""
-    generator = Generator(width=1, image_size=16, channels=1, latent=LATENT, norm="none")
+    generator = DCGANGenerator(width=1, image_size=16, channels=1, latent_dim=LATENT, norm="none")
     tree = generator.init(jax.random.key(0), jnp.zeros((2, LATENT)), train=False)
     tree = jax.tree.map(jnp.zeros_like, tree)
     tree["params"]["layer2"]["bias"] = jnp.full(1, np.arctanh(value), jnp.float32)
-    return generator, tree
+    return sampling.TrainedGenerator(generator, tree)
 
 
 def drawn(drawer: sampling.TrainedGenerator, seed: int, count: int, size: int) -> np.ndarray:

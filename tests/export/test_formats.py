@@ -11,8 +11,9 @@ import pytest
 import tiny
 
 from gankd_jax.export import formats, onnx, safetensors, stablehlo
+from gankd_jax.export import torch as torch_format
 from gankd_jax.models import folding, sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.folding import fold_generator, quantize, to_flax
 from gankd_jax.study import export_run
 from gankd_jax.study.context import StudyContext
@@ -20,20 +21,18 @@ from gankd_jax.utils.atomic_io import read_json
 from gankd_jax.utils.constants import PRECISIONS
 from gankd_jax.utils.errors import UserError
 
-GENERATOR = Generator(3, 32, 3, latent=7)
+GENERATOR = DCGANGenerator(3, 32, 3, latent_dim=7)
 OFFERED = [(k, p) for k in formats.FORMATS for p in PRECISIONS]
 
 
 @pytest.fixture(scope="module")
 def drawer():
     """A generator whose every number is random, batch norm's statistics too."""
-    blank = jnp.zeros((2, GENERATOR.latent))
+    blank = jnp.zeros((2, GENERATOR.latent_dim))
     shapes = jax.eval_shape(lambda: GENERATOR.init(jax.random.key(0), blank, train=False))
     rng = np.random.default_rng(0)
-    return GENERATOR, jax.tree.map(
-        lambda leaf: random_leaf(rng, leaf.shape),
-        shapes,
-    )
+    variables = jax.tree.map(lambda leaf: random_leaf(rng, leaf.shape), shapes)
+    return sampling.TrainedGenerator(GENERATOR, variables)
 
 
 def random_leaf(rng, shape):
@@ -44,7 +43,7 @@ def random_leaf(rng, shape):
 
 
 def latents(count):
-    return np.asarray(sampling.sample_latents(5, count, GENERATOR.latent))
+    return np.asarray(sampling.sample_latents(5, count, GENERATOR.latent_dim))
 
 
 def need(*packages):
@@ -54,7 +53,7 @@ def need(*packages):
 
 
 def test_folded_layers_draw_what_batch_norm_draws(drawer):
-    plain = to_flax(GENERATOR, fold_generator(*drawer))
+    plain = to_flax(GENERATOR, fold_generator(drawer))
     assert "batch_stats" not in plain[1]
     theirs = sampling.sample_images(*drawer, latents(9))
     assert np.std(theirs) > 0.1
@@ -62,7 +61,7 @@ def test_folded_layers_draw_what_batch_norm_draws(drawer):
 
 
 def test_int8_is_within_half_a_step_of_the_weight(drawer):
-    for layer in fold_generator(*drawer):
+    for layer in fold_generator(drawer):
         stored = quantize(layer, "int8")
         assert stored.kernel.dtype == np.int8
         off = np.abs(stored.weights - layer.kernel)
@@ -70,7 +69,7 @@ def test_int8_is_within_half_a_step_of_the_weight(drawer):
 
 
 def test_int8_of_a_channel_of_zeros_is_zeros(drawer):
-    layer = fold_generator(*drawer)[0]
+    layer = fold_generator(drawer)[0]
     layer.kernel[..., 0] = 0
     assert (quantize(layer, "int8").weights[..., 0] == 0).all()
 
@@ -79,7 +78,7 @@ def test_int8_of_a_channel_of_zeros_is_zeros(drawer):
 @pytest.mark.parametrize("count", [1, 5])
 def test_onnxruntime_draws_the_stored_weights_images(drawer, precision, count):
     need("onnx", "onnxruntime")
-    layers = [quantize(layer, precision) for layer in fold_generator(*drawer)]
+    layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
     images = onnx.run_onnx(onnx.write_onnx(layers), latents(count))
     expected = sampling.sample_images(*to_flax(GENERATOR, layers), latents(count))
     np.testing.assert_allclose(images, expected, atol=2e-5)
@@ -87,7 +86,7 @@ def test_onnxruntime_draws_the_stored_weights_images(drawer, precision, count):
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_stablehlo_draws_any_number_of_images_and_holds_small_weights(drawer, precision):
-    layers = [quantize(layer, precision) for layer in fold_generator(*drawer)]
+    layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
     program = stablehlo.write_stablehlo(GENERATOR, layers)
     for count in (1, 5):
         expected = sampling.sample_images(*to_flax(GENERATOR, layers), latents(count))
@@ -102,7 +101,7 @@ def test_stored_weights_are_made_float32_once_when_onnxruntime_loads_them(
     drawer, tmp_path, precision
 ):
     need("onnx", "onnxruntime")
-    import onnx
+    import onnx as onnx_package
     import onnxruntime
 
     def steps(precision):
@@ -110,18 +109,18 @@ def test_stored_weights_are_made_float32_once_when_onnxruntime_loads_them(
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / precision)
         options.log_severity_level = 3
-        model = onnx.write_onnx([quantize(layer, precision) for layer in fold_generator(*drawer)])
+        model = onnx.write_onnx([quantize(layer, precision) for layer in fold_generator(drawer)])
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return [node.op_type for node in onnx.load(tmp_path / precision).graph.node]
+        return [node.op_type for node in onnx_package.load(tmp_path / precision).graph.node]
 
     assert steps(precision) == steps("float32")
 
 
 def test_smaller_numbers_make_smaller_files(drawer):
     def size(write, precision):
-        return len(write([quantize(layer, precision) for layer in fold_generator(*drawer)]))
+        return len(write([quantize(layer, precision) for layer in fold_generator(drawer)]))
 
-    kernels = sum(layer.kernel.size for layer in fold_generator(*drawer))
+    kernels = sum(layer.kernel.size for layer in fold_generator(drawer))
     writers = [lambda layers: stablehlo.write_stablehlo(GENERATOR, layers)]
     if importlib.util.find_spec("onnx"):
         writers.append(onnx.write_onnx)
@@ -134,14 +133,14 @@ def test_smaller_numbers_make_smaller_files(drawer):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_torch_file_loads_strictly(drawer, precision):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    nn, layers = torch.nn, [quantize(layer, precision) for layer in fold_generator(*drawer)]
+    nn, layers = torch.nn, [quantize(layer, precision) for layer in fold_generator(drawer)]
     modules = []
     for k, layer in enumerate(layers):
         i, o = layer.kernel.shape[2:]
         modules.append(nn.ConvTranspose2d(i, o, 4, *((1, 0) if k == 0 else (2, 1))))
         modules.append(nn.Tanh() if k == len(layers) - 1 else nn.ReLU())
     network = nn.Sequential(*modules)
-    file = torch.write_torch(layers)
+    file = torch_format.write_torch(layers)
     state = torch.load(io.BytesIO(file), weights_only=True)
     kinds = {state[name].dtype for name in state if name.endswith("weight")}
     assert kinds == {getattr(torch, precision)}
@@ -153,14 +152,14 @@ def test_the_torch_file_loads_strictly(drawer, precision):
         images = network(torch.tensor(latents(4))[:, :, None, None]).permute(0, 2, 3, 1)
     stored = to_flax(GENERATOR, layers)
     np.testing.assert_allclose(images, sampling.sample_images(*stored, latents(4)), atol=2e-5)
-    np.testing.assert_array_equal(torch.run_torch(file, latents(4)), images)
+    np.testing.assert_array_equal(torch_format.run_torch(file, latents(4)), images)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_safetensors_hold_the_stored_weights_and_the_card(drawer, precision):
-    layers = [quantize(layer, precision) for layer in fold_generator(*drawer)]
+    layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
     file = safetensors.add_card(safetensors.write_safetensors(GENERATOR, layers), {"made": "here"})
-    generator, variables, card = safetensors.read_safetensors(file)
+    (generator, variables), card = safetensors.read_safetensors(file)
     assert card == {"made": "here"}
     assert (generator.width, generator.image_size, generator.channels) == (3, 32, 3)
     kept = to_flax(GENERATOR, layers)[1]
@@ -169,7 +168,7 @@ def test_safetensors_hold_the_stored_weights_and_the_card(drawer, precision):
 
 @pytest.mark.parametrize("damage", [lambda f: b"", lambda f: f[:-9], lambda f: b"\x80" + f[1:]])
 def test_what_is_no_generators_file_is_refused(drawer, damage):
-    file = safetensors.write_safetensors(GENERATOR, fold_generator(*drawer))
+    file = safetensors.write_safetensors(GENERATOR, fold_generator(drawer))
     with pytest.raises(ValueError, match="not a generator's weights"):
         safetensors.read_safetensors(damage(file))
 

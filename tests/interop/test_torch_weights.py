@@ -18,7 +18,8 @@ from gankd_jax.interop.torch_weights import (
     read_generator,
     write_generator,
 )
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+from gankd_jax.models.family import Critic, Generator
 from gankd_jax.training.train_state import make_variables
 from gankd_jax.utils.errors import UserError
 
@@ -128,11 +129,11 @@ def test_the_network_is_known_by_its_shapes(
 ) -> None:
     network = generator(width, size, channels, norm=norm)
     params, stats = read_generator(saved(tmp_path / "g.pth", network.state_dict()))
-    assert infer_generator(params) == Generator(width, size, channels, LATENT, norm)
+    assert infer_generator(params) == DCGANGenerator(width, size, channels, LATENT, norm)
     check_images(network, params, stats, parity, "imported generator's images")
     network = critic(width, size, channels, norm=norm)
     params, stats = read_critic(saved(tmp_path / "c.pth", network.state_dict()))
-    assert infer_critic(params) == Critic(width, size, channels, norm)
+    assert infer_critic(params) == DCGANCritic(width, size, channels, norm)
     check_scores(network, params, stats, parity)
 
 
@@ -340,7 +341,7 @@ def test_a_whole_module_is_refused(tmp_path: Path) -> None:
 
 def trained(size: int, channels: int, norm: str) -> tuple[dict, dict]:
     """Our own generator of width 2, its norms not trivial."""
-    network = Generator(2, size, channels, LATENT, norm)
+    network = DCGANGenerator(2, size, channels, LATENT, norm)
     shapes = jax.eval_shape(
         lambda: network.init(jax.random.key(0), jnp.zeros((1, LATENT)), train=False)
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from gankd_jax.models.cost import count_paper_parameters, generator_cost
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import DCGANGenerator
 
 PAPER = {
     2: 28_351,
@@ -42,7 +42,9 @@ def test_the_papers_ratios(name):
 def test_the_true_count(width, channels):
     d, c = width, channels
     bare = 672 * d**2 + 12_800 * d + 16 * c * d + 15 * d + c
-    plain, normed = (generator_cost(Generator(d, 64, c, norm=norm)) for norm in ("none", "batch"))
+    plain, normed = (
+        generator_cost(DCGANGenerator(d, 64, c, norm=norm)) for norm in ("none", "batch")
+    )
     assert plain.parameters == bare
     assert normed.parameters == bare + 30 * d
     assert normed.bytes_float32 == 4 * (bare + 30 * d)
@@ -50,7 +52,7 @@ def test_the_true_count(width, channels):
 
 
 def test_costs_of_the_smallest_generator_by_hand():
-    counted = generator_cost(Generator(1, 16, 1, latent=10))
+    counted = generator_cost(DCGANGenerator(1, 16, 1, latent_dim=10))
     # 10 -> 2 -> 1 -> 1 channels: kernels, biases, scale and shift of two batch norms
     assert counted.parameters == 16 * (10 * 2 + 2 * 1 + 1 * 1) + (2 + 1 + 1) + 2 * (2 + 1)
     # 16 numbers of 2 channels from 10; then 16 taps for each of 4x4 pixels of 2 channels, and for
@@ -67,9 +69,9 @@ def test_multiply_adds_as_pytorch_counts_them(width, size, channels):
     network = twin.generator(width, size, channels)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 100, 1, 1))
-    ours = generator_cost(Generator(width, size, channels)).multiply_adds
+    ours = generator_cost(DCGANGenerator(width, size, channels)).multiply_adds
     assert 2 * ours == counter.get_total_flops()
     assert (
         sum(p.numel() for p in network.parameters())
-        == generator_cost(Generator(width, size, channels)).parameters
+        == generator_cost(DCGANGenerator(width, size, channels)).parameters
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.models import conv
-from gankd_jax.models.dcgan import Critic, Generator, hidden_widths
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator, hidden_widths
 
 SIZES = (16, 32, 64, 128)
 
@@ -43,7 +43,7 @@ def test_hidden_widths_are_the_papers():
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 3), (32, 1), (64, 3), (128, 1)])
 def test_images_have_their_size_and_range(size, channels):
-    generator = Generator(1, size, channels, latent=7)
+    generator = DCGANGenerator(1, size, channels, latent_dim=7)
     variables, latents = made(generator, 5, 7)
     images, _ = apply(generator, variables, latents, True)
     assert images.shape == (5, size, size, channels)
@@ -53,7 +53,7 @@ def test_images_have_their_size_and_range(size, channels):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_critic_mirrors_the_generator(size):
-    critic = Critic(2, size, 3)
+    critic = DCGANCritic(2, size, 3)
     blank = jnp.zeros((5, size, size, 3))
     scores, variables = jax.eval_shape(
         functools.partial(critic.init_with_output, train=True), jax.random.key(0), blank
@@ -66,7 +66,7 @@ def test_the_critic_mirrors_the_generator(size):
 
 
 def test_kernels_start_from_a_normal_distribution_and_biases_from_zero():
-    variables = Generator(16, 16, 3).init(jax.random.key(0), jnp.zeros((1, 100)), train=False)
+    variables = DCGANGenerator(16, 16, 3).init(jax.random.key(0), jnp.zeros((1, 100)), train=False)
     kernels = [variables["params"][f"layer{k}"]["kernel"] for k in range(3)]
     for kernel in map(np.asarray, kernels):
         assert kernel.std() == pytest.approx(0.02, rel=0.1)
@@ -79,7 +79,10 @@ def test_kernels_start_from_a_normal_distribution_and_biases_from_zero():
 def test_every_form_draws_the_same_image_and_gives_the_same_score():
     images, scores = {}, {}
     for form in conv.CONV_IMPLS:
-        generator, critic = Generator(3, 32, 3, form=form), Critic(3, 32, 3, form=form)
+        generator, critic = (
+            DCGANGenerator(3, 32, 3, conv_impl=form),
+            DCGANCritic(3, 32, 3, conv_impl=form),
+        )
         images[form] = apply(generator, *made(generator, 4, 100), True)[0]
         scores[form] = apply(critic, *made(critic, 4, 32, 32, 3), True)[0]
     for form in conv.CONV_IMPLS[1:]:
@@ -97,7 +100,7 @@ def test_every_form_draws_the_same_image_and_gives_the_same_score():
     ],
 )
 def test_only_batch_norm_in_training_sees_the_batch_mates(norm, train, depends):
-    critic = Critic(2, 16, 1, norm=norm)
+    critic = DCGANCritic(2, 16, 1, norm=norm)
     variables, images = made(critic, 4, 16, 16, 1)
     scores, _ = apply(critic, variables, images, train)
     others, _ = apply(critic, variables, images.at[1:].mul(-2.0), train)
@@ -106,7 +109,7 @@ def test_only_batch_norm_in_training_sees_the_batch_mates(norm, train, depends):
 
 
 def test_a_generator_in_use_draws_each_latent_by_itself():
-    generator = Generator(2, 16, 1, latent=5)
+    generator = DCGANGenerator(2, 16, 1, latent_dim=5)
     variables, latents = made(generator, 4, 5)
     images, _ = apply(generator, variables, latents, False)
     alone, _ = apply(generator, variables, latents[2:3], False)
@@ -115,7 +118,7 @@ def test_a_generator_in_use_draws_each_latent_by_itself():
 
 
 def test_layer_norm_is_over_an_image():
-    critic = Critic(4, 16, 1, norm="layer")
+    critic = DCGANCritic(4, 16, 1, norm="layer")
     variables, images = made(critic, 2, 16, 16, 1)
     blank = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
     variables["params"]["norm1"]["layer"] = blank
@@ -127,7 +130,7 @@ def test_layer_norm_is_over_an_image():
 
 
 def test_running_averages_move_a_tenth_towards_the_batch():
-    generator = Generator(1, 16, 1, latent=5)
+    generator = DCGANGenerator(1, 16, 1, latent_dim=5)
     variables, latents = made(generator, 6, 5)
     _, updated = apply(generator, variables, latents, True)
     layer = variables["params"]["layer0"]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import DCGANGenerator
+from gankd_jax.models.family import Generator
 from gankd_jax.models.pruning import prune_generator
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -14,7 +15,7 @@ LATENT, SIZE = 5, 16
 
 
 def generator(width: int, norm: str = "batch") -> Generator:
-    return Generator(width, SIZE, 1, latent=LATENT, norm=norm, form="matmul")
+    return DCGANGenerator(width, SIZE, 1, latent_dim=LATENT, norm=norm, conv_impl="matmul")
 
 
 def params(width: int, seed: int, norm: str = "batch"):

@@ -10,7 +10,8 @@ import pytest
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.evaluation import inference
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import DCGANGenerator
+from gankd_jax.models.family import Generator
 from gankd_jax.training.train_state import StepSpec, TrainState, create_train_state
 from gankd_jax.training.train_step import normalize_images
 
@@ -19,7 +20,7 @@ LATENT = 9
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    return Generator(width=3, image_size=16, channels=1, latent=LATENT)
+    return DCGANGenerator(width=3, image_size=16, channels=1, latent_dim=LATENT)
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +62,17 @@ def test_the_last_weights_serve_where_none_are_averaged(generator, state):
 
 
 def test_a_cpu_draws_many_large_images_in_parts(state, monkeypatch):
-    cpu = Generator(width=3, image_size=16, channels=1, latent=LATENT, form="matmul")
+    cpu = DCGANGenerator(width=3, image_size=16, channels=1, latent_dim=LATENT, conv_impl="matmul")
     drawn_from = inference.inference_variables(cpu, state, "running")
     latents = sampling.sample_latents(0, 21, LATENT)
     one = 4 * 8 * 8 * (2 * 3 + 16)  # bytes of an image
-    monkeypatch.setattr(sampling, "FEWEST", 2)
-    assert sampling._part(cpu, 21) == 21
-    monkeypatch.setattr(sampling, "AT_ONCE", 16 * one)
-    assert sampling._part(cpu, 16) == 16
-    assert sampling._part(cpu, 21) == 7  # three parts of at most 8 images
-    assert sampling._part(cpu, 20) == 7  # and one blank
-    assert sampling._part(dataclasses.replace(cpu, form="dilated"), 21) == 21
+    monkeypatch.setattr(sampling, "MIN_PART", 2)
+    assert sampling._part_size(cpu, 21) == 21
+    monkeypatch.setattr(sampling, "MAX_BYTES", 16 * one)
+    assert sampling._part_size(cpu, 16) == 16
+    assert sampling._part_size(cpu, 21) == 7  # three parts of at most 8 images
+    assert sampling._part_size(cpu, 20) == 7  # and one blank
+    assert sampling._part_size(dataclasses.replace(cpu, conv_impl="dilated"), 21) == 21
     for count in (20, 21):
         images = sampling.sample_images(cpu, drawn_from, latents[:count])
         expected = cpu.apply(drawn_from, latents[:count], train=False)
@@ -79,7 +80,7 @@ def test_a_cpu_draws_many_large_images_in_parts(state, monkeypatch):
 
 
 def test_without_batch_norm_there_is_nothing_to_settle():
-    generator = Generator(width=1, image_size=16, channels=1, latent=LATENT, norm="none")
+    generator = DCGANGenerator(width=1, image_size=16, channels=1, latent_dim=LATENT, norm="none")
     made = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0)), 0)
     found = inference.inference_variables(generator, made, "recomputed")
     assert found == {"params": made.generator.params}
@@ -141,3 +142,14 @@ def test_a_picture_is_laid_out_row_by_row(channels):
     for k in range(6):
         top, left = 4 * (k // 3), 4 * (k % 3)
         assert np.array_equal(picture[top : top + 4, left : left + 4], images[k])
+
+
+def test_a_trained_generator_unpacks_and_samples_what_its_module_generates():
+    module = DCGANGenerator(width=1, image_size=16, channels=3, latent_dim=LATENT)
+    variables = module.init(jax.random.key(0), jnp.zeros((2, LATENT)), train=False)
+    generator = sampling.TrainedGenerator(module, variables)
+    assert generator == (module, variables)
+    assert (generator.latent_dim, generator.image_shape) == (LATENT, (16, 16, 3))
+    latents = sampling.sample_latents(7, 2, LATENT)
+    expected = sampling.to_uint8(module.apply(variables, latents, train=False))
+    np.testing.assert_array_equal(generator.sample(7, 2), expected)

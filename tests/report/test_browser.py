@@ -13,7 +13,7 @@ from browser import Browser, executable
 
 from gankd_jax.evaluation import scoring
 from gankd_jax.models import sampling
-from gankd_jax.models.dcgan import Generator
+from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.report.page import write_report
 from gankd_jax.report.player import packed
 from gankd_jax.utils import atomic_io
@@ -36,8 +36,8 @@ def browser(tmp_path_factory):
 
 def drawer(size: int, channels: int, width: int) -> sampling.TrainedGenerator:
     """A generator whose every number is random, batch norm's statistics too."""
-    generator = Generator(width, size, channels, latent=fake_study.LATENT)
-    blank = jnp.zeros((2, generator.latent))
+    generator = DCGANGenerator(width, size, channels, latent_dim=fake_study.LATENT)
+    blank = jnp.zeros((2, generator.latent_dim))
     shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), blank, train=False))
     rng = np.random.default_rng(size)
 
@@ -46,7 +46,7 @@ def drawer(size: int, channels: int, width: int) -> sampling.TrainedGenerator:
         low, high = (-0.5, 0.5) if kernel else (0.3, 0.8)  # scales and variances are above 0
         return rng.uniform(low, high, like.shape).astype(np.float32)
 
-    return generator, jax.tree.map(leaf, shapes)
+    return sampling.TrainedGenerator(generator, jax.tree.map(leaf, shapes))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
 from gankd_jax.utils.errors import UserError
@@ -76,8 +76,8 @@ def test_runs_with_other_steps_are_another_group(field, value):
 
 def test_networks_have_the_sizes_of_the_config():
     config = tiny.config(model__latent=7, model__generator_norm="none", model__conv="phase")
-    assert networks.build_generator(config, 3) == Generator(3, 16, 1, 7, "none", "phase")
-    assert networks.build_critic(config, 3, "layer") == Critic(3, 16, 1, "layer", "phase")
+    assert networks.build_generator(config, 3) == DCGANGenerator(3, 16, 1, 7, "none", "phase")
+    assert networks.build_critic(config, 3, "layer") == DCGANCritic(3, 16, 1, "layer", "phase")
 
 
 @pytest.mark.parametrize(("name", "count"), [("digits", 1), ("cifar10", 3), ("celeb_a", 3)])

@@ -13,7 +13,7 @@ from gankd_jax.bench.cost_report import _group
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.config.schema import recipe_config
 from gankd_jax.data.sampler import multi_step_indices
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.study import plan
 from gankd_jax.study.validation import validate_config
 from gankd_jax.training import loop
@@ -28,7 +28,10 @@ pytestmark = pytest.mark.usefixtures("unoptimized")
 
 STEPS, LATE_FROM, SMALL, LARGE, COUNT = 20, 15, 4, 12, 30
 RECIPE = Recipe(steps=STEPS, batch_size=SMALL, late_batch=LARGE, generator_lr=1e-3)
-NETWORKS = (Generator(1, 16, 1, 4, form="matmul"), Critic(1, 16, 1, form="matmul"))
+NETWORKS = (
+    DCGANGenerator(1, 16, 1, 4, conv_impl="matmul"),
+    DCGANCritic(1, 16, 1, conv_impl="matmul"),
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 1), np.uint8)
 
 

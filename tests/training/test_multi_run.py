@@ -10,7 +10,7 @@ import pytest
 
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training import multi_run
 from gankd_jax.training.multi_run import RunSpec, data_seeds, feature_critic, make_multi_step
 from gankd_jax.training.train_state import (
@@ -37,9 +37,9 @@ FEATURES = Recipe(
 def member(recipe: Recipe, *, width: int = 1, seed: int = 0, stream: int | None = None) -> RunSpec:
     """A run; a critic that goes on from the teacher's has its width, 2."""
     critic_width = 2 if recipe.critic == "teacher" else width
-    critic = Critic(critic_width, SIZE, 1, form="matmul") if recipe.alpha else None
-    eye = Critic(2, SIZE, 1, form="matmul") if recipe.features != "none" else None
-    spec = StepSpec(Generator(width, SIZE, 1, LATENT, form="matmul"), critic, recipe, eye)
+    critic = DCGANCritic(critic_width, SIZE, 1, conv_impl="matmul") if recipe.alpha else None
+    eye = DCGANCritic(2, SIZE, 1, conv_impl="matmul") if recipe.features != "none" else None
+    spec = StepSpec(DCGANGenerator(width, SIZE, 1, LATENT, conv_impl="matmul"), critic, recipe, eye)
     return RunSpec(spec, seed, seed if stream is None else stream)
 
 
@@ -166,7 +166,7 @@ def test_runs_that_take_turns_need_less_memory_and_come_to_the_same(monkeypatch)
 def test_seeds_go_through_vmap_but_for_a_cpu_s_large_runs(monkeypatch):
     ours = {"0": member(MSE), "1": member(MSE, seed=1), "wide": member(MSE, width=2)}
     generators = {
-        name: dataclasses.replace(m.spec.generator, form="dilated") for name, m in ours.items()
+        name: dataclasses.replace(m.spec.generator, conv_impl="dilated") for name, m in ours.items()
     }
     others = {
         name: dataclasses.replace(m, spec=dataclasses.replace(m.spec, generator=generators[name]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training.train_state import (
     NetworkState,
     StepSpec,
@@ -83,7 +83,7 @@ def check_outputs(parity, label, shape, *, norm="batch", form="matmul", batch=3)
         twin.randomise(twin.generator(*shape, norm=norm), 1),
         twin.randomise(twin.critic(*shape, norm=norm), 2),
     )
-    ours = tuple(cls(*shape, norm=norm, form=form) for cls in (Generator, Critic))
+    ours = tuple(cls(*shape, norm=norm, conv_impl=form) for cls in (DCGANGenerator, DCGANCritic))
     trees = [make_variables(*twin.to_flax(network)) for network in theirs]
     mine = outputs(ours, *trees, latents, images)
     reference = torch_outputs(*theirs, latents, images)
@@ -162,18 +162,20 @@ class Pair:
             critic = twin.randomise(critic.to(torch_dtype), 2)
         self.twin = twin.Run(twin.randomise(generator.to(torch_dtype), 1), critic, case.recipe)
         self.spec = StepSpec(
-            generator=Generator(case.width, *shape, latent=LATENT, form="matmul"),
+            generator=DCGANGenerator(case.width, *shape, latent_dim=LATENT, conv_impl="matmul"),
             critic=self._critic(),
             recipe=case.recipe,
         )
         self.state = self._state()
         self._rng = np.random.default_rng(3)
 
-    def _critic(self) -> Critic | None:
+    def _critic(self) -> DCGANCritic | None:
         case = self.case
         if not case.critic_width:
             return None
-        return Critic(case.critic_width, SIZE, CHANNELS, norm=case.critic_norm, form="matmul")
+        return DCGANCritic(
+            case.critic_width, SIZE, CHANNELS, norm=case.critic_norm, conv_impl="matmul"
+        )
 
     def _state(self) -> TrainState:
         def network(theirs, optimizer):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.dcgan import Critic, Generator
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training.train_state import (
     StepSpec,
     TrainState,
@@ -35,8 +35,8 @@ jitted = jax.jit(train_step, static_argnums=0)
 
 def spec(recipe: Recipe) -> StepSpec:
     return StepSpec(
-        generator=Generator(1, SIZE, 1, latent=LATENT, form="matmul"),
-        critic=Critic(1, SIZE, 1, form="matmul") if recipe.alpha else None,
+        generator=DCGANGenerator(1, SIZE, 1, latent_dim=LATENT, conv_impl="matmul"),
+        critic=DCGANCritic(1, SIZE, 1, conv_impl="matmul") if recipe.alpha else None,
         recipe=recipe,
     )
 
@@ -241,7 +241,7 @@ def test_the_rate_falls_with_the_width_as_the_power_says():
 
 def test_the_share_of_the_features_rises_from_none_to_its_end():
     recipe = Recipe(alpha=0.0, features="l1", feature_share=0.8, feature_batch=BATCH, steps=4)
-    eye = Critic(2, SIZE, 1, norm="none", form="matmul")
+    eye = DCGANCritic(2, SIZE, 1, norm="none", conv_impl="matmul")
     frozen = eye.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
     shown = images(2, BATCH)
     target = TeacherTargets(shown, critic_features(eye, frozen, shown))
@@ -259,7 +259,7 @@ def test_the_share_of_the_features_rises_from_none_to_its_end():
 
 
 def test_a_frozen_critics_features_are_of_each_image_by_itself():
-    eye = Critic(2, SIZE, 1, norm="batch", form="matmul")
+    eye = DCGANCritic(2, SIZE, 1, norm="batch", conv_impl="matmul")
     frozen = eye.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
     together = critic_features(eye, frozen, images(1, 3))
     alone = critic_features(eye, frozen, images(1, 3)[1:2])
