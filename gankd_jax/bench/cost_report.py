@@ -9,7 +9,6 @@ from gankd_jax.bench.columns import columns
 from gankd_jax.models.cost import GeneratorCost, generator_cost
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
-from gankd_jax.training.multi_run import at_step
 
 HEADER = ("width", "paper's count", "parameters", "multiply-adds", "bytes", "ratio", "paper's")
 
@@ -84,12 +83,11 @@ def _group(config: ml_collections.ConfigDict, group: list[Run]) -> GroupCost:
     members = {run.name: networks.make_run_spec(config, run, teacher) for run in group}
     drawn = networks.build_generator(config, teacher.width) if group[0].kind == "student" else None
     steps = config.recipes[group[0].recipe].steps
-    first, last = (operations.group_step(at_step(members, k), drawn) for k in (0, steps))
     return GroupCost(
         title=f"{group[0].kind}s",
         runs=len(group),
         steps=steps,
-        operations=(3 * first + last) // 4,  # batches grow for the last quarter of the steps
+        operations=operations.group_step(members, drawn),
         states=footprint.states(members),
         gradients=footprint.gradients(members),
     )

@@ -18,7 +18,6 @@ from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import (
     RunSpec,
-    at_step,
     data_seeds,
     feature_critic,
     make_multi_step,
@@ -66,7 +65,6 @@ def _group(config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | Non
         run.name: networks.make_run_spec(config, run, teacher if is_taught else None)
         for run in group
     }
-    members = at_step(members, config.recipes[group[0].recipe].steps)  # where batches are largest
     generator = networks.build_generator(config, teacher.width) if is_taught else None
     images, batches = _data(config, members)
     states = {

@@ -139,7 +139,6 @@ def use_recipe_ablations(config: ml_collections.ConfigDict) -> None:
         "l1_energy": l1 | {"features": "energy", "feature_share": 0.9},
         "best": mse | BEST_DISTANCE,
         "best_batch256": mse | BEST_DISTANCE | {"batch_size": 256},
-        "best_late256": mse | BEST_DISTANCE | {"late_batch": 256},
         "joint_goes_on": finetune,
         "joint_frozen": finetune | {"train_critic": False},
         "joint_fresh": joint | {"critic_width": teacher_width},

@@ -15,7 +15,6 @@ class Recipe:
     alpha: float = 1.0  # weight of the adversarial term, 0 to 1
     steps: int = 20_000  # generator steps
     batch_size: int = 64  # images
-    late_batch: int = 0  # images, in the last quarter of the steps; 0: batch_size
     # Adam.  The paper's 2e-4 starves small generators in short training: students of d <= 8 learn
     # best near 2e-2, baselines near 5e-3.
     generator_lr: float = 2e-4
@@ -50,8 +49,3 @@ class Recipe:
     feature_share: float = 0.5
     feature_batch: int = 16  # images of a batch whose features are compared, at most batch_size
     warm_start: bool = False  # True: start from the teacher's largest channels (students only)
-
-    def batch_at(self, step: int) -> int:
-        """Images of a batch at a step, the first being 0."""
-        late = self.late_batch > 0 and 4 * step >= 3 * self.steps
-        return self.late_batch if late else self.batch_size

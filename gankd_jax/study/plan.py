@@ -103,8 +103,7 @@ def group_runs(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[l
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         recipe = config.recipes[run.recipe]
-        batches = (recipe.batch_size, recipe.late_batch)
-        key = (run.kind, recipe.steps, batches, recipe.critic_steps)
+        key = (run.kind, recipe.steps, recipe.batch_size, recipe.critic_steps)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 

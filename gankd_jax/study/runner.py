@@ -18,7 +18,6 @@ from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.progress import log_info
 
 KINDS = ("teacher", "student", "baseline")  # in this order
-BATCHES = ("batch_size", "late_batch")  # of a recipe
 POLL_SECONDS = 10  # seconds between looks at a teacher in training elsewhere
 
 
@@ -141,15 +140,14 @@ def _check_batches(lab: StudyContext, run: Run) -> None:
     """A batch holds no image twice, and each device has the same number of its images."""
     recipe, count = lab.config.recipes[run.recipe], len(lab.train.pixels)
     devices = sharding.make_mesh(lab.config.training.devices).size
-    for field in BATCHES:
-        size, told = recipe[field], f"config.recipes.{run.recipe}.{field} is {recipe[field]}"
-        if recipe.alpha > 0 and size > count:
-            raise UserError(f"{told}; {lab.config.data.name} has {count} training images")
-        if size % devices:
-            raise UserError(
-                f"{told}, which {devices} devices cannot share evenly;"
-                " config.training.devices says how many of each process do"
-            )
+    field = f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size}"
+    if recipe.alpha > 0 and recipe.batch_size > count:
+        raise UserError(f"{field}; {lab.config.data.name} has {count} training images")
+    if recipe.batch_size % devices:
+        raise UserError(
+            f"{field}, which {devices} devices cannot share evenly;"
+            " config.training.devices says how many of each process do"
+        )
 
 
 def _set_damaged_aside(folder: Path, wanted: Sequence[Run]) -> None:

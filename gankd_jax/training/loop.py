@@ -21,7 +21,6 @@ from gankd_jax.training.crew import Start
 from gankd_jax.training.multi_run import (
     MultiStep,
     RunSpec,
-    at_step,
     data_seeds,
     feature_critic,
     make_multi_step,
@@ -225,17 +224,18 @@ class _Trainer:
         self._states = put_tree(start.states, every)
         self._frozen = put_tree(start.frozen, every)
         self._images = put_tree(group.images, every) if group.on_device else None
-        self._chunk, self._compiled_for = self._compile(), self._batch
+        self._chunk = self._compile()
 
     @property
     def _batch(self) -> int:
         """Images of a batch now."""
-        return next(iter(self.members.values())).spec.recipe.batch_at(self.step)
+        return next(iter(self.members.values())).spec.recipe.batch_size
 
     def _compile(self) -> MultiStep:
         teacher = self._group.teacher
-        members = at_step(self.members, self.step)
-        return make_multi_step(members, teacher.generator if teacher else None, self._group.mesh)
+        return make_multi_step(
+            self.members, teacher.generator if teacher else None, self._group.mesh
+        )
 
     def span(self) -> dict[str, float]:
         """Train up to the next line of the log, or a signal, and write it; means over the runs."""
@@ -254,8 +254,6 @@ class _Trainer:
 
     def _call(self) -> None:
         """One compiled call; runs that fail in it leave the group."""
-        if self._batch != self._compiled_for:
-            self._chunk, self._compiled_for = self._compile(), self._batch
         batches = self._batches()
         self._states, metrics = self._chunk(self._states, self._frozen, self._images, batches)
         self.step += self._intervals.steps_per_call
@@ -267,7 +265,7 @@ class _Trainer:
         for name in self.members:
             self._records[name].add(values[name])
         if failed and self.members:
-            self._chunk, self._compiled_for = self._compile(), self._batch
+            self._chunk = self._compile()
         self.signal = max(multihost.allgather_int(preemption.signal_received()))
 
     def _batches(self) -> jax.Array:

@@ -77,17 +77,6 @@ def make_multi_step(
     return jax.jit(chunk, donate_argnums=0, out_shardings=mesh and replicated(mesh))
 
 
-def at_step(members: RunSpecs, step: int) -> dict[str, RunSpec]:
-    """The members with batches as large as they are at a step."""
-
-    def one(member: RunSpec) -> RunSpec:
-        recipe = member.spec.recipe
-        recipe = dataclasses.replace(recipe, batch_size=recipe.batch_at(step))
-        return dataclasses.replace(member, spec=dataclasses.replace(member.spec, recipe=recipe))
-
-    return {name: one(member) for name, member in members.items()}
-
-
 def feature_critic(members: RunSpecs) -> Critic | None:
     """The critic that students compare features in: all look through the same; None without."""
     critics = (member.spec.frozen_critic for member in members.values())
