@@ -6,13 +6,19 @@
     gankd study --config=configs/celeb_a.py:small,best --workdir=runs/celeb_a-best
 
 The plain study has the paper's widths and, where it states or implies them, its settings: Adam
-2e-4 with b1 0.5, batches of 64.  It does not say how long it trained, which GAN loss the teacher
-had, nor alpha.  `small` is for two CPU cores: 32x32, teacher d=32, and learning rates that suit
-short training, for students and baselines alike; they were found on MNIST, and those of the
-baseline in `best` on CIFAR-10.
-Its images carry no class, so that the classifier's scores do not exist for it.
-`best` is the paper's distillation at its own and at a fitting rate beside the best recipe that is
-known, over three seeds; `choices` has each choice of a recipe by itself.  Both go with either size.
+2e-4 with b1 0.5, batches of 64.  The paper does not state the training length, the teacher's GAN
+loss, nor alpha.
+
+Variants:
+  small: 32x32 and teacher d=32, for two CPU cores.  Learning rates suit short training, for
+    students and baselines alike; they were tuned on MNIST, those of the baseline in `best` on
+    CIFAR-10.
+  best: The paper's distillation at its own and at a tuned learning rate, beside the best known
+    recipe, over three seeds.
+  choices: Each choice of a recipe by itself.
+`best` and `choices` combine with either size.
+
+CelebA has no class labels, so no classifier scores its images; the FID network can.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +28,7 @@ from gankd_jax.config.schema import apply_variants, base_config
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The paper's study; variants: small, best, choices."""
+    """Returns the paper's study; variants: small, best, choices."""
     config = base_config()
     config.name = "celeb_a"
     config.data.name = "celeb_a"
@@ -36,7 +42,7 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def small(config: ConfigDict) -> None:
-    """32x32, teacher d=32, for two CPU cores."""
+    """Shrinks the study to 32x32 and teacher d=32, for two CPU cores."""
     config.name = "celeb_a-small"
     config.data.image_size = 32
     config.study.teacher_widths = (32,)

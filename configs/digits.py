@@ -1,8 +1,8 @@
-"""A small study on scikit-learn's real 8x8 digits, framed by a pixel and enlarged to 16x16.
+"""A small study on scikit-learn's real 8x8 digits, padded by a pixel and enlarged to 16x16.
 
     gankd study --config=configs/digits.py --workdir=runs/digits
 
-It needs no network and no paper row.  Its learning rates are those found to suit short training of
+It needs no download and has no counterpart in the paper.  Its learning rates suit short training of
 small generators, for students and baselines alike; the paper's 2e-4 starves both.
 """
 
@@ -13,13 +13,13 @@ from gankd_jax.config.schema import apply_variants, base_config
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The study; no variants."""
+    """Returns the study; it has no variants."""
     config = base_config()
     config.name = "digits"
     config.data.name = "digits"
     config.data.image_size = 16
-    config.data.pad = 1  # digits touch the frame
-    config.data.validation = 0  # one teacher, nothing to choose
+    config.data.pad = 1  # digits touch the border of the image
+    config.data.validation = 0  # there is one teacher, so none is selected
 
     config.study.teacher_widths = (32,)
     config.study.widths = (1, 2, 4)

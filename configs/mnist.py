@@ -6,12 +6,16 @@
     gankd study --config=configs/mnist.py:small,best --workdir=runs/mnist-best
 
 The plain study has the paper's widths and, where it states or implies them, its settings: Adam
-2e-4 with b1 0.5, batches of 64.  It does not say how long it trained, which GAN loss the teacher
-had, nor alpha.  `small` is for two CPU cores: 32x32, teacher d=32, and learning rates that suit
-short training, for students and baselines alike.
-`best` is the paper's distillation at its own and at a fitting rate beside the best recipe that is
-known, without and with the teacher's critic, over three seeds; `choices` has each choice of a
-recipe by itself.  Both go with either size.
+2e-4 with b1 0.5, batches of 64.  The paper does not state the training length, the teacher's GAN
+loss, nor alpha.
+
+Variants:
+  small: 32x32 and teacher d=32, for two CPU cores.  Learning rates suit short training, for
+    students and baselines alike.
+  best: The paper's distillation at its own and at a tuned learning rate, beside the best known
+    recipe, with and without the teacher's critic, over three seeds.
+  choices: Each choice of a recipe by itself.
+`best` and `choices` combine with either size.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +29,7 @@ from gankd_jax.config.schema import apply_variants, base_config
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """The paper's study; variants: small, best, choices."""
+    """Returns the paper's study; variants: small, best, choices."""
     config = base_config()
     config.name = "mnist"
     config.data.name = "mnist"
@@ -40,10 +44,10 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def small(config: ConfigDict) -> None:
-    """32x32, teacher d=32, for two CPU cores."""
+    """Shrinks the study to 32x32 and teacher d=32, for two CPU cores."""
     config.name = "mnist-small"
     config.data.image_size = 32
-    config.data.pad = 2  # 28 and twice 2 are 32: no pixel is resized
+    config.data.pad = 2  # 28 + 2 * 2 = 32, so that no pixel is resized
     config.study.teacher_widths = (32,)
     config.study.widths = (1, 2, 4, 8, 16)
     config.study.students = ("mse", "l1", "joint")
