@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from gankd_jax.utils.checkpoint import MAX_TO_KEEP, is_intact
 from gankd_jax.utils.errors import UserError
 
 CONFIG_FILE = "config.json"
+# Names that systems and schedulers leave in a folder: hidden files, the lost+found of a new volume,
+# SLURM's logs, a thumbnail cache.
+STRAY_FILES = r"\..*|lost\+found|slurm-.*\.(out|err)|Thumbs\.db"
 LAYERS_FILE = "layers.json"  # scores by the FID network, of a run or of the real images
 
 # Fields that may change after a study has begun: where its data lies, how fast it runs, how often
@@ -52,12 +56,12 @@ def matches_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:
         UserError: A field has another value there, or the folder holds something else.
     """
     # Listed before the config is looked for: another process may be about to write it first of all.
-    has_other_files = workdir.exists() and not (
-        workdir.is_dir() and all(map(_is_unfinished_config, workdir.iterdir()))
-    )
+    foreign = _foreign_file(workdir)
     if not (workdir / CONFIG_FILE).exists():
-        if has_other_files:
-            raise UserError(f"--workdir={workdir} has files but no study; name an empty folder")
+        if foreign:
+            raise UserError(
+                f"--workdir={workdir} has files but no study ({foreign}); name an empty folder"
+            )
         return False
     changed = _changed_fields(read_config(workdir), config, source=str(workdir / CONFIG_FILE))
     if changed:
@@ -83,9 +87,17 @@ def _changed_fields(
     }
 
 
-def _is_unfinished_config(entry: Path) -> bool:
-    """Whether a file is a config that `atomic_io` has not moved to its place yet."""
-    return entry.name.startswith(f".{CONFIG_FILE}.")
+def _foreign_file(workdir: Path) -> str:
+    """Returns the name of a file that speaks against a new study in the folder; "" for none.
+
+    Hidden files do not: they are the system's, or a config that `atomic_io` has not moved to its
+    place yet.
+    """
+    if not workdir.is_dir():
+        return workdir.name if workdir.exists() else ""
+    names = (entry.name for entry in sorted(workdir.iterdir()))
+    foreign = (name for name in names if not re.fullmatch(STRAY_FILES, name))
+    return next(foreign, "")
 
 
 def require_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:

@@ -113,7 +113,7 @@ def test_foreign_files_and_a_damaged_config_are_refused(tmp_path):
     touch(tmp_path / "file")
     touch(tmp_path / "damaged" / "config.json")
     for name, message in [
-        ("thesis", "has files but no study; name an empty folder"),
+        ("thesis", r"has files but no study \(chapter1.tex\); name an empty folder"),
         ("file", "has files but no study"),
         ("damaged", "config.json is damaged"),
     ]:
@@ -212,3 +212,19 @@ def test_a_config_that_another_process_is_writing_is_no_foreign_file(tmp_path):
 def test_the_number_of_devices_may_change(tmp_path):
     workdir.create_workdir(tmp_path, tiny.config())
     assert workdir.matches_config(tmp_path, tiny.config(training__devices=8))
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", ".gitkeep", ".nfs0001", "slurm-12.out", "slurm-7_1.err", "lost+found/"]
+)
+def test_stray_files_do_not_block_a_new_study(tmp_path, name):
+    (tmp_path / name).mkdir() if name.endswith("/") else touch(tmp_path / name)
+    workdir.create_workdir(tmp_path, tiny.config())
+    assert workdir.matches_config(tmp_path, tiny.config())
+
+
+def test_a_foreign_file_beside_stray_ones_is_named(tmp_path):
+    touch(tmp_path / ".DS_Store")
+    touch(tmp_path / "thesis.tex")
+    with pytest.raises(UserError, match=r"has files but no study \(thesis.tex\)"):
+        workdir.matches_config(tmp_path, tiny.config())
