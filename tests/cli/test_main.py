@@ -248,7 +248,7 @@ MISTAKES = {
         ["sample", DIGITS, "{finished}", "--run=teacher-d32-s0", "--out={new}"],
         "name another folder",
     ),
-    "other files": (["study", DIGITS, "{other}"], "has files but no study; name an empty folder"),
+    "other files": (["study", DIGITS, "{other}"], "has files but no study"),
     "other files to train": (["train", *TINY, "{other}", "--run=teacher-d4-s0"], "but no study"),
     "no study to evaluate": (["evaluate", *TINY, "{new}"], "holds no study"),
     "no study to report": (["report", "{new}"], "holds no study"),
