@@ -4,11 +4,8 @@ Two for each multiply-add of the 4x4 layers and the projection; norms, activatio
 out.  A layer's two gradients cost what the layer costs; the first layer's input needs none.
 """
 
-import itertools
-
 from gankd_jax.models.cost import generator_cost
-from gankd_jax.models.dcgan import hidden_widths
-from gankd_jax.models.family import Critic, Generator
+from gankd_jax.models.family import Critic, Generator, family_of
 from gankd_jax.training.multi_run import RunSpecs, data_seeds
 from gankd_jax.training.train_state import StepSpec
 
@@ -51,8 +48,7 @@ def _look(spec: StepSpec) -> int:
     """Of the frozen critic's hidden layers for all images of a step that are compared."""
     if spec.frozen_critic is None:
         return 0
-    last = 2 * 16 * hidden_widths(spec.frozen_critic.width, spec.frozen_critic.image_size)[0]
-    return spec.recipe.feature_batch * (_score(spec.frozen_critic) - last)
+    return spec.recipe.feature_batch * 2 * sum(_layer_macs(spec.frozen_critic)[:-1])
 
 
 def _step(spec: StepSpec) -> int:
@@ -65,20 +61,16 @@ def _step(spec: StepSpec) -> int:
 
 
 def _backward(generator: Generator) -> int:
-    project = (
-        2 * 16 * generator.latent_dim * hidden_widths(generator.width, generator.image_size)[0]
-    )
-    return 2 * forward(generator) - project
+    return 2 * forward(generator) - 2 * _layer_macs(generator)[0]
 
 
 def _first(critic: Critic) -> int:
-    return 2 * 16 * critic.channels * critic.width * (critic.image_size // 2) ** 2
+    return 2 * _layer_macs(critic)[0]
 
 
 def _score(critic: Critic) -> int:
-    hidden = (critic.channels, *reversed(hidden_widths(critic.width, critic.image_size)))
-    downs = (
-        16 * i * o * (critic.image_size // 2 ** (k + 1)) ** 2
-        for k, (i, o) in enumerate(itertools.pairwise(hidden))
-    )
-    return 2 * (sum(downs) + 16 * hidden[-1])
+    return 2 * sum(_layer_macs(critic))
+
+
+def _layer_macs(network: Generator | Critic) -> list[int]:
+    return family_of(network).count_layer_macs(network)

@@ -8,8 +8,8 @@ import numpy as np
 
 from gankd_jax.export import onnx, safetensors, stablehlo, torch
 from gankd_jax.models import sampling
-from gankd_jax.models.family import Generator
-from gankd_jax.models.folding import FoldedLayer, fold_generator, quantize, to_flax
+from gankd_jax.models.family import FoldedLayer, Generator
+from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils.errors import UserError
 
@@ -58,7 +58,7 @@ def export_generator(
     """
     generator, variables = drawer
     layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
-    stored = to_flax(generator, layers)
+    stored = unfold_generator(generator, layers)
     file = FORMATS[kind].write(generator, layers)
     latents = sampling.sample_latents(SEED, COUNT, generator.latent_dim)
     drawn = FORMATS[kind].run(file, np.asarray(latents))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from gankd_jax.models.folding import FoldedLayer
+from gankd_jax.models.family import FoldedLayer
 
 if TYPE_CHECKING:
     import onnx

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 
 from gankd_jax.models import conv, sampling
 from gankd_jax.models.dcgan import DCGANGenerator
-from gankd_jax.models.family import Generator
-from gankd_jax.models.folding import FoldedLayer, to_flax
+from gankd_jax.models.family import FoldedLayer, Generator
+from gankd_jax.models.folding import unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 
 # Keys of the file -> attributes of the module.
@@ -55,7 +55,7 @@ def read_safetensors(file: bytes) -> tuple[TrainedGenerator, dict[str, Any]]:
         card = json.loads(about["card"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a generator's weights: {error}") from error
-    return to_flax(generator, layers), card
+    return unfold_generator(generator, layers), card
 
 
 def _layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gankd_jax.models.family import Generator
-from gankd_jax.models.folding import FoldedLayer
+from gankd_jax.models.family import FoldedLayer, Generator
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gankd_jax.interop.torch_writer import torch_bytes
-from gankd_jax.models.folding import FoldedLayer
+from gankd_jax.models.family import FoldedLayer
 
 
 def write_torch(layers: list[FoldedLayer]) -> bytes:

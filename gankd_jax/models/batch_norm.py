@@ -1,7 +1,9 @@
-"""Batch norm with its derivative written out: autodiff's moves the images twice as often.
+"""Batch norm with its own derivative: the one of autodiff moves the images twice as often.
 
-S. Ioffe and C. Szegedy, Batch Normalization, arXiv 1502.03167; as PyTorch's `BatchNorm2d` but for
-the running variance, which is of the batch as it is (no n / (n - 1)).
+It equals PyTorch's `BatchNorm2d`, except that the running variance is the batch's own, without the
+factor n / (n - 1).
+
+Reference: S. Ioffe and C. Szegedy, Batch Normalization, arXiv 1502.03167.
 """
 
 import flax.linen as nn
@@ -12,19 +14,19 @@ from jaxtyping import Array, Float
 
 EPSILON = 1e-5
 MOMENTUM = 0.9  # 0.1 in PyTorch's terms
-PIXELS = (0, 1, 2)  # the axes that a channel's statistics are taken over
+PIXEL_AXES = (0, 1, 2)  # axes over which a channel's statistics are computed
 
 Images = Float[Array, "b h w c"]
 Channels = Float[Array, " c"]
-Normed = tuple[Images, Channels, Channels]
+Normalized = tuple[Images, Channels, Channels]  # images, mean, variance
 
 
 class BatchNorm(nn.Module):
-    """Normalises each channel by its batch (`train`) or by running averages of batches before."""
+    """Normalises each channel by the batch (`train`) or by the running averages of past batches."""
 
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Images:
-        """Mean 0 and variance 1 in each channel, then scaled and offset."""
+        """Brings each channel to mean 0 and variance 1, then scales and shifts it."""
         channels = images.shape[-1:]
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var = self.variable("batch_stats", "var", jnp.ones, channels)
@@ -32,38 +34,52 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels)
         if not train:
             return (images - mean.value) * (lax.rsqrt(var.value + EPSILON) * scale) + bias
-        normed, seen_mean, seen_var = batch_normalize(images, scale, bias)
+        normalized, batch_mean, batch_var = batch_normalize(images, scale, bias)
         if not self.is_initializing():
-            mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * seen_mean
-            var.value = MOMENTUM * var.value + (1 - MOMENTUM) * seen_var
-        return normed
+            mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
+            var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
+        return normalized
 
 
 @jax.custom_vjp
-def batch_normalize(images: Images, scale: Channels, bias: Channels) -> Normed:
-    """The images normalised by their own mean and variance, and both of these."""
+def batch_normalize(images: Images, scale: Channels, bias: Channels) -> Normalized:
+    """Normalises images by their own statistics.
+
+    Args:
+      images: Any batch.
+      scale: Factor of each channel after normalisation.
+      bias: Offset of each channel after normalisation.
+
+    Returns:
+      The normalised images, and the mean and biased variance of each channel.
+    """
     return _forward(images, scale, bias)[0]
 
 
-def _forward(images: Images, scale: Channels, bias: Channels) -> tuple[Normed, tuple]:
-    mean = images.mean(PIXELS)
-    var = jnp.square(images - mean).mean(PIXELS)
+def _forward(images: Images, scale: Channels, bias: Channels) -> tuple[Normalized, tuple]:
+    mean = images.mean(PIXEL_AXES)
+    var = jnp.square(images - mean).mean(PIXEL_AXES)
     factor = lax.rsqrt(var + EPSILON)
-    normed = (images - mean) * (factor * scale) + bias
-    return (normed, mean, var), (images, mean, factor, scale)
+    normalized = (images - mean) * (factor * scale) + bias
+    return (normalized, mean, var), (images, mean, factor, scale)
 
 
-def _backward(kept: tuple, slopes: Normed) -> tuple[Images, Channels, Channels]:
-    """Section 3 of the paper, its sums gathered into one factor and one term for each channel."""
-    images, mean, factor, scale = kept
-    slope, mean_slope, var_slope = slopes
+def _backward(saved: tuple, gradients: Normalized) -> tuple[Images, Channels, Channels]:
+    """Computes the gradients of section 3 of the paper.
+
+    Its sums are gathered into one factor and one offset for each channel, which saves passes over
+    the images.
+    """
+    images, mean, factor, scale = saved
+    gradient, mean_gradient, var_gradient = gradients
     count = images.size // images.shape[-1]
     centred = images - mean
-    to_bias = slope.sum(PIXELS)
-    to_scale = factor * (slope * centred).sum(PIXELS)
-    along = (2 * var_slope - scale * factor**2 * to_scale) / count
-    level = (mean_slope - scale * factor * to_bias) / count
-    return scale * factor * slope + along * centred + level, to_scale, to_bias
+    bias_gradient = gradient.sum(PIXEL_AXES)
+    scale_gradient = factor * (gradient * centred).sum(PIXEL_AXES)
+    slope = (2 * var_gradient - scale * factor**2 * scale_gradient) / count
+    offset = (mean_gradient - scale * factor * bias_gradient) / count
+    image_gradient = scale * factor * gradient + slope * centred + offset
+    return image_gradient, scale_gradient, bias_gradient
 
 
 batch_normalize.defvjp(_forward, _backward)

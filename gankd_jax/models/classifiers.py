@@ -1,4 +1,4 @@
-"""The small classifier that judges images of labelled data sets."""
+"""Small classifiers whose features and logits score images of labelled data sets."""
 
 import itertools
 
@@ -8,23 +8,24 @@ from jaxtyping import Array, Float
 
 from gankd_jax.models import conv
 
-TOKENS = 8  # on a side
+MAX_SIZE = 32  # pixels a side; larger images are averaged down to this
+LENET_FEATURES = 128
+# Of the MLP-Mixer.
+TOKENS = 8  # patches a side
 MIXER_FEATURES = 64
 BLOCKS = 3
-SIDE = 32  # larger images are averaged down to this
-LENET_FEATURES = 128
 
 
 def downsample_mean(images: Float[Array, "b s s c"]) -> Float[Array, "b t t c"]:
-    """Images of at most `SIDE` pixels a side, each the mean of those it covers."""
-    if images.shape[1] <= SIDE:
+    """Averages pixels of images larger than `MAX_SIZE`, down to that size."""
+    if images.shape[1] <= MAX_SIZE:
         return images
-    window = (images.shape[1] // SIDE,) * 2
+    window = (images.shape[1] // MAX_SIZE,) * 2
     return nn.avg_pool(images, window, window)
 
 
 class LeNet(nn.Module):
-    """Images in -1..1 to logits and to the features before them: a LeNet with strides for pools."""
+    """Maps images in -1..1 to logits and features: a LeNet with strides in place of pooling."""
 
     classes: int
     image_size: int
@@ -35,7 +36,7 @@ class LeNet(nn.Module):
     def __call__(
         self, images: Float[Array, "b s s c"]
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
-        """Logits and features (`LENET_FEATURES` wide, not negative) of each image."""
+        """Returns logits and the features before them: `LENET_FEATURES` numbers, all >= 0."""
         images = downsample_mean(images)
         widths = (self.channels, 32, 64, 128)
         for k, (i, o) in enumerate(itertools.pairwise(widths)):
@@ -48,7 +49,10 @@ class LeNet(nn.Module):
 
 
 class MlpMixer(nn.Module):
-    """Images in -1..1 to logits and to the features before them (Tolstikhin et al. 2021)."""
+    """Maps images in -1..1 to logits and features.
+
+    Reference: Tolstikhin et al. 2021, MLP-Mixer, arXiv 2105.01601.
+    """
 
     classes: int
     image_size: int
@@ -58,15 +62,15 @@ class MlpMixer(nn.Module):
     def __call__(
         self, images: Float[Array, "b s s c"]
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
-        """Logits and features (`MIXER_FEATURES` wide) of each image."""
+        """Returns logits and the features before them: `MIXER_FEATURES` numbers."""
         images = downsample_mean(images)
         b, patch = len(images), images.shape[1] // TOKENS
-        cut = images.reshape(b, TOKENS, patch, TOKENS, patch, self.channels)
-        patches = cut.transpose(0, 1, 3, 2, 4, 5).reshape(b, TOKENS * TOKENS, -1)
+        split = images.reshape(b, TOKENS, patch, TOKENS, patch, self.channels)
+        patches = split.transpose(0, 1, 3, 2, 4, 5).reshape(b, TOKENS * TOKENS, -1)
         tokens = nn.Dense(MIXER_FEATURES, name="patches")(patches)
         for k in range(BLOCKS):
-            turned = nn.LayerNorm(name=f"norm{k}a")(tokens).swapaxes(1, 2)
-            tokens += _mlp(turned, TOKENS * TOKENS, f"places{k}").swapaxes(1, 2)
+            transposed = nn.LayerNorm(name=f"norm{k}a")(tokens).swapaxes(1, 2)
+            tokens += _mlp(transposed, TOKENS * TOKENS, f"places{k}").swapaxes(1, 2)
             tokens += _mlp(
                 nn.LayerNorm(name=f"norm{k}b")(tokens), 2 * MIXER_FEATURES, f"channels{k}"
             )
@@ -75,6 +79,6 @@ class MlpMixer(nn.Module):
 
 
 def _mlp(inputs: Float[Array, "*n i"], hidden: int, name: str) -> Float[Array, "*n i"]:
-    """Two layers, back to the width of the inputs."""
-    found = jax.nn.gelu(nn.Dense(hidden, name=f"{name}a")(inputs))
-    return nn.Dense(inputs.shape[-1], name=f"{name}b")(found)
+    """Applies two layers; the outputs are as wide as the inputs."""
+    activations = jax.nn.gelu(nn.Dense(hidden, name=f"{name}a")(inputs))
+    return nn.Dense(inputs.shape[-1], name=f"{name}b")(activations)

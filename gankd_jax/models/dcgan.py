@@ -1,69 +1,96 @@
-"""The DCGAN generator and critic of width d, for 16, 32, 64 and 128 pixels.
+"""DCGAN: a generator and critic of width d, for images of 16, 32, 64 or 128 pixels.
 
-At 64 pixels the generator's hidden layers have 8d, 4d, 2d and d channels (arXiv 1902.00159; the
-network is the common PyTorch DCGAN); 32 starts at 4d, 16 at 2d, 128 at 16d.  The critic mirrors it.
+At 64 pixels the generator's hidden layers have 8d, 4d, 2d and d channels.  At 32 pixels it starts
+with 4d, at 16 with 2d, at 128 with 16d.  The critic mirrors it.
+
+Reference: Radford et al. 2016, arXiv 1511.06434; with the layers of the common PyTorch DCGAN, as in
+the paper on distillation (arXiv 1902.00159).
 """
 
+import dataclasses
+import itertools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from gankd_jax.models import conv
-from gankd_jax.models.batch_norm import BatchNorm
+from gankd_jax.models.batch_norm import EPSILON, BatchNorm
+from gankd_jax.models.family import (
+    Critic,
+    Family,
+    FoldedLayer,
+    Generator,
+    PyTree,
+    register_family,
+)
 
-LEAK = 0.2
+LEAKY_SLOPE = 0.2
+INIT_STDDEV = 0.02  # of all kernels, as in the DCGAN paper
 GENERATOR_NORMS = ("batch", "none")
+# Batch norm mixes the images of a batch; the gradient penalty of WGAN-GP assumes "layer" or "none".
 CRITIC_NORMS = ("batch", "layer", "none")
 
+Params = Any  # a generator's parameters: layer0, norm0, layer1, ...
 
-def draw_kernel(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "4 4 i o"]:
-    """Numbers from N(0, 0.02).
 
-    They are drawn in a row: the same numbers, for which XLA's CPU compiler needs a quarter of the
-    time.
+def init_kernel(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "4 4 i o"]:
+    """Samples a kernel from N(0, 0.02).
+
+    The numbers are sampled as a vector and then reshaped: XLA's CPU compiler needs a quarter of the
+    time for it, and the numbers are the same.
     """
-    return (0.02 * jax.random.normal(key, (math.prod(shape),))).reshape(shape)
+    return (INIT_STDDEV * jax.random.normal(key, (math.prod(shape),))).reshape(shape)
 
 
 def hidden_widths(width: int, image_size: int) -> tuple[int, ...]:
-    """Channels of the generator's hidden layers, from 4x4 pixels to half the image's side."""
+    """Returns the channels of the generator's hidden layers, first to last.
+
+    Args:
+      width: Channels of the last hidden layer, d in the paper.
+      image_size: Pixels a side of the images.
+
+    Returns:
+      One number for each layer from 4x4 pixels to half the image's side.
+    """
     layers = int(math.log2(image_size // 4))
     return tuple(width * 2**k for k in reversed(range(layers)))
 
 
 class ConvParams(nn.Module):
-    """A 4x4 kernel and a bias, under the names that every form of the layer shares."""
+    """A 4x4 kernel and a bias, under the same names for every implementation of a layer."""
 
     inputs: int
     outputs: int
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "4 4 i o"], Float[Array, " o"]]:
-        """The kernel, drawn from N(0, 0.02), and the bias, drawn as zeros."""
-        kernel = self.param("kernel", draw_kernel, (4, 4, self.inputs, self.outputs))
+        """Returns the kernel, initialised from N(0, 0.02), and the bias, initialised with zeros."""
+        kernel = self.param("kernel", init_kernel, (4, 4, self.inputs, self.outputs))
         return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,))
 
 
 class Norm(nn.Module):
-    """Batch norm, a norm per image ('layer'), or none."""
+    """Batch norm, a norm of each image ('layer'), or none."""
 
     kind: str
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        """Normalise; epsilon 1e-5."""
+        """Normalises; epsilon is 1e-5."""
         if self.kind == "batch":
             return BatchNorm(name="batch")(images, train)
         if self.kind == "layer":
-            return nn.GroupNorm(num_groups=1, epsilon=1e-5, name="layer")(images)
+            return nn.GroupNorm(num_groups=1, epsilon=EPSILON, name="layer")(images)
         return images
 
 
 class DCGANGenerator(nn.Module):
-    """Latents to images in -1..1: `apply(variables, latents, train=...)`."""
+    """Maps latents to images in -1..1; the attributes are those of `family.Generator`."""
 
     width: int
     image_size: int
@@ -74,7 +101,7 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Float[Array, "b z"], train: bool) -> Float[Array, "b s s c"]:
-        """Draw one image per latent; with `train`, batch norm sees this batch."""
+        """Generates one image for each latent; with `train`, batch norm uses this batch."""
         hidden = hidden_widths(self.width, self.image_size)
         kernel, bias = ConvParams(self.latent_dim, hidden[0], name="layer0")()
         flat = latents @ kernel.transpose(2, 0, 1, 3).reshape(self.latent_dim, -1)
@@ -87,7 +114,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANCritic(nn.Module):
-    """Images to scores, high for real (a logit under bce); no norm in the first layer."""
+    """Maps images to scores, high for real (logits under bce); no norm in the first layer."""
 
     width: int
     image_size: int
@@ -97,14 +124,139 @@ class DCGANCritic(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s c"], train: bool) -> Float[Array, " b"]:
-        """Score each image; with `train`, batch norm sees this batch."""
+        """Scores each image; with `train`, batch norm uses this batch."""
         hidden = tuple(reversed(hidden_widths(self.width, self.image_size)))
         for k, (i, o) in enumerate(zip((self.channels, *hidden[:-1]), hidden, strict=True)):
             kernel, bias = ConvParams(i, o, name=f"layer{k}")()
             images = conv.conv_stride2(images, kernel, self.conv_impl) + bias
             if k > 0:
                 images = Norm(self.norm, name=f"norm{k}")(images, train)
-            images = nn.leaky_relu(images, LEAK)
-            self.sow("intermediates", "features", images)  # kept only where they are asked for
+            images = nn.leaky_relu(images, LEAKY_SLOPE)
+            # Stored only if the caller makes the collection 'intermediates' mutable.
+            self.sow("intermediates", "features", images)
         kernel, bias = ConvParams(hidden[-1], 1, name=f"layer{len(hidden)}")()
         return images.reshape(images.shape[0], -1) @ kernel.reshape(-1) + bias
+
+
+def fold_batch_norm(variables: PyTree) -> list[FoldedLayer]:
+    """Folds the batch norms of a generator into its layers.
+
+    With stored statistics, batch norm is linear: `y = (x - mean) g + b`, where
+    `g = gamma / sqrt(var + eps)`.  So the kernel is multiplied by `g`, and the bias becomes
+    `(bias - mean) g + b`.
+
+    Args:
+      variables: 'params' and, with batch norm, 'batch_stats' of a `DCGANGenerator`.
+
+    Returns:
+      The layers in float32, first to last.
+    """
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    layers = []
+    for k in range(_count_layers(params)):
+        kernel, bias = (np.asarray(params[f"layer{k}"][name]) for name in ("kernel", "bias"))
+        if f"norm{k}" in stats:
+            norm, batch = params[f"norm{k}"]["batch"], stats[f"norm{k}"]["batch"]
+            gain = np.asarray(norm["scale"]) / np.sqrt(np.asarray(batch["var"]) + EPSILON)
+            bias = (bias - np.asarray(batch["mean"])) * gain + np.asarray(norm["bias"])
+            kernel = kernel * gain
+        layers.append(FoldedLayer(kernel, np.ones_like(bias), bias))
+    return layers
+
+
+def unfold_layers(generator: Generator, layers: list[FoldedLayer]) -> tuple[Generator, PyTree]:
+    """Returns the generator without norm, and the variables with which it equals the layers."""
+    params = {
+        f"layer{k}": {"kernel": jnp.asarray(layer.weights), "bias": jnp.asarray(layer.bias)}
+        for k, layer in enumerate(layers)
+    }
+    assert isinstance(generator, DCGANGenerator)
+    return dataclasses.replace(generator, norm="none"), {"params": params}
+
+
+def prune_generator(student: Params, teacher: Params) -> Params:
+    """Cuts the teacher's parameters to the student's shapes.
+
+    Each hidden layer keeps the channels that weigh most on the next layer, in their order.  A
+    channel's importance is the L1 norm of the weights that read it, times its scale in batch norm.
+
+    Args:
+      student: Parameters of a generator, which give the shapes; their values are not used.
+      teacher: Parameters of a generator at least as wide, with the same norm, latents and images.
+
+    Returns:
+      Parameters of the student's shapes.
+
+    Reference: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv 1608.08710.
+    """
+    count = _count_layers(student)
+    inputs = jnp.arange(student["layer0"]["kernel"].shape[2])
+    pruned = {}
+    for k in range(count):
+        layer, width = teacher[f"layer{k}"], student[f"layer{k}"]["kernel"].shape[3]
+        outputs = _top_l1_channels(teacher, k, width) if k < count - 1 else jnp.arange(width)
+        kernel = layer["kernel"][:, :, inputs][..., outputs]
+        pruned[f"layer{k}"] = {"kernel": kernel, "bias": layer["bias"][outputs]}
+        if f"norm{k}" in student:
+            pruned[f"norm{k}"] = jax.tree.map(
+                lambda leaf, outputs=outputs: leaf[outputs], teacher[f"norm{k}"]
+            )
+        inputs = outputs
+    return pruned
+
+
+def _top_l1_channels(params: Params, k: int, count: int) -> Int[Array, " count"]:
+    """Returns the indices of layer k's `count` most important channels, sorted."""
+    importance: Float[Array, " width"] = jnp.sum(
+        jnp.abs(params[f"layer{k + 1}"]["kernel"]), axis=(0, 1, 3)
+    )
+    if f"norm{k}" in params:
+        (norm,) = params[f"norm{k}"].values()
+        importance = importance * jnp.abs(norm["scale"])
+    return jnp.sort(jnp.argsort(-importance)[:count])
+
+
+def _count_layers(params: Params) -> int:
+    return sum(name.startswith("layer") for name in params)
+
+
+def count_layer_macs(network: Generator | Critic) -> list[int]:
+    """Counts the multiply-adds of each layer for one image, first to last; norms are left out.
+
+    Args:
+      network: A `DCGANGenerator` or `DCGANCritic`.
+    """
+    hidden = hidden_widths(network.width, network.image_size)
+    # A 4x4 kernel at stride 2 meets every pixel of the smaller image with all 16 of its taps.
+    widths = (*hidden, network.channels)
+    convs = [16 * i * o * (4 * 2**k) ** 2 for k, (i, o) in enumerate(itertools.pairwise(widths))]
+    if isinstance(network, DCGANGenerator):
+        return [16 * network.latent_dim * hidden[0], *convs]
+    return [*reversed(convs), 16 * hidden[0]]
+
+
+def count_paper_parameters(width: int, image_size: int = 64, latent_dim: int = 100) -> int:
+    """Counts a generator's parameters as the paper does.
+
+    Counted are kernels, and biases as if there were one output channel; batch norm is left out.  At
+    64 pixels that is 672 d^2 + 12831 d + 1, which gives every row of the paper's table.
+    """
+    hidden = (*hidden_widths(width, image_size), 1)
+    layers = zip((latent_dim, *hidden[:-1]), hidden, strict=True)
+    return sum(16 * i * o + o for i, o in layers)
+
+
+register_family(
+    Family(
+        name="dcgan",
+        generator=DCGANGenerator,
+        critic=DCGANCritic,
+        fold=fold_batch_norm,
+        unfold=unfold_layers,
+        prune=prune_generator,
+        count_layer_macs=count_layer_macs,
+        count_paper_parameters=lambda generator: count_paper_parameters(
+            generator.width, generator.image_size, generator.latent_dim
+        ),
+    )
+)

@@ -1,9 +1,15 @@
-"""Network families: what training, evaluation and export need from a generator and its critic."""
+"""The interface of a network family: what training, evaluation and export need to know of it.
+
+A new family is a module beside `dcgan.py` that ends with `register_family(Family(...))` and is
+imported in `models/__init__.py`.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from gankd_jax.models import dcgan
+import numpy as np
+from jaxtyping import Float
 
 PyTree = Any  # a pytree of arrays, such as Flax variables
 
@@ -15,12 +21,12 @@ class Generator(Protocol):
     Modules are frozen dataclasses, so they are hashable and can be static arguments of `jax.jit`.
 
     Attributes:
-      width: Channels of the last hidden layer, which set the size of the network.
+      width: Channels of the last hidden layer; the size of the network grows with its square.
       image_size: Pixels a side of the images.
       channels: 1 for grey images, 3 for colour.
       latent_dim: Numbers in a latent.
       norm: Normalisation after each hidden layer: 'batch', 'layer' or 'none'.
-      conv_impl: Implementation of the 4x4 layers, a name in `models.conv.CONV_IMPLS`.
+      conv_impl: Implementation of the convolutions, one of `conv.CONV_IMPLS`.
     """
 
     width: int
@@ -63,16 +69,78 @@ class Critic(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
-    """One network architecture.
+class FoldedLayer:
+    """A convolution into which the batch norm that follows it is folded.
 
     Attributes:
-      generator: Constructor of a `Generator`; takes its attributes as keyword arguments.
-      critic: Constructor of a `Critic`; takes its attributes as keyword arguments.
+      kernel: `[4, 4, i, o]`, in float32, float16 or int8.
+      scale: `[o]`, the factor of each output channel: ones unless the kernel is int8.
+      bias: `[o]`, added after the scale.
     """
 
+    kernel: np.ndarray
+    scale: Float[np.ndarray, " o"]
+    bias: Float[np.ndarray, " o"]
+
+    @property
+    def weights(self) -> Float[np.ndarray, "4 4 i o"]:
+        """The scaled kernel in float32."""
+        return self.kernel.astype(np.float32) * self.scale
+
+    @property
+    def nbytes(self) -> int:
+        """Size in a file: kernel, float32 bias, and the float32 scales of an int8 kernel."""
+        scales = self.scale.nbytes if self.kernel.dtype == np.int8 else 0
+        return self.kernel.nbytes + self.bias.nbytes + scales
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A network architecture, from the smallest width to the largest.
+
+    Attributes:
+      name: Key in `FAMILIES`.
+      generator: Constructor of a `Generator`; its arguments are the protocol's attributes.
+      critic: Constructor of a `Critic`; its arguments are the protocol's attributes.
+      fold: Maps a generator's variables to its layers, first to last, with batch norm folded in.
+      unfold: Maps a generator and folded layers to a generator without norm and its variables.
+      prune: Maps the params of a student and of a wider teacher to the student's initial params,
+        taken from the teacher's most important channels.
+      count_layer_macs: Counts the multiply-adds of each layer for one image, first to last.
+      count_paper_parameters: Counts a generator's parameters as the paper does.
+    """
+
+    name: str
     generator: type
     critic: type
+    fold: Callable[[PyTree], list[FoldedLayer]]
+    unfold: Callable[[Generator, list[FoldedLayer]], tuple[Generator, PyTree]]
+    prune: Callable[[PyTree, PyTree], PyTree]
+    count_layer_macs: Callable[[Generator | Critic], list[int]]
+    count_paper_parameters: Callable[[Generator], int]
 
 
-FAMILIES = {"dcgan": Family(generator=dcgan.DCGANGenerator, critic=dcgan.DCGANCritic)}
+FAMILIES: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Adds a family to `FAMILIES` under its name.
+
+    Raises:
+      ValueError: The name is taken.
+    """
+    if family.name in FAMILIES:
+        raise ValueError(f"a network family named {family.name!r} is registered already")
+    FAMILIES[family.name] = family
+
+
+def family_of(network: Generator | Critic) -> Family:
+    """Returns the family that a generator or critic belongs to.
+
+    Raises:
+      ValueError: Its class belongs to no registered family.
+    """
+    for family in FAMILIES.values():
+        if type(network) in (family.generator, family.critic):
+            return family
+    raise ValueError(f"{type(network).__name__} belongs to no registered network family")

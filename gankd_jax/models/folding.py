@@ -1,85 +1,52 @@
-"""A generator without batch norm, and its weights in fewer bytes."""
+"""Generators for export: batch norm folded into the layers, weights in fewer bytes."""
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int8
+from jaxtyping import Int8
 
-from gankd_jax.models.family import Generator
+from gankd_jax.models.family import FoldedLayer, Generator, family_of
 from gankd_jax.models.sampling import TrainedGenerator
-
-EPSILON = 1e-5  # Flax's batch norm, and PyTorch's
-
-
-@dataclasses.dataclass(frozen=True)
-class FoldedLayer:
-    """One 4x4 layer: `kernel * scale` by output channel, then `bias`.
-
-    The kernel is float32 or float16 with a scale of ones, or int8.
-    """
-
-    kernel: np.ndarray  # [4, 4, i, o]
-    scale: Float[np.ndarray, " o"]
-    bias: Float[np.ndarray, " o"]
-
-    @property
-    def weights(self) -> Float[np.ndarray, "4 4 i o"]:
-        """The kernel's values in float32."""
-        return self.kernel.astype(np.float32) * self.scale
-
-    @property
-    def bytes(self) -> int:
-        """What the layer takes in a file: kernel, float32 bias, and int8's float32 scales."""
-        scales = self.scale.nbytes if self.kernel.dtype == np.int8 else 0
-        return self.kernel.nbytes + self.bias.nbytes + scales
 
 
 def fold_generator(generator: TrainedGenerator) -> list[FoldedLayer]:
-    """The layers of `generator`, each with the batch norm that follows it folded in.
+    """Returns the layers of a generator, each with the batch norm that follows it folded in."""
+    return family_of(generator.module).fold(generator.variables)
 
-    Batch norm on settled statistics is linear: `y = (x - mean) g + b` with
-    `g = gamma / sqrt(var + eps)`; the kernel takes `g`, the bias becomes `(bias - mean) g + b`.
+
+def unfold_generator(module: Generator, layers: list[FoldedLayer]) -> TrainedGenerator:
+    """Builds the Flax generator of folded layers; it has no norm.
+
+    Args:
+      module: Gives the sizes; its norm is ignored.
+      layers: As `fold_generator` returns them, quantized or not.
     """
-    params = generator.variables["params"]
-    stats = generator.variables.get("batch_stats", {})
-    layers = []
-    for k in range(len([name for name in params if name.startswith("layer")])):
-        kernel, bias = (np.asarray(params[f"layer{k}"][name]) for name in ("kernel", "bias"))
-        if f"norm{k}" in stats:
-            norm, seen = params[f"norm{k}"]["batch"], stats[f"norm{k}"]["batch"]
-            gain = np.asarray(norm["scale"]) / np.sqrt(np.asarray(seen["var"]) + EPSILON)
-            bias = (bias - np.asarray(seen["mean"])) * gain + np.asarray(norm["bias"])
-            kernel = kernel * gain
-        layers.append(FoldedLayer(kernel, np.ones_like(bias), bias))
-    return layers
+    return TrainedGenerator(*family_of(module).unfold(module, layers))
 
 
 def quantize(layer: FoldedLayer, precision: str) -> FoldedLayer:
-    """The layer's kernel in `precision`; int8 has one scale for each output channel."""
+    """Stores a layer's kernel in a precision of `constants.PRECISIONS`.
+
+    For int8 each output channel has its own scale, so that its largest weight becomes 127.
+    """
     if precision == "int8":
-        return _int8(layer)
+        return _quantize_int8(layer)
     return dataclasses.replace(layer, kernel=layer.kernel.astype(precision))
 
 
-def _int8(layer: FoldedLayer) -> FoldedLayer:
+def _quantize_int8(layer: FoldedLayer) -> FoldedLayer:
     largest = np.abs(layer.kernel).max(axis=(0, 1, 2))
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    numbers: Int8[np.ndarray, "4 4 i o"] = np.round(layer.kernel / scale).astype(np.int8)
-    return FoldedLayer(numbers, scale, layer.bias)
+    kernel: Int8[np.ndarray, "4 4 i o"] = np.round(layer.kernel / scale).astype(np.int8)
+    return FoldedLayer(kernel, scale, layer.bias)
 
 
 def quantize_generator(generator: TrainedGenerator, precision: str) -> tuple[TrainedGenerator, int]:
-    """A generator that draws with its weights as `precision` stores them, and their bytes."""
+    """Rounds a generator's weights to what a file of that precision stores.
+
+    Returns:
+      The generator with the rounded weights, which computes in float32, and the bytes that its
+      weights take in a file.
+    """
     layers = [quantize(layer, precision) for layer in fold_generator(generator)]
-    return to_flax(generator.module, layers), sum(layer.bytes for layer in layers)
-
-
-def to_flax(generator: Generator, layers: list[FoldedLayer]) -> TrainedGenerator:
-    """A generator without norm, and its variables, that draws what the layers draw."""
-    params = {
-        f"layer{k}": {"kernel": jnp.asarray(layer.weights), "bias": jnp.asarray(layer.bias)}
-        for k, layer in enumerate(layers)
-    }
-    plain = dataclasses.replace(generator, norm="none")  # type: ignore[type-var]
-    return TrainedGenerator(plain, {"params": params})
+    return unfold_generator(generator.module, layers), sum(layer.nbytes for layer in layers)

@@ -1,4 +1,4 @@
-"""The network behind FID: Inception v3 as of 2015-12-05, inference only, batch norm folded."""
+"""The feature extractor of FID: Inception v3 of 2015-12-05, for inference, batch norm folded in."""
 
 from __future__ import annotations
 
@@ -13,66 +13,75 @@ from jaxtyping import Array, Float, UInt8
 
 INPUT_SIZE = 299  # pixels a side of the network's input
 CLASSES = 1008
-POOL_LAYERS = ("64", "192", "768", "1280", "2048")  # the layers that are spatial means
+POOL_LAYERS = ("64", "192", "768", "1280", "2048")  # layers averaged over space, by their width
 LOGIT_LAYERS = ("logits_unbiased", "logits")
 
-# Accelerators would round the inputs of each product to 8 or 11 bits otherwise.
+# By default, accelerators round the inputs of each product to 8 or 11 bits.
 _PRECISION = lax.Precision.HIGHEST
 
 
 def preprocess_images(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
-    """What `FidInception` takes: images of any size, resized and scaled to -1..1."""
+    """Resizes images of any size and scales them to -1..1, as `FidInception` takes them."""
     return (resize_tf1(images) - 128) / 128
 
 
 def resize_tf1(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
-    """TensorFlow 1's bilinear resize (no aligned corners, no half-pixel centres), 0..255 both ways.
+    """Resizes like TensorFlow 1: bilinear, without aligned corners or half-pixel centres.
 
-    The arithmetic of torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`.
+    Returns:
+      Images in 0..255.
+
+    Reference: torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`, in its arithmetic.
     """
     x = images.astype(jnp.float32)
     for axis in (2, 1):
-        low, high, fraction = _sampling(x.shape[axis])
+        low, high, fraction = _interpolation_weights(x.shape[axis])
         below, above = jnp.take(x, low, axis), jnp.take(x, high, axis)
         x = below + (above - below) * fraction.reshape((-1,) + (1,) * (3 - axis))
     return x
 
 
-def _sampling(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of the 299 places: the pixels before and after it, and how far it is between."""
+def _interpolation_weights(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns for each output pixel its two input pixels and the weight of the second."""
     place = np.arange(INPUT_SIZE, dtype=np.float32) * np.float32(size / INPUT_SIZE)
     low = place.astype(np.int32)
     return low, np.minimum(low + 1, size - 1), place - low
 
 
 class FidInception(nn.Module):
-    """Feature layers of the FID network from one pass, which goes no further than the last of them.
+    """Returns the features of several layers from one pass, which stops after the last of them.
 
-    Takes `prepare(images)`, gives `{layer: features}`. Layers: "64", "192", "768", "1280", "2048",
-    each a spatial mean, named by its width; "logits_unbiased" (1008 classes without the last bias,
-    what the Inception Score is defined on) and "logits". Parameters: `{name: {"kernel", "bias"}}`
-    under the names of the TensorFlow graph, `/` written as `_`; `init` gives zeros, as they are
-    always loaded. The architecture is that of torch-fidelity's `FeatureExtractorInceptionV3`.
+    Layers are "64", "192", "768", "1280" and "2048", each averaged over space and named by its
+    width; "logits_unbiased" (1008 classes without the last bias, on which the Inception Score is
+    defined); and "logits".
+
+    Parameters are `{name: {"kernel", "bias"}}`.  Names are those of the TensorFlow graph, with `_`
+    for `/`.  `init` returns zeros, because the published weights are always loaded.
+
+    Attributes:
+      layers: The layers to return.
+
+    Reference: torch-fidelity's `FeatureExtractorInceptionV3`.
     """
 
     layers: tuple[str, ...]
 
     @nn.compact
     def __call__(self, x: Float[Array, "n 299 299 3"]) -> dict[str, Float[Array, "n _"]]:
-        """The features of prepared images, by layer."""
-        found: dict[str, Array] = {}
-        for width, stage in _STAGES.items():
-            if set(self.layers) <= found.keys():
+        """Extracts features from images of `preprocess_images`, as `{layer: features}`."""
+        features: dict[str, Array] = {}
+        for layer, stage in _STAGES.items():
+            if set(self.layers) <= features.keys():
                 break
             x = stage(x)
-            found[width] = x.mean(axis=(1, 2))
-        if not set(self.layers) <= found.keys():
-            found |= _Classifier(name="softmax")(found["2048"])
-        return {layer: found[layer] for layer in self.layers}
+            features[layer] = x.mean(axis=(1, 2))
+        if not set(self.layers) <= features.keys():
+            features |= _Classifier(name="softmax")(features["2048"])
+        return {layer: features[layer] for layer in self.layers}
 
 
 def parameter_shapes(layers: Sequence[str]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The parameters that layers need: `{name: {"kernel": shape, "bias": shape}}`."""
+    """Returns the parameters that layers need: `{name: {"kernel": shape, "bias": shape}}`."""
     x = jax.ShapeDtypeStruct((1, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
     network = FidInception(tuple(layers))
     params = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
@@ -80,7 +89,7 @@ def parameter_shapes(layers: Sequence[str]) -> dict[str, dict[str, tuple[int, ..
 
 
 class _Classifier(nn.Module):
-    """The last layer, with and without its bias."""
+    """The last layer; returns the logits without and with its bias."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n 2048"]) -> dict[str, Float[Array, "n 1008"]]:
@@ -91,7 +100,7 @@ class _Classifier(nn.Module):
 
 
 class _Conv(nn.Module):
-    """Convolution, bias and ReLU; `pooled` averages each 3x3 neighbourhood of the input first."""
+    """Convolution, bias and ReLU; with `pooled`, after an average pool of 3x3 at stride 1."""
 
     features: int
     size: tuple[int, int] = (1, 1)
@@ -105,16 +114,17 @@ class _Conv(nn.Module):
         kernel = self.param("kernel", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = _convolve(x, kernel, self.stride, self.padding)
-        if self.pooled:  # a mean commutes with a 1x1 convolution, and here it has fewer channels
+        if self.pooled:  # after the 1x1 convolution, with which it commutes: fewer channels
             y = nn.avg_pool(y, (3, 3), padding="SAME", count_include_pad=False)
         return nn.relu(y + bias)
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
-    """The convolution in the form that XLA runs fastest on a CPU, and no slower elsewhere.
+    """Convolves in the way that XLA runs fastest on a CPU, and no slower elsewhere.
 
-    A 1x1 kernel is a matrix product. An unpadded convolution goes through another library there,
-    at less than half the speed of a padded one, so it is given a row of padding that is cut off.
+    A 1x1 kernel becomes a matrix product.  An unpadded convolution goes through another library on
+    a CPU, at less than half the speed of a padded one; so it gets a row of padding, which is cut
+    off again.
     """
     if kernel.shape[:2] == (1, 1):
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], precision=_PRECISION)
@@ -172,7 +182,7 @@ _STAGES = dict(zip(POOL_LAYERS, (_to_64, _to_192, _to_768, _to_1280, _to_2048), 
 
 
 def _mixed_35(x: Array, name: str, *, pool: int) -> Array:
-    """A block on 35x35 places (Mixed_5b to 5d)."""
+    """A block on 35x35 pixels (Mixed_5b to 5d)."""
     a = _Conv(64, name=f"{name}_conv")(x)
     b = _Conv(48, name=f"{name}_tower_conv")(x)
     b = _Conv(64, (5, 5), name=f"{name}_tower_conv_1")(b)
@@ -184,7 +194,7 @@ def _mixed_35(x: Array, name: str, *, pool: int) -> Array:
 
 
 def _halve_35(x: Array, name: str) -> Array:
-    """35x35 to 17x17 places (Mixed_6a)."""
+    """From 35x35 to 17x17 pixels (Mixed_6a)."""
     a = _Conv(384, (3, 3), stride=2, padding="VALID", name=f"{name}_conv")(x)
     b = _Conv(64, name=f"{name}_tower_conv")(x)
     b = _Conv(96, (3, 3), name=f"{name}_tower_conv_1")(b)
@@ -193,7 +203,7 @@ def _halve_35(x: Array, name: str) -> Array:
 
 
 def _mixed_17(x: Array, name: str, *, narrow: int) -> Array:
-    """A block on 17x17 places (Mixed_6b to 6e); 7x7 kernels as pairs of 1x7 and 7x1."""
+    """A block on 17x17 pixels (Mixed_6b to 6e); 7x7 kernels are pairs of 1x7 and 7x1."""
     wide, tall = (1, 7), (7, 1)
     a = _Conv(192, name=f"{name}_conv")(x)
     b = _Conv(narrow, name=f"{name}_tower_conv")(x)
@@ -209,7 +219,7 @@ def _mixed_17(x: Array, name: str, *, narrow: int) -> Array:
 
 
 def _halve_17(x: Array, name: str) -> Array:
-    """17x17 to 8x8 places (Mixed_7a)."""
+    """From 17x17 to 8x8 pixels (Mixed_7a)."""
     a = _Conv(192, name=f"{name}_tower_conv")(x)
     a = _Conv(320, (3, 3), stride=2, padding="VALID", name=f"{name}_tower_conv_1")(a)
     b = _Conv(192, name=f"{name}_tower_1_conv")(x)
@@ -220,7 +230,7 @@ def _halve_17(x: Array, name: str) -> Array:
 
 
 def _mixed_8(x: Array, name: str, pooled: Array) -> Array:
-    """A block on 8x8 places (Mixed_7b, 7c), which differ in how they pool."""
+    """A block on 8x8 pixels (Mixed_7b and 7c, which differ in how they pool)."""
     a = _Conv(320, name=f"{name}_conv")(x)
     b = _Conv(384, name=f"{name}_tower_conv")(x)
     c = _Conv(448, name=f"{name}_tower_1_conv")(x)

@@ -11,8 +11,7 @@ import optax
 from flax import struct
 
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.family import Critic, Generator, PyTree
-from gankd_jax.models.pruning import prune_generator
+from gankd_jax.models.family import Critic, Generator, PyTree, family_of
 
 Leaf = Any  # an array; jax also stacks it, and rebuilds pytrees of shapes or of axes
 # What a run's seed is folded with, so that no two uses share random numbers.
@@ -122,7 +121,7 @@ def _init_generator(
     tree = spec.generator.init(key, blank, train=False)
     params = tree["params"]
     if teacher_params is not None:
-        params = prune_generator(params, teacher_params)
+        params = family_of(spec.generator).prune(params, teacher_params)
     return _network(params, tree.get("batch_stats", {}), optimizer)
 
 

@@ -27,7 +27,7 @@ from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_state import StepSpec, create_train_state
 from gankd_jax.utils.errors import UserError
 
-SHAPE = {"width": 16, "image_size": 32, "channels": 3, "form": "dilated"}
+SHAPE = {"width": 16, "image_size": 32, "channels": 3, "conv_impl": "dilated"}
 BATCH = 8
 
 

@@ -12,9 +12,9 @@ import tiny
 
 from gankd_jax.export import formats, onnx, safetensors, stablehlo
 from gankd_jax.export import torch as torch_format
-from gankd_jax.models import folding, sampling
+from gankd_jax.models import dcgan, sampling
 from gankd_jax.models.dcgan import DCGANGenerator
-from gankd_jax.models.folding import fold_generator, quantize, to_flax
+from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
 from gankd_jax.study import export_run
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils.atomic_io import read_json
@@ -53,7 +53,7 @@ def need(*packages):
 
 
 def test_folded_layers_draw_what_batch_norm_draws(drawer):
-    plain = to_flax(GENERATOR, fold_generator(drawer))
+    plain = unfold_generator(GENERATOR, fold_generator(drawer))
     assert "batch_stats" not in plain[1]
     theirs = sampling.sample_images(*drawer, latents(9))
     assert np.std(theirs) > 0.1
@@ -80,7 +80,7 @@ def test_onnxruntime_draws_the_stored_weights_images(drawer, precision, count):
     need("onnx", "onnxruntime")
     layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
     images = onnx.run_onnx(onnx.write_onnx(layers), latents(count))
-    expected = sampling.sample_images(*to_flax(GENERATOR, layers), latents(count))
+    expected = sampling.sample_images(*unfold_generator(GENERATOR, layers), latents(count))
     np.testing.assert_allclose(images, expected, atol=2e-5)
 
 
@@ -89,7 +89,7 @@ def test_stablehlo_draws_any_number_of_images_and_holds_small_weights(drawer, pr
     layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
     program = stablehlo.write_stablehlo(GENERATOR, layers)
     for count in (1, 5):
-        expected = sampling.sample_images(*to_flax(GENERATOR, layers), latents(count))
+        expected = sampling.sample_images(*unfold_generator(GENERATOR, layers), latents(count))
         images = stablehlo.run_stablehlo(program, latents(count))
         np.testing.assert_allclose(images, expected, atol=2e-5)
     assert jax.export.deserialize(program).platforms == stablehlo.PLATFORMS
@@ -150,7 +150,7 @@ def test_the_torch_file_loads_strictly(drawer, precision):
     network.load_state_dict(state, strict=True)
     with torch.no_grad():
         images = network(torch.tensor(latents(4))[:, :, None, None]).permute(0, 2, 3, 1)
-    stored = to_flax(GENERATOR, layers)
+    stored = unfold_generator(GENERATOR, layers)
     np.testing.assert_allclose(images, sampling.sample_images(*stored, latents(4)), atol=2e-5)
     np.testing.assert_array_equal(torch_format.run_torch(file, latents(4)), images)
 
@@ -162,7 +162,7 @@ def test_safetensors_hold_the_stored_weights_and_the_card(drawer, precision):
     (generator, variables), card = safetensors.read_safetensors(file)
     assert card == {"made": "here"}
     assert (generator.width, generator.image_size, generator.channels) == (3, 32, 3)
-    kept = to_flax(GENERATOR, layers)[1]
+    kept = unfold_generator(GENERATOR, layers)[1]
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), variables, kept))
 
 
@@ -222,7 +222,7 @@ def test_the_study_scores_the_images_that_the_exported_file_draws(study, tmp_pat
 
 def test_in_float32_it_is_the_model_itself_that_is_reproduced(drawer, monkeypatch):
     # A fold that forgets epsilon draws what its own layers draw, and not what the model draws.
-    monkeypatch.setattr(folding, "EPSILON", 1e-2)
+    monkeypatch.setattr(dcgan, "EPSILON", 1e-2)
     formats.export_generator(drawer, "stablehlo", "float16", what="it")
     with pytest.raises(UserError, match="draws other images than it"):
         formats.export_generator(drawer, "stablehlo", "float32", what="it")

@@ -1,4 +1,4 @@
-"""Batch norm with its own derivative, against flax's and against autodiff."""
+"""Batch norm with its own derivative, against Flax and against autodiff."""
 
 import flax.linen as nn
 import jax
@@ -18,32 +18,33 @@ def float64():
     jax.config.update("jax_enable_x64", False)
 
 
-def numbers(seed, *shape):
+def random_array(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-def plain(images, scale, bias):
-    """By definition; a mean of 10 where rounding would tell E[x^2] - E[x]^2."""
+def normalize_by_definition(images, scale, bias):
+    """Batch norm by its definition."""
     mean = jnp.mean(images, axis=(0, 1, 2))
     var = jnp.mean((images - mean) ** 2, axis=(0, 1, 2))
     return (images - mean) / jnp.sqrt(var + EPSILON) * scale + bias, mean, var
 
 
 def inputs():
-    return 10 + numbers(0, *SHAPE), numbers(1, 5), numbers(2, 5)
+    # With a mean of 10, E[x^2] - E[x]^2 would show its rounding errors.
+    return 10 + random_array(0, *SHAPE), random_array(1, 5), random_array(2, 5)
 
 
-def test_values_and_slopes_of_all_three_results_are_autodiff_s(float64):
+def test_values_and_gradients_of_all_results_equal_autodiff(float64):
     ours, pull = jax.vjp(batch_normalize, *inputs())
-    theirs, expected = jax.vjp(plain, *inputs())
-    slopes = (numbers(3, *SHAPE), numbers(4, 5), numbers(5, 5))
+    theirs, expected = jax.vjp(normalize_by_definition, *inputs())
+    slopes = (random_array(3, *SHAPE), random_array(4, 5), random_array(5, 5))
     for a, b in zip((*ours, *pull(slopes)), (*theirs, *expected(slopes)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_second_derivatives_are_autodiff_s(float64):
-    """As a penalty on a gradient asks for them."""
-    weights = numbers(6, *SHAPE)
+def test_second_derivatives_equal_autodiff(float64):
+    """A gradient penalty needs them."""
+    weights = random_array(6, *SHAPE)
 
     def penalty(norm):
         def score(images, scale, bias):
@@ -51,20 +52,24 @@ def test_second_derivatives_are_autodiff_s(float64):
 
         return jax.grad(lambda *x: jnp.sum(jax.grad(score)(*x) ** 2), argnums=(0, 1, 2))
 
-    for a, b in zip(penalty(batch_normalize)(*inputs()), penalty(plain)(*inputs()), strict=True):
+    for a, b in zip(
+        penalty(batch_normalize)(*inputs()),
+        penalty(normalize_by_definition)(*inputs()),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_it_is_flax_s(train):
-    """With the same variables, in and out."""
+def test_batch_norm_equals_flax(train):
+    """Outputs and updated variables, from the same variables."""
     images = inputs()[0].astype(jnp.float32)
     flax = nn.BatchNorm(use_running_average=not train, momentum=0.9, use_fast_variance=False)
     variables = BatchNorm().init(jax.random.key(0), images, True)
     assert jax.tree.all(
         jax.tree.map(np.array_equal, variables, flax.init(jax.random.key(0), images))
     )
-    variables = jax.tree.map(lambda leaf: leaf + 0.3 * numbers(7, 5) ** 2, variables)
+    variables = jax.tree.map(lambda leaf: leaf + 0.3 * random_array(7, 5) ** 2, variables)
     ours = BatchNorm().apply(variables, images, train, mutable=["batch_stats"])
     theirs = flax.apply(variables, images, mutable=["batch_stats"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), ours, theirs)

@@ -1,4 +1,4 @@
-"""The generator and the critic: shapes, ranges, initial weights, and what batch norm sees."""
+"""DCGAN: shapes, ranges, initial weights, batch norm, pruning to a narrower generator."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.models import conv
-from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator, hidden_widths
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator, hidden_widths, prune_generator
 
 SIZES = (16, 32, 64, 128)
 
@@ -18,8 +18,8 @@ def apply(network, variables, inputs, train):
     return network.apply(variables, inputs, train=train, mutable=["batch_stats"])
 
 
-def made(network, *shape):
-    """Random variables of a network, its kernels large, and inputs of that shape."""
+def random_variables_and_inputs(network, *shape):
+    """Returns random variables with large kernels, and random inputs of that shape."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=shape).astype(np.float32)
     init = functools.partial(network.init, train=False)
@@ -34,7 +34,7 @@ def made(network, *shape):
     return jax.tree_util.tree_map_with_path(fill, shapes), jnp.asarray(inputs)
 
 
-def test_hidden_widths_are_the_papers():
+def test_hidden_widths_follow_the_paper():
     assert hidden_widths(3, 64) == (24, 12, 6, 3)
     assert hidden_widths(3, 128)[0] == 48
     assert hidden_widths(3, 32)[0] == 12
@@ -42,9 +42,9 @@ def test_hidden_widths_are_the_papers():
 
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 3), (32, 1), (64, 3), (128, 1)])
-def test_images_have_their_size_and_range(size, channels):
+def test_generator_output_has_the_image_shape_and_range(size, channels):
     generator = DCGANGenerator(1, size, channels, latent_dim=7)
-    variables, latents = made(generator, 5, 7)
+    variables, latents = random_variables_and_inputs(generator, 5, 7)
     images, _ = apply(generator, variables, latents, True)
     assert images.shape == (5, size, size, channels)
     assert -1 <= images.min() < -0.9
@@ -76,18 +76,18 @@ def test_kernels_start_from_a_normal_distribution_and_biases_from_zero():
     assert not np.any(kernels[0].ravel()[:768] == kernels[2].ravel())
 
 
-def test_every_form_draws_the_same_image_and_gives_the_same_score():
+def test_all_conv_implementations_give_the_same_images_and_scores():
     images, scores = {}, {}
-    for form in conv.CONV_IMPLS:
+    for impl in conv.CONV_IMPLS:
         generator, critic = (
-            DCGANGenerator(3, 32, 3, conv_impl=form),
-            DCGANCritic(3, 32, 3, conv_impl=form),
+            DCGANGenerator(3, 32, 3, conv_impl=impl),
+            DCGANCritic(3, 32, 3, conv_impl=impl),
         )
-        images[form] = apply(generator, *made(generator, 4, 100), True)[0]
-        scores[form] = apply(critic, *made(critic, 4, 32, 32, 3), True)[0]
-    for form in conv.CONV_IMPLS[1:]:
-        np.testing.assert_allclose(images[form], images["dilated"], atol=1e-5)
-        np.testing.assert_allclose(scores[form], scores["dilated"], rtol=1e-4, atol=1e-5)
+        images[impl] = apply(generator, *random_variables_and_inputs(generator, 4, 100), True)[0]
+        scores[impl] = apply(critic, *random_variables_and_inputs(critic, 4, 32, 32, 3), True)[0]
+    for impl in conv.CONV_IMPLS[1:]:
+        np.testing.assert_allclose(images[impl], images["dilated"], atol=1e-5)
+        np.testing.assert_allclose(scores[impl], scores["dilated"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -99,39 +99,39 @@ def test_every_form_draws_the_same_image_and_gives_the_same_score():
         ("batch", False, False),
     ],
 )
-def test_only_batch_norm_in_training_sees_the_batch_mates(norm, train, depends):
+def test_scores_depend_on_other_images_only_with_batch_norm_in_training(norm, train, depends):
     critic = DCGANCritic(2, 16, 1, norm=norm)
-    variables, images = made(critic, 4, 16, 16, 1)
+    variables, images = random_variables_and_inputs(critic, 4, 16, 16, 1)
     scores, _ = apply(critic, variables, images, train)
     others, _ = apply(critic, variables, images.at[1:].mul(-2.0), train)
     assert (abs(scores[0] - others[0]) > 1e-3) == depends
     assert abs(scores[1] - others[1]) > 1e-3
 
 
-def test_a_generator_in_use_draws_each_latent_by_itself():
+def test_an_image_depends_only_on_its_latent_at_inference():
     generator = DCGANGenerator(2, 16, 1, latent_dim=5)
-    variables, latents = made(generator, 4, 5)
+    variables, latents = random_variables_and_inputs(generator, 4, 5)
     images, _ = apply(generator, variables, latents, False)
     alone, _ = apply(generator, variables, latents[2:3], False)
     np.testing.assert_allclose(alone[0], images[2], atol=1e-6)
     assert np.std(images[2]) > 0.01
 
 
-def test_layer_norm_is_over_an_image():
+def test_layer_norm_normalises_each_image():
     critic = DCGANCritic(4, 16, 1, norm="layer")
-    variables, images = made(critic, 2, 16, 16, 1)
+    variables, images = random_variables_and_inputs(critic, 2, 16, 16, 1)
     blank = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
     variables["params"]["norm1"]["layer"] = blank
-    _, kept = critic.apply(variables, images, train=True, capture_intermediates=True)
-    normed = kept["intermediates"]["norm1"]["__call__"][0]
-    np.testing.assert_allclose(normed.mean(axis=(1, 2, 3)), 0, atol=1e-5)
-    np.testing.assert_allclose(normed.var(axis=(1, 2, 3)), 1, rtol=1e-2)
-    assert np.abs(normed.mean(axis=(1, 2))).max() > 0.01  # not over each channel
+    _, collections = critic.apply(variables, images, train=True, capture_intermediates=True)
+    normalized = collections["intermediates"]["norm1"]["__call__"][0]
+    np.testing.assert_allclose(normalized.mean(axis=(1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(normalized.var(axis=(1, 2, 3)), 1, rtol=1e-2)
+    assert np.abs(normalized.mean(axis=(1, 2))).max() > 0.01  # not over each channel
 
 
-def test_running_averages_move_a_tenth_towards_the_batch():
+def test_running_statistics_move_a_tenth_towards_the_batch():
     generator = DCGANGenerator(1, 16, 1, latent_dim=5)
-    variables, latents = made(generator, 6, 5)
+    variables, latents = random_variables_and_inputs(generator, 6, 5)
     _, updated = apply(generator, variables, latents, True)
     layer = variables["params"]["layer0"]
     kernel, bias = (np.asarray(layer[name], float) for name in ("kernel", "bias"))
@@ -140,3 +140,49 @@ def test_running_averages_move_a_tenth_towards_the_batch():
     for name, batch in (("mean", before.mean(axis=(0, 1, 2))), ("var", before.var(axis=(0, 1, 2)))):
         expected = 0.9 * np.asarray(old[name]) + 0.1 * batch
         np.testing.assert_allclose(new[name], expected, rtol=1e-4)
+
+
+LATENT_DIM = 5
+
+
+def pruning_generator(width, norm):
+    return DCGANGenerator(width, 16, 1, latent_dim=LATENT_DIM, norm=norm, conv_impl="matmul")
+
+
+def random_params(width, seed, norm="batch"):
+    blank = jnp.zeros((2, LATENT_DIM))
+    params = pruning_generator(width, norm).init(jax.random.key(0), blank, train=False)["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), "float32"), params)
+
+
+def generate(width, params, norm):
+    latents = jax.random.normal(jax.random.key(7), (4, LATENT_DIM))
+    return apply(pruning_generator(width, norm), {"params": params}, latents, True)[0]
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_pruning_to_the_same_width_copies_the_teacher(norm):
+    teacher = random_params(3, 1, norm)
+    pruned = prune_generator(random_params(3, 2, norm), teacher)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), pruned, teacher))
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_pruning_unused_channels_changes_no_image(norm):
+    teacher = random_params(3, 1, norm)
+    unused = {0: [0, 4], 1: [1]}  # of 6 and of 3 channels; a student of width 2 has 4 and 2
+    for k, channels in unused.items():
+        kernel = teacher[f"layer{k + 1}"]["kernel"]
+        teacher[f"layer{k + 1}"]["kernel"] = kernel.at[:, :, jnp.array(channels)].set(0)
+    student = prune_generator(random_params(2, 2, norm), teacher)
+    images = generate(2, student, norm)
+    np.testing.assert_allclose(images, generate(3, teacher, norm), atol=1e-5)
+
+
+def test_the_scale_of_batch_norm_counts_in_a_channels_importance():
+    teacher = random_params(2, 1)
+    scale = teacher["norm1"]["batch"]["scale"]
+    teacher["norm1"]["batch"]["scale"] = scale.at[0].set(1e-6)
+    student = prune_generator(random_params(1, 2), teacher)
+    assert student["norm1"]["batch"]["scale"] == teacher["norm1"]["batch"]["scale"][1]

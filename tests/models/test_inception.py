@@ -16,23 +16,23 @@ from torch_references import (
 from gankd_jax.interop.inception_weights import fold_torch_state
 from gankd_jax.models.inception import FidInception, parameter_shapes, preprocess_images, resize_tf1
 
-WIDTHS = ("64", "192", "768", "1280", "2048")
-LAYERS = (*WIDTHS, "logits_unbiased", "logits")
+POOL_LAYERS = ("64", "192", "768", "1280", "2048")
+LAYERS = (*POOL_LAYERS, "logits_unbiased", "logits")
 SIZES = ((32, 32), (28, 61), (333, 310))
 
 
 def images(height: int, width: int) -> np.ndarray:
-    """Two images, one of noise and one smooth, so that the layers' answers differ."""
+    """Two images, one of noise and one smooth, so that their features differ."""
     rng = np.random.default_rng(height * width)
     noise = rng.integers(0, 256, (1, height, width, 3))
     ramp = np.indices((height, width)).sum(0)[None, ..., None] * rng.uniform(0.5, 2, 3)
     return np.concatenate([noise, ramp % 256]).astype(np.uint8)
 
 
-def relative_error(got: Any, expected: Any) -> float:
-    """The largest difference, relative to the largest value of the layer."""
+def relative_error(actual: Any, expected: Any) -> float:
+    """Returns the largest difference, relative to the largest value of the layer."""
     expected = np.asarray(expected)
-    return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
+    return float(np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +41,30 @@ def state() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ours(state: dict[str, Any]) -> dict[str, np.ndarray]:
+def features(state: dict[str, Any]) -> dict[str, np.ndarray]:
     """Every layer's features of the images of all sizes, in one batch."""
     params = fold_torch_state({name: value.numpy() for name, value in state.items()})
     x = jnp.concatenate([preprocess_images(jnp.asarray(images(*size))) for size in SIZES])
-    found = jax.jit(FidInception(LAYERS).apply)({"params": params}, x)
-    return {layer: np.asarray(value) for layer, value in found.items()}
+    layers = jax.jit(FidInception(LAYERS).apply)({"params": params}, x)
+    return {layer: np.asarray(value) for layer, value in layers.items()}
 
 
-def test_every_layer_is_torch_fidelitys_at_every_size(
-    state: dict[str, Any], ours: dict[str, np.ndarray], parity: Any
+def test_every_layer_equals_torch_fidelity_at_every_size(
+    state: dict[str, Any], features: dict[str, np.ndarray], parity: Any
 ) -> None:
     torch = reference("torch")
     layers = [layer for layer in LAYERS if layer != "1280"]
     network = torch_fidelity_network(state, layers)
     for i, size in enumerate(SIZES):
         with torch.no_grad():
-            theirs = network(torch.tensor(images(*size).transpose(0, 3, 1, 2)))
-        for layer, expected in zip(layers, theirs, strict=True):
-            error = relative_error(ours[layer][2 * i : 2 * i + 2], expected)
+            expected_layers = network(torch.tensor(images(*size).transpose(0, 3, 1, 2)))
+        for layer, expected in zip(layers, expected_layers, strict=True):
+            error = relative_error(features[layer][2 * i : 2 * i + 2], expected)
             parity.check(f"Inception {layer}, torch-fidelity", error, bound=1e-4)
 
 
-def test_every_width_is_pytorch_fids(
-    state: dict[str, Any], ours: dict[str, np.ndarray], parity: Any
+def test_every_pool_layer_equals_pytorch_fid(
+    state: dict[str, Any], features: dict[str, np.ndarray], parity: Any
 ) -> None:
     torch = reference("torch")
     network = pytorch_fid_network(state)
@@ -74,38 +74,38 @@ def test_every_width_is_pytorch_fids(
         [np.asarray(preprocess_images(jnp.asarray(images(*size)))) for size in SIZES]
     )
     with torch.no_grad():
-        found = network(torch.tensor(x.transpose(0, 3, 1, 2)))
-    maps.update(zip(("64", "192", "768", "2048"), found, strict=True))
-    for layer in WIDTHS:
-        error = relative_error(ours[layer], maps[layer].mean((2, 3)))
+        pooled = network(torch.tensor(x.transpose(0, 3, 1, 2)))
+    maps.update(zip(("64", "192", "768", "2048"), pooled, strict=True))
+    for layer in POOL_LAYERS:
+        error = relative_error(features[layer], maps[layer].mean((2, 3)))
         parity.check(f"Inception {layer}, pytorch-fid", error, bound=1e-4)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_resize_is_tensorflow_1s(size: tuple[int, int]) -> None:
+def test_resize_equals_tensorflow_1(size: tuple[int, int]) -> None:
     torch = reference("torch")
     module = reference("torch_fidelity.interpolate_compat_tensorflow")
     x = torch.tensor(images(*size).transpose(0, 3, 1, 2)).float()
     expected = module.interpolate_bilinear_2d_like_tensorflow1x(
         x, size=(299, 299), align_corners=False
     )
-    got = np.asarray(resize_tf1(jnp.asarray(images(*size)))).transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+    actual = np.asarray(resize_tf1(jnp.asarray(images(*size)))).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4)
 
 
-def test_the_resize_of_two_pixels_by_hand() -> None:
+def test_resize_of_two_pixels_by_hand() -> None:
     row = np.asarray(resize_tf1(jnp.asarray([[[[0, 0, 0], [100, 0, 0]]]], jnp.uint8)))[0, 0, :, 0]
     place = np.arange(299) * 2 / 299
-    expected = np.where(place < 1, 100 * place, 100)  # past the last pixel it stays
+    expected = np.where(place < 1, 100 * place, 100)  # constant past the last pixel
     np.testing.assert_allclose(row, expected, atol=1e-4)
 
 
-def test_only_the_layers_asked_for_are_computed() -> None:
-    def needed(layer: str) -> set[str]:
+def test_only_parameters_of_the_requested_layers_are_parameters() -> None:
+    def parameters(layer: str) -> set[str]:
         return set(parameter_shapes([layer]))
 
-    assert needed("64") == {"conv", "conv_1", "conv_2"}
-    assert needed("192") == needed("64") | {"conv_3", "conv_4"}
-    assert not any(name.startswith(("mixed_9", "mixed_10")) for name in needed("1280"))
-    assert needed("logits") - needed("2048") == {"softmax"}
-    assert len(needed("2048")) == 94
+    assert parameters("64") == {"conv", "conv_1", "conv_2"}
+    assert parameters("192") == parameters("64") | {"conv_3", "conv_4"}
+    assert not any(name.startswith(("mixed_9", "mixed_10")) for name in parameters("1280"))
+    assert parameters("logits") - parameters("2048") == {"softmax"}
+    assert len(parameters("2048")) == 94

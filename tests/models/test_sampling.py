@@ -1,4 +1,4 @@
-"""A generator in use: settled batch norm, latents, pictures."""
+"""Sampling from trained generators: batch-norm statistics, latents, image grids."""
 
 import dataclasses
 
@@ -26,67 +26,67 @@ def generator() -> Generator:
 @pytest.fixture(scope="module")
 def state(generator) -> TrainState:
     """A state whose averages, of weights and of batch norm, differ from the last values."""
-    made = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0, ema=0.5)), 0)
-    running = jax.tree.map(lambda leaf: leaf + 0.25, made.generator.stats)
-    average = jax.tree.map(lambda leaf: leaf * 2 + 0.05, made.average)
-    return made.replace(generator=made.generator.replace(stats=running), average=average)
+    first = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0, ema=0.5)), 0)
+    running = jax.tree.map(lambda leaf: leaf + 0.25, first.generator.stats)
+    average = jax.tree.map(lambda leaf: leaf * 2 + 0.05, first.average)
+    return first.replace(generator=first.generator.replace(stats=running), average=average)
 
 
-def test_recomputed_statistics_are_those_of_the_settling_batches(generator, state):
-    found = inference.inference_variables(generator, state, "recomputed")
+def test_recomputed_statistics_are_means_over_the_fixed_batches(generator, state):
+    variables = inference.inference_variables(generator, state, "recomputed")
     keys = jax.random.split(jax.random.key(inference.BN_SEED), inference.BN_BATCHES)
     shape = (inference.BN_BATCH_SIZE, LATENT)
     batches = np.stack([np.asarray(jax.random.normal(key, shape), np.float64) for key in keys])
     layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.average["layer0"])
     # The first layer is a product with each of the 16 taps, in front of the first norm.
     maps = np.einsum("nbz,hwzc->nbhwc", batches, layer["kernel"]) + layer["bias"]
-    first = found["batch_stats"]["norm0"]["batch"]
-    np.testing.assert_allclose(first["mean"], maps.mean((1, 2, 3)).mean(0), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(first["var"], maps.var((1, 2, 3)).mean(0), rtol=1e-4)
+    first_norm = variables["batch_stats"]["norm0"]["batch"]
+    np.testing.assert_allclose(first_norm["mean"], maps.mean((1, 2, 3)).mean(0), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(first_norm["var"], maps.var((1, 2, 3)).mean(0), rtol=1e-4)
 
 
 def test_running_statistics_are_used_as_they_are(generator, state):
-    found = inference.inference_variables(generator, state, "running")
-    assert found["batch_stats"] is state.generator.stats
-    assert found["params"] is state.average
+    variables = inference.inference_variables(generator, state, "running")
+    assert variables["batch_stats"] is state.generator.stats
+    assert variables["params"] is state.average
 
 
-def test_the_last_weights_serve_where_none_are_averaged(generator, state):
+def test_without_averaged_weights_the_last_ones_are_used(generator, state):
     plain = state.replace(average=None)
     assert inference.inference_variables(generator, plain, "running")["params"] is (
         state.generator.params
     )
-    settled = inference.inference_variables(generator, plain, "recomputed")["batch_stats"]
+    unaveraged = inference.inference_variables(generator, plain, "recomputed")["batch_stats"]
     averaged = inference.inference_variables(generator, state, "recomputed")["batch_stats"]
-    assert not np.allclose(settled["norm0"]["batch"]["var"], averaged["norm0"]["batch"]["var"])
+    assert not np.allclose(unaveraged["norm0"]["batch"]["var"], averaged["norm0"]["batch"]["var"])
 
 
-def test_a_cpu_draws_many_large_images_in_parts(state, monkeypatch):
+def test_large_batches_are_generated_in_parts_on_a_cpu(state, monkeypatch):
     cpu = DCGANGenerator(width=3, image_size=16, channels=1, latent_dim=LATENT, conv_impl="matmul")
-    drawn_from = inference.inference_variables(cpu, state, "running")
+    variables = inference.inference_variables(cpu, state, "running")
     latents = sampling.sample_latents(0, 21, LATENT)
-    one = 4 * 8 * 8 * (2 * 3 + 16)  # bytes of an image
+    image_bytes = 4 * 8 * 8 * (2 * 3 + 16)
     monkeypatch.setattr(sampling, "MIN_PART", 2)
     assert sampling._part_size(cpu, 21) == 21
-    monkeypatch.setattr(sampling, "MAX_BYTES", 16 * one)
+    monkeypatch.setattr(sampling, "MAX_BYTES", 16 * image_bytes)
     assert sampling._part_size(cpu, 16) == 16
     assert sampling._part_size(cpu, 21) == 7  # three parts of at most 8 images
-    assert sampling._part_size(cpu, 20) == 7  # and one blank
+    assert sampling._part_size(cpu, 20) == 7  # and one is padding
     assert sampling._part_size(dataclasses.replace(cpu, conv_impl="dilated"), 21) == 21
     for count in (20, 21):
-        images = sampling.sample_images(cpu, drawn_from, latents[:count])
-        expected = cpu.apply(drawn_from, latents[:count], train=False)
+        images = sampling.sample_images(cpu, variables, latents[:count])
+        expected = cpu.apply(variables, latents[:count], train=False)
         np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
 
 
-def test_without_batch_norm_there_is_nothing_to_settle():
+def test_without_batch_norm_there_are_no_statistics():
     generator = DCGANGenerator(width=1, image_size=16, channels=1, latent_dim=LATENT, norm="none")
-    made = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0)), 0)
-    found = inference.inference_variables(generator, made, "recomputed")
-    assert found == {"params": made.generator.params}
+    state = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0)), 0)
+    variables = inference.inference_variables(generator, state, "recomputed")
+    assert variables == {"params": state.generator.params}
 
 
-def test_an_image_depends_on_its_own_latent_alone(generator, state):
+def test_an_image_depends_only_on_its_latent(generator, state):
     variables = inference.inference_variables(generator, state, "recomputed")
     latents = sampling.sample_latents(5, 6, LATENT)
     together = np.asarray(sampling.sample_images(generator, variables, latents))
@@ -96,25 +96,25 @@ def test_an_image_depends_on_its_own_latent_alone(generator, state):
     np.testing.assert_allclose(np.stack(alone), together, rtol=0, atol=1e-5)
 
 
-def test_minus_one_to_one_become_0_to_255():
+def test_uint8_maps_minus_one_to_0_and_one_to_255():
     values = jnp.array([-7.0, -1.0, -0.998, 0.0, 0.5, 1.0, 1.001]).reshape(1, 7, 1, 1)
     values = jnp.broadcast_to(values, (1, 7, 7, 1))
-    found = sampling.to_uint8(values)
-    assert found.dtype == np.uint8
-    assert found[0, :, 0, 0].tolist() == [0, 0, 0, 128, 191, 255, 255]
+    images = sampling.to_uint8(values)
+    assert images.dtype == np.uint8
+    assert images[0, :, 0, 0].tolist() == [0, 0, 0, 128, 191, 255, 255]
 
 
-def test_every_grey_level_comes_back():
+def test_every_grey_level_survives_the_round_trip():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     assert np.array_equal(sampling.to_uint8(normalize_images(jnp.asarray(levels))), levels)
 
 
 def test_latents_are_standard_normal_and_a_function_of_their_seed():
-    found = np.asarray(sampling.sample_latents(1, 4000, 50))
-    assert abs(found.mean()) < 0.01
-    assert abs(found.std() - 1) < 0.01
-    assert np.array_equal(found, sampling.sample_latents(1, 4000, 50))
-    assert not np.array_equal(found, sampling.sample_latents(2, 4000, 50))
+    latents = np.asarray(sampling.sample_latents(1, 4000, 50))
+    assert abs(latents.mean()) < 0.01
+    assert abs(latents.std() - 1) < 0.01
+    assert np.array_equal(latents, sampling.sample_latents(1, 4000, 50))
+    assert not np.array_equal(latents, sampling.sample_latents(2, 4000, 50))
     assert sampling.grid_latents(7).shape == (64, 7)
 
 
@@ -131,17 +131,17 @@ def test_paths_run_along_great_circles_at_even_speed():
         angles = np.arctan2(weights[1], weights[0])
         np.testing.assert_allclose(np.diff(angles), np.pi / 2 / (len(path) - 1), atol=1e-5)
     starts = paths[:, 0]
-    assert np.unique(np.round(starts, 3), axis=0).shape == starts.shape  # paths of their own
+    assert np.unique(np.round(starts, 3), axis=0).shape == starts.shape  # all paths differ
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_is_laid_out_row_by_row(channels):
+def test_tiles_are_laid_out_row_by_row(channels):
     images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, channels), np.uint8)
-    picture = sampling.tile_images(images, 3)
-    assert picture.shape == (8, 12, channels)  # the seventh has no whole row
+    tiled = sampling.tile_images(images, 3)
+    assert tiled.shape == (8, 12, channels)  # the seventh image has no complete row
     for k in range(6):
         top, left = 4 * (k // 3), 4 * (k % 3)
-        assert np.array_equal(picture[top : top + 4, left : left + 4], images[k])
+        assert np.array_equal(tiled[top : top + 4, left : left + 4], images[k])
 
 
 def test_a_trained_generator_unpacks_and_samples_what_its_module_generates():

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from gankd_jax.models.cost import count_paper_parameters
+from gankd_jax.models.dcgan import count_paper_parameters
 from gankd_jax.report import paper_results
 
 

@@ -1,16 +1,17 @@
-"""The 4x4 stride-2 layers, down and up, each in three forms of equal value.
+"""4x4 convolution and transposed convolution at stride 2, in three implementations of equal value.
 
-One set of parameters serves every form: a kernel `(4, 4, in, out)` and a bias `(out,)`.
+All implementations share one set of parameters: a kernel `(4, 4, in, out)` and a bias `(out,)`.
 
-- `dilated`: the backend's own strided / transposed convolution (cuDNN, the TPU compiler).
-- `phase`: a 2x2 stride-1 convolution, into four times the channels and interleaved (up), or on the
-  image folded 2x2 into channels (down).
-- `matmul`: matrix products.  In heavy layers 36 for 64 multiplications (`conv_fast`); else one, by
-  taps or by windows, whichever moves less memory (`conv_light`).  On XLA's CPU backend it is the
-  only form that stays fast inside a loop and in the kernel's gradient.
+- `dilated`: the backend's own strided and transposed convolution (cuDNN, the TPU compiler).
+- `phase`: a 2x2 convolution at stride 1.  Transposed: into four times the channels, one set for
+  each phase of the output's rows and columns, which are then interleaved.  Not transposed: on an
+  image whose 2x2 blocks of pixels are folded into channels.
+- `matmul`: matrix products, the fastest on XLA's CPU backend inside a compiled loop and for the
+  kernel's gradient.  Heavy layers take 36 multiplications in place of 64 (`winograd`), light ones
+  a single product (`im2col`), by whichever of its two layouts moves less memory.
 
-Padding is 1 on every side, as PyTorch's `Conv2d(4, 2, 1)` and `ConvTranspose2d(4, 2, 1)`:
-down halves the side, up doubles it.
+Padding is 1 on every side, as in PyTorch's `Conv2d(4, 2, 1)` and `ConvTranspose2d(4, 2, 1)`: a
+convolution halves the side, a transposed one doubles it.
 """
 
 import jax
@@ -25,52 +26,67 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 CONV_IMPLS = ("dilated", "phase", "matmul")
 
 
-def resolve_conv_impl(form: str, backend: str = "") -> str:
-    """'auto' is matmul on CPU and dilated elsewhere; other names stand for themselves.
+def resolve_conv_impl(impl: str, backend: str = "") -> str:
+    """Resolves 'auto' to the implementation that is fastest on a backend.
 
-    `backend` is cpu, gpu or tpu; that of this process where it is not given.  For TPUs this is the
-    compiler's word (configs/results/tpu/forms.md): the other forms read and write up to four times
-    as many bytes, in gathered patches and moved axes, and take about twice as long.
+    On a TPU it is `dilated`, judged by the compiler's estimates (configs/results/tpu/forms.md): the
+    other implementations read and write up to four times as many bytes, in gathered patches and
+    transposed axes, and take about twice as long.
+
+    Args:
+      impl: 'auto', or one of `CONV_IMPLS`, which is returned unchanged.
+      backend: 'cpu', 'gpu' or 'tpu'; the default backend of this process if it is empty.
+
+    Returns:
+      One of `CONV_IMPLS`: for 'auto', 'matmul' on a CPU and 'dilated' elsewhere.
     """
-    if form != "auto":
-        return form
+    if impl != "auto":
+        return impl
     return "matmul" if (backend or jax.default_backend()) == "cpu" else "dilated"
 
 
 def conv_transpose_stride2(
-    images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"], form: str
+    images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"], impl: str
 ) -> Float[Array, "b 2*h 2*w o"]:
-    """Transposed convolution 4x4, stride 2, padding 1, without bias.
+    """Transposed convolution: 4x4, stride 2, padding 1, without bias.
 
-    `kernel[r, s]` takes an input pixel to the output pixel at offset `(r, s)`: PyTorch's weight
-    `(in, out, 4, 4)` permuted by `(2, 3, 0, 1)`.
+    Args:
+      images: Any height and width.
+      kernel: `kernel[r, s]` maps an input pixel to the output pixel at offset `(r, s)`.  It is
+        PyTorch's weight `(in, out, 4, 4)`, permuted by `(2, 3, 0, 1)`.
+      impl: One of `CONV_IMPLS`.
     """
-    if form == "dilated":
+    if impl == "dilated":
         flipped = kernel[::-1, ::-1]
         return lax.conv_general_dilated(
             images, flipped, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=LAYOUT
         )
-    if form == "matmul":
-        return _ways(images.shape[1:3], kernel.shape[2:])[0](images, kernel)
-    phases = _conv2x2(im2col.pad_border(images), _up_kernel(kernel))
-    return _interleave(phases, kernel.shape[3])
+    if impl == "matmul":
+        conv_transpose, _ = _choose_matmul(images.shape[1:3], kernel.shape[2:])
+        return conv_transpose(images, kernel)
+    phases = _conv2x2(im2col.pad_border(images), _phase_kernel(kernel))
+    return _interleave_phases(phases, kernel.shape[3])
 
 
 def conv_stride2(
-    images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"], form: str
+    images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"], impl: str
 ) -> Float[Array, "b h//2 w//2 o"]:
-    """Convolution 4x4, stride 2, padding 1, without bias (even h and w).
+    """Convolution: 4x4, stride 2, padding 1, without bias.
 
-    `kernel` is PyTorch's weight `(out, in, 4, 4)` permuted by `(2, 3, 1, 0)`.
+    Args:
+      images: Of even height and width.
+      kernel: PyTorch's weight `(out, in, 4, 4)`, permuted by `(2, 3, 1, 0)`.
+      impl: One of `CONV_IMPLS`.
     """
-    if form == "dilated":
+    if impl == "dilated":
         return lax.conv_general_dilated(
             images, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT
         )
-    if form == "matmul":
+    if impl == "matmul":
         _, h, w, _ = images.shape
-        inverse = kernel.swapaxes(2, 3)
-        return _ways((h // 2, w // 2), inverse.shape[2:])[1](images, inverse)
+        adjoint = kernel.swapaxes(2, 3)
+        _, conv = _choose_matmul((h // 2, w // 2), adjoint.shape[2:])
+        return conv(images, adjoint)
     return _conv2x2(im2col.space_to_depth(images), im2col.space_to_depth_kernel(kernel))
 
 
@@ -80,44 +96,53 @@ def _conv2x2(
     return lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT)
 
 
-def _ways(side: tuple[int, ...], channels: tuple[int, ...]) -> tuple[ConvTranspose, Conv]:
-    """The matrix products for a small image's side, and channels of the small and the large one."""
+def _choose_matmul(side: tuple[int, ...], channels: tuple[int, ...]) -> tuple[ConvTranspose, Conv]:
+    """Chooses the fastest matrix products for a layer.
+
+    Args:
+      side: Height and width of the small image.
+      channels: Of the small image and of the large one.
+    """
     if _is_heavy(side, channels):
         return winograd.conv_transpose, winograd.conv
-    if _are_windows_less(side, channels):
+    if _windows_are_faster(side, channels):
         return im2col.conv_transpose_windows, im2col.conv_windows
     return im2col.conv_transpose_col2im, im2col.conv_im2col
 
 
 def _is_heavy(side: tuple[int, ...], channels: tuple[int, ...]) -> bool:
-    """Where fewer multiplications outweigh more sums and a longer compilation.
+    """Returns whether fewer multiplications outweigh more additions and a longer compilation.
 
-    Measured on two cores with AVX-512; `side` is the small image's.
+    The bounds were measured on two cores with AVX-512.  Lower bounds make small layers slower and
+    compile longer; higher ones leave products of 64 multiplications where 36 would do.
     """
     work = side[0] * side[1] * channels[0] * channels[1]
     return min(channels) >= 32 and work >= 2**17 and side[0] % 2 == side[1] % 2 == 0
 
 
-def _are_windows_less(side: tuple[int, ...], channels: tuple[int, ...]) -> bool:
-    """Where windows are faster than taps: not of small images, which have many at their edges."""
+def _windows_are_faster(side: tuple[int, ...], channels: tuple[int, ...]) -> bool:
+    """Returns whether windows move less memory than taps.
+
+    Small images have too many windows at their edges.  The bounds were measured as above.
+    """
     return min(side) >= 16 and channels[0] < 4 * channels[1]
 
 
-def _up_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 i 4*o"]:
-    """The four phases of a transposed convolution, as one 2x2 kernel.
+def _phase_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 i 4*o"]:
+    """Returns the four phases of a transposed convolution as one 2x2 kernel.
 
     Output row `2m + p` reads input rows `m - 1 + p` and `m + p`, at kernel rows `3 - p` and `1 - p`
-    modulo 4: phase 0 by (3, 1), phase 1 by (2, 0).
+    modulo 4: phase 0 reads kernel rows 3 and 1, phase 1 rows 2 and 0.
     """
     i, o = kernel.shape[2:]
     # (phase, tap) of a kernel row: 3 -> (0, 0), 1 -> (0, 1), 2 -> (1, 0), 0 -> (1, 1)
-    order = jnp.array([3, 1, 2, 0])
-    split = kernel[order][:, order].reshape(2, 2, 2, 2, i, o)  # p, r, q, s, i, o
+    rows = jnp.array([3, 1, 2, 0])
+    split = kernel[rows][:, rows].reshape(2, 2, 2, 2, i, o)  # p, r, q, s, i, o
     return split.transpose(1, 3, 4, 0, 2, 5).reshape(2, 2, i, 4 * o)
 
 
-def _interleave(phases: Float[Array, "b h1 w1 4*{o}"], o: int) -> Float[Array, "b h w {o}"]:
-    """Window `(m + p, n + q)` of phase `(p, q)` becomes output pixel `(2m + p, 2n + q)`."""
+def _interleave_phases(phases: Float[Array, "b h1 w1 4*{o}"], o: int) -> Float[Array, "b h w {o}"]:
+    """Moves window `(m + p, n + q)` of phase `(p, q)` to output pixel `(2m + p, 2n + q)`."""
     b, h, w, _ = phases.shape
     h, w = h - 1, w - 1
     parts = [

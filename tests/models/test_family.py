@@ -1,0 +1,64 @@
+"""The registry of network families and the interface that each family fulfils."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gankd_jax.models import folding, sampling
+from gankd_jax.models.dcgan import DCGANCritic
+from gankd_jax.models.family import (
+    FAMILIES,
+    Critic,
+    Family,
+    Generator,
+    family_of,
+    register_family,
+)
+
+SIZES = {"width": 2, "image_size": 16, "channels": 3}
+
+
+class UnregisteredCritic(DCGANCritic):
+    pass
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request) -> Family:
+    return FAMILIES[request.param]
+
+
+def test_networks_fulfil_the_protocols_and_know_their_family(family):
+    generator, critic = family.generator(**SIZES, latent_dim=5), family.critic(**SIZES)
+    assert isinstance(generator, Generator)
+    assert isinstance(critic, Critic)
+    assert family_of(generator) is family_of(critic) is family
+    assert hash(generator) == hash(family.generator(**SIZES, latent_dim=5))
+
+
+def test_a_folded_generator_unfolds_to_the_same_images(family):
+    module = family.generator(**SIZES, latent_dim=5)
+    variables = module.init(jax.random.key(0), jnp.zeros((2, 5)), train=False)
+    generator = sampling.TrainedGenerator(module, variables)
+    layers = folding.fold_generator(generator)
+    unfolded = folding.unfold_generator(module, layers)
+    assert abs(unfolded.sample(0, 3).astype(int) - generator.sample(0, 3)).max() <= 1
+    assert len(family.count_layer_macs(module)) == len(layers)
+
+
+def test_pruning_returns_parameters_of_the_narrower_shapes(family):
+    def params(width):
+        module = family.generator(**SIZES | {"width": width}, latent_dim=5)
+        return module.init(jax.random.key(width), jnp.zeros((2, 5)), train=False)["params"]
+
+    pruned = family.prune(params(1), params(3))
+    assert jax.tree.map(jnp.shape, pruned) == jax.tree.map(jnp.shape, params(1))
+
+
+def test_an_unregistered_network_is_refused():
+    with pytest.raises(ValueError, match="UnregisteredCritic belongs to no registered"):
+        family_of(UnregisteredCritic(**SIZES))
+
+
+def test_a_family_name_can_be_registered_once(family):
+    with pytest.raises(ValueError, match=f"named '{family.name}' is registered already"):
+        register_family(family)
