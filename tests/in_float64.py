@@ -97,7 +97,7 @@ def main() -> None:
     from gankd_jax.training import loop
 
     runner.evaluate_runs = lambda *_: None
-    commands.report = lambda *_: None
+    commands.run_report = lambda *_: None
     loop._Trainer._call = disturbed(loop._Trainer._call)
     words = sys.argv[1:]
     while words:

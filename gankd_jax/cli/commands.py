@@ -1,249 +1,234 @@
-"""What each command does: its flags' values, handed to one function."""
+"""One function for each command: takes the parsed flags and calls the module that does the work.
+
+Imports stand inside the functions, so that a command loads only what it needs.
+"""
 
 import os
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from gankd_jax.cli import flags
-from gankd_jax.cli.flags import Values
 from gankd_jax.utils import preemption
 from gankd_jax.utils.errors import UserError
 
 
-def describe(values: Values) -> None:
-    """Print the cost of every width of a config, and of the study: [--rate=TFLOP/s]."""
-    from gankd_jax.bench.cost_report import describe_costs as text_of
+def run_describe(args: Namespace) -> None:
+    """Print the cost of every width of a config, and of the whole study."""
+    from gankd_jax.bench.cost_report import describe_costs
 
-    print(text_of(flags.config(values), flags.rate(values)))
+    print(describe_costs(args.config.load(), args.rate))
 
 
-def data_prepare(values: Values, name: str) -> None:
-    """Make a data set ready: digits, mnist, cifar10, celeb_a."""
+def run_data_prepare(args: Namespace) -> None:
+    """Prepare a data set: digits, mnist, cifar10 or celeb_a."""
     from gankd_jax.data.loading import default_data_dir
     from gankd_jax.data.prepare import prepare_dataset
 
-    target = flags.path(values, "data-dir") or default_data_dir()
-    print(prepare_dataset(name, flags.path(values, "source-dir"), target))
+    print(prepare_dataset(args.name, args.source_dir, args.data_dir or default_data_dir()))
 
 
-def study(values: Values) -> None:
-    """Train, score and report all that a config asks for and that is not done yet."""
+def run_study(args: Namespace) -> None:
+    """Train, score and report every run of a config that is not done yet."""
     from gankd_jax.study import runner
 
-    def work(config: ConfigDict, folder: Path) -> None:
-        runner.run_study(config, folder, flags.share(values), flags.whole(values, "wait") or 0)
-        report(values)
+    def work(config: ConfigDict, workdir: Path) -> None:
+        runner.run_study(config, workdir, args.shard, args.wait)
+        run_report(args)
 
-    _together(values, work)
+    _run_in_all_processes(args, work)
 
 
-def train(values: Values) -> None:
+def run_train(args: Namespace) -> None:
     """Train one run of a study."""
     from gankd_jax.study import runner
 
-    name = flags.needed(values, "run")
-    _together(values, lambda config, folder: runner.train_run(config, folder, name))
+    _run_in_all_processes(
+        args, lambda config, workdir: runner.train_run(config, workdir, args.run_name)
+    )
 
 
-def evaluate(values: Values) -> None:
-    """Score every run that is trained and not scored yet, and draw what its report lacks."""
+def run_evaluate(args: Namespace) -> None:
+    """Score the runs that are trained and not scored yet, and generate missing report images."""
     from gankd_jax.study import runner
 
-    _together(values, runner.evaluate_study)
+    _run_in_all_processes(args, runner.evaluate_study)
 
 
-def _together(values: Values, work: Callable[[ConfigDict, Path], None]) -> None:
-    """Do the work in the leading process; the others follow it to its end."""
+def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], None]) -> None:
+    """Does the work in process 0; the other processes take part in its training."""
     from gankd_jax.study import train
     from gankd_jax.utils import multihost
 
-    config, folder = flags.config(values), flags.workdir(values)
-    multihost.initialize(*(values[name].value for name in ("coordinator", "processes", "process")))
+    config = args.config.load()
+    multihost.initialize(args.coordinator, args.processes, args.process)
     preemption.install_handlers()
     if not multihost.is_primary():
-        train.follow(config, folder)
+        train.follow(config, args.workdir)
     with multihost.primary_scope():
-        work(config, folder)
+        work(config, args.workdir)
 
 
-def report(values: Values) -> None:
-    """Write table.md, table.csv and report.html of what the work directory holds."""
+def run_report(args: Namespace) -> None:
+    """Write table.md, table.csv and report.html from the contents of a work directory."""
     from gankd_jax.report.page import write_report
     from gankd_jax.report.runs import read
     from gankd_jax.report.table import text
 
-    folder = flags.workdir(values)
-    page = write_report(folder)
-    print(text(read(folder)))
+    page = write_report(args.workdir)
+    print(text(read(args.workdir)))
     print(page)
 
 
-def watch(values: Values) -> None:
-    """Show the state of a running study, on however many machines, until Ctrl-C."""
-    from gankd_jax.report.monitor import monitor_study as show
+def run_watch(args: Namespace) -> None:
+    """Show the state of a running study, on any number of machines, until Ctrl-C."""
+    from gankd_jax.report.monitor import monitor_study
 
-    show(flags.workdir(values), once=bool(values["once"].value))
+    monitor_study(args.workdir, once=args.once)
 
 
-def sample(values: Values) -> None:
-    """Write a grid of images as PNG: of a study's run, or of a pretrained generator."""
+def run_sample(args: Namespace) -> None:
+    """Write a grid of generated images as PNG, of a run or of a pretrained generator."""
     from gankd_jax.study import sample_run
 
-    out = Path(flags.needed(values, "out")).expanduser()
-    if name := values["pretrained"].value:
-        if any(values[flag].present for flag in ("config", "workdir", "run")):
-            raise UserError("--pretrained is no run of a study: name one or the other")
-        sample_run.sample_pretrained(name, out)
+    run_flags = {"--config": args.config, "--workdir": args.workdir, "--run": args.run_name}
+    missing_flags = [flag for flag, value in run_flags.items() if value is None]
+    if args.pretrained:
+        if len(missing_flags) < len(run_flags):
+            raise UserError("--pretrained is not a run of a study: give it, or --workdir and --run")
+        sample_run.sample_pretrained(args.pretrained, args.out)
+    elif missing_flags:
+        raise UserError(f"`gankd sample` needs {missing_flags[0]}=... of a study, or --pretrained")
     else:
-        run = flags.needed(values, "run")
-        sample_run.sample_run(flags.config(values), flags.workdir(values), run, out=out)
-    print(out)
+        sample_run.sample_run(args.config.load(), args.workdir, args.run_name, out=args.out)
+    print(args.out)
 
 
-def compare(values: Values) -> None:
+def run_compare(args: Namespace) -> None:
     """Print a study's scores beside the paper's, or beside a table."""
-    from gankd_jax.report.compare import compare as text_of
+    from gankd_jax.report.compare import compare
 
-    print(text_of(flags.workdir(values), flags.path(values, "reference")))
+    print(compare(args.workdir, args.reference))
 
 
-def score(values: Values, a: str, b: str) -> None:
-    """Print all scores of images A against B: a folder, a run's, .npz, mnist:test."""
+def run_score(args: Namespace) -> None:
+    """Print all scores of images A against images B."""
     from gankd_jax.data.loading import default_data_dir
-    from gankd_jax.study import score_images as job
+    from gankd_jax.study import score_images
 
-    data_dir = flags.path(values, "data-dir") or default_data_dir()
-    settings = job.ScoreSettings(
+    data_dir = args.data_dir or default_data_dir()
+    settings = score_images.ScoreSettings(
         data_dir=data_dir,
-        image_size=flags.whole(values, "image-size", least=1),
-        pad=flags.whole(values, "pad") or 0,
+        image_size=args.image_size,
+        pad=args.pad,
         cache=data_dir / "gankd_cache",
-        samples=flags.whole(values, "samples"),
+        samples=args.samples,
     )
-    weights, out = flags.path(values, "weights"), flags.path(values, "out")
-    result = job.score_with_inception(a, b, weights=weights, settings=settings, out=out)
-    print(job.format_scores(result))
+    result = score_images.score_with_inception(
+        args.a, args.b, weights=args.weights, settings=settings, out=args.out
+    )
+    print(score_images.format_scores(result))
 
 
-def weights_fetch(values: Values) -> None:
+def run_weights_fetch(args: Namespace) -> None:
     """Download the FID network's weights, or take them from a file."""
     from gankd_jax.interop import inception_weights
 
     target = inception_weights.default_weights_path()
-    inception_weights.fetch_weights(flags.path(values, "from"), target)
+    inception_weights.fetch_weights(args.source, target)
     print(f"{target} serves the layers {', '.join(inception_weights.available_layers(target))}")
 
 
-def import_torch(values: Values, file: str) -> None:
-    """Make a PyTorch DCGAN a study's teacher."""
-    from gankd_jax.study import import_torch
+def run_weights_import_torch(args: Namespace) -> None:
+    """Make a PyTorch DCGAN the teacher of a study."""
+    from gankd_jax.study.import_torch import import_torch_teacher
 
-    path = Path(file).expanduser()
-    run, critic = flags.needed(values, "run"), flags.path(values, "critic")
     print(
-        import_torch.import_torch_teacher(
-            flags.config(values), flags.workdir(values), path, run=run, critic_path=critic
+        import_torch_teacher(
+            args.config.load(),
+            args.workdir,
+            args.file,
+            run=args.run_name,
+            critic_path=args.critic,
         )
     )
 
 
-def export_torch(values: Values) -> None:
-    """Write a run's generator as a PyTorch state_dict."""
-    from gankd_jax.study import import_torch
-
-    out = Path(flags.needed(values, "out")).expanduser()
-    import_torch.export_torch(
-        flags.config(values), flags.workdir(values), run=flags.needed(values, "run"), out=out
-    )
-    print(out)
-
-
-def export(values: Values) -> None:
-    """Write a run's generator as a file for other programs, and try it."""
+def run_export(args: Namespace) -> None:
+    """Write a run's generator as a file for other programs, after checking its images."""
     from gankd_jax.study.export_run import export_run
 
     print(
         export_run(
-            flags.config(values),
-            flags.workdir(values),
-            run=flags.needed(values, "run"),
-            kind=flags.needed(values, "format"),
-            precision=values["precision"].value or "float32",
-            out=Path(flags.needed(values, "out")).expanduser(),
+            args.config.load(),
+            args.workdir,
+            run=args.run_name,
+            kind=args.format,
+            precision=args.precision,
+            out=args.out,
         )
     )
 
 
-def bench(values: Values) -> None:
-    """Time training and drawing; or, of a config, what --memory, --start and the others name."""
-    measure, _ = BENCHES[_asked(values)]
-    measure(values, flags.whole(values, "rounds", least=1) or 5)
+def run_bench(args: Namespace) -> None:
+    """Time training and sampling, or measure what one of the switches names."""
+    mode = next((mode for mode in BENCH_MODES if mode and getattr(args, f"bench_{mode}")), "")
+    measure, used_flags = BENCH_MODES[mode]
+    command = f"gankd bench --{mode.replace('_', '-')}" if mode else "gankd bench"
+    for flag in ("against", "only", "rounds", "out", "config", "workdir"):
+        is_given = getattr(args, flag) is not None
+        if is_given and flag not in used_flags:
+            raise UserError(f"`{command}` takes no --{flag}; see `gankd bench --help`")
+        if not is_given and flag in used_flags and flag in ("config", "workdir"):
+            raise UserError(f"`{command}` needs --{flag}=...; see `gankd bench --help`")
+    measure(args)
 
 
-def _asked(values: Values) -> str:
-    """Which of `BENCHES` is asked for.
-
-    Raises:
-      UserError: two are, or a flag is given that does not go with it.
-    """
-    asked = [name for name in BENCHES if name and values[name].value not in (None, False)]
-    if len(asked) > 1:
-        raise UserError(f"--{asked[0]} and --{asked[1]} are measured apart: name one")
-    name = asked[0] if asked else ""
-    flags.only(values, (name, *BENCHES[name][1]), f"bench --{name}" if name else "bench")
-    return name
-
-
-def _memory(values: Values, _: int) -> None:
+def _bench_memory(args: Namespace) -> None:
     from gankd_jax.bench.memory import memory
 
-    print(memory(flags.config(values)))
+    print(memory(args.config.load()))
 
 
-def _start(values: Values, rounds: int) -> None:
+def _bench_start(args: Namespace) -> None:
     from gankd_jax.bench.start import start
 
-    print(start(flags.config(values), _config_flags(values), rounds))
+    print(start(args.config.load(), args.config.to_words(), args.rounds or BENCH_ROUNDS))
 
 
-def _config_flags(values: Values) -> list[str]:
-    """The config's file and its changed fields, each as one word of a command."""
-    fields = config_flags.get_override_values(values["config"])
-    return [
-        f"--config={config_flags.get_config_filename(values['config'])}",
-        *(f"--config.{field}={value}" for field, value in fields.items()),
-    ]
-
-
-def _compile_for(values: Values, _: int) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run; else JAX would look for the TPU
+def _bench_compile_for(args: Namespace) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs; otherwise JAX would look for the TPU
     from gankd_jax.bench.compile_for import compile_for
 
-    print(compile_for(flags.config(values), flags.needed(values, "compile-for")))
+    print(compile_for(args.config.load(), args.bench_compile_for))
 
 
-def _bench_export(values: Values, rounds: int) -> None:
+def _bench_export(args: Namespace) -> None:
     from gankd_jax.bench.export import bench_export
 
-    print(bench_export(flags.config(values), flags.workdir(values), rounds=rounds))
+    print(bench_export(args.config.load(), args.workdir, rounds=args.rounds or BENCH_ROUNDS))
 
 
-def _cases(values: Values, rounds: int) -> None:
+def _bench_cases(args: Namespace) -> None:
     from gankd_jax.bench import command
 
-    folder = flags.path(values, "out") or Path("bench")
-    names = {flag: (values[flag].value or "").split(",") for flag in ("only", "against")}
-    chosen = {flag: [name for name in words if name] for flag, words in names.items()}
-    print(command.bench(folder, rounds=rounds, **chosen))
+    print(
+        command.bench(
+            args.out or Path("bench"),
+            against=args.against or [],
+            only=args.only or [],
+            rounds=args.rounds or BENCH_ROUNDS,
+        )
+    )
 
 
-# What `gankd bench` measures by a switch, and the flags that go with it; "": the cases.
-BENCHES: dict[str, tuple[Callable[[Values, int], None], tuple[str, ...]]] = {
-    "memory": (_memory, ("config",)),
-    "start": (_start, ("config", "rounds")),
-    "compile-for": (_compile_for, ("config",)),
+BENCH_ROUNDS = 5  # more rounds narrow the spread of the timings
+# What each switch of `gankd bench` runs, and the flags that go with it; "": none of the switches.
+BENCH_MODES: dict[str, tuple[Callable[[Namespace], None], tuple[str, ...]]] = {
+    "memory": (_bench_memory, ("config",)),
+    "start": (_bench_start, ("config", "rounds")),
+    "compile_for": (_bench_compile_for, ("config",)),
     "export": (_bench_export, ("config", "workdir", "rounds")),
-    "": (_cases, ("against", "only", "rounds", "out")),
+    "": (_bench_cases, ("against", "only", "rounds", "out")),
 }

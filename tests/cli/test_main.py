@@ -1,4 +1,4 @@
-"""The command line: what each command prints and writes, and one line for each mistake."""
+"""Commands: what they print and write; each mistake gives one line and changes nothing."""
 
 import shutil
 import subprocess
@@ -10,8 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from gankd_jax.cli.table import COMMANDS
-from gankd_jax.cli.usage import Command
+from gankd_jax.cli import commands
 from gankd_jax.utils.atomic_io import read_npz
 
 TINY = tiny.flags()
@@ -21,26 +20,26 @@ DIGITS = f"--config={tiny.DIGITS}"
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
-def rows(text: str) -> list[list[str]]:
-    """The rows of a table of numbers, by words."""
-    found = [line.split() for line in text.splitlines()]
-    return [row for row in found if len(row) > 5 and row[0].isdecimal()]
+def table_rows(text: str) -> list[list[str]]:
+    """The rows of a table of numbers, split into words."""
+    lines = [line.split() for line in text.splitlines()]
+    return [words for words in lines if len(words) > 5 and words[0].isdecimal()]
 
 
-def test_describe_has_the_paper_s_counts_for_mnist(command):
+def test_describe_prints_the_parameter_counts_of_the_paper_for_mnist(command):
     status, out, err = command("describe", MNIST)
     assert (status, err) == (0, "")
-    table = {row[0]: row for row in rows(out)}
+    table = {row[0]: row for row in table_rows(out)}
     assert list(table) == ["2", "4", "8", "16", "32", "64", "128", "256"]
     assert (table["2"][1], table["2"][-1]) == ("28,351", "1669:1")
     assert table["256"][1] == "47,324,929"
-    # Batch norm's 30 d more, of which the paper says nothing; one channel, as the paper counts.
+    # 30 d parameters of batch norm, which the paper leaves out; one channel, as the paper counts.
     assert table["2"][2] == f"{28_351 + 30 * 2:,}"
     assert table["2"][4] == f"{4 * 28_411:,}"
     assert table["2"][5] == f"{(47_324_929 + 30 * 256) / 28_411:.0f}:1"
 
 
-def test_both_names_of_the_program_are_one(root):
+def test_the_script_and_the_module_print_the_same(root):
     script = Path(sys.executable).with_name("gankd")
     if not script.exists():
         pytest.skip("the package is not installed")
@@ -53,11 +52,11 @@ def test_both_names_of_the_program_are_one(root):
     assert by_script.stderr == by_module.stderr == ""
 
 
-def test_words_and_flags_come_in_any_order(command):
+def test_the_config_may_stand_before_the_command(command):
     assert command(DIGITS, "describe") == command("describe", DIGITS)
 
 
-def test_data_prepare_makes_the_digits(command, tmp_path):
+def test_data_prepare_writes_the_digits_once(command, tmp_path):
     status, out, err = command("data", "prepare", "digits", f"--data-dir={tmp_path}")
     assert (status, err) == (0, "")
     folder = Path(out.strip())
@@ -67,19 +66,19 @@ def test_data_prepare_makes_the_digits(command, tmp_path):
     assert tiny.snapshot(tmp_path) == before
 
 
-def test_sample_writes_the_grid_of_the_scored_images(command, finished, tmp_path):
+def test_sample_writes_the_images_of_the_report_as_a_grid(command, finished, tmp_path):
     out_file = tmp_path / "new" / "grid.png"
     words = ["sample", *TINY, f"--workdir={finished}", "--run=student-mse-d1-s0"]
     status, out, _ = command(*words, f"--out={out_file}")
     assert (status, out) == (0, f"{out_file}\n")
     with Image.open(out_file) as image:
-        shown = np.asarray(image).astype(int)
+        grid = np.asarray(image).astype(int)
     with np.load(finished / "student-mse-d1-s0" / "samples.npz") as arrays:
         images = arrays["grid"].astype(int)
-    assert shown.shape == (8 * 16, 8 * 16)
+    assert grid.shape == (8 * 16, 8 * 16)
     for k in range(64):
         top, left = 16 * (k // 8), 16 * (k % 8)
-        difference = shown[top : top + 16, left : left + 16] - images[k, ..., 0]
+        difference = grid[top : top + 16, left : left + 16] - images[k, ..., 0]
         assert np.abs(difference).max() <= 1
     before = tiny.snapshot(tmp_path)
     status, _, err = command(*words, f"--out={out_file}")
@@ -88,34 +87,35 @@ def test_sample_writes_the_grid_of_the_scored_images(command, finished, tmp_path
     assert tiny.snapshot(tmp_path) == before
 
 
-def test_report_writes_its_three_files_anew(command, finished, tmp_path):
+def test_report_writes_three_files(command, finished, tmp_path):
     for path in ("config.json", "teacher.json"):
         (tmp_path / path).write_bytes((finished / path).read_bytes())
     status, out, _ = command("report", f"--workdir={tmp_path}")
     assert status == 0
     assert out.splitlines()[-1] == str(tmp_path / "report.html")
-    made = {"table.md", "table.csv", "report.html"}
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "teacher.json"} | made
+    written = {"table.md", "table.csv", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "teacher.json"} | written
 
 
-def test_evaluate_leaves_what_is_scored_and_draws_what_its_page_lacks(command, finished, tmp_path):
+def test_evaluate_keeps_scores_and_writes_missing_report_files(command, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "study")
     name = "student-mse-d1-s0"
-    kept = folder / name / "folded.npz"
-    before = read_npz(kept)
-    kept.unlink()
-    others = tiny.snapshot(folder)
+    path = folder / name / "folded.npz"
+    before = read_npz(path)
+    path.unlink()
+    files_before = tiny.snapshot(folder)
     status, _, err = command("evaluate", *TINY, f"--workdir={folder}")
     assert (status, err) == (0, f"drawing {name}\n")
-    now, drawn = tiny.snapshot(folder), {f"{name}/folded.npz", f"{name}/samples.npz", name}
-    assert {path for path in now if now[path] != others.get(path)} <= drawn
-    after = read_npz(kept)
+    files = tiny.snapshot(folder)
+    changed = {path for path, content in files.items() if content != files_before.get(path)}
+    assert changed <= {f"{name}/folded.npz", f"{name}/samples.npz", name}
+    after = read_npz(path)
     assert after.keys() == before.keys()
     for key in before:
         np.testing.assert_allclose(after[key], before[key], rtol=1e-5, atol=1e-6)
 
 
-def test_train_leaves_what_is_trained(command, finished):
+def test_train_does_not_repeat_a_trained_run(command, finished):
     before = tiny.snapshot(finished)
     words = ["train", *TINY, f"--workdir={finished}"]
     status, _, err = command(*words, "--run=baseline-d1-s0")
@@ -123,39 +123,48 @@ def test_train_leaves_what_is_trained(command, finished):
     assert tiny.snapshot(finished) == before
 
 
-# What is wrong: the words, in which {x} stands for a folder, and what is told.
+# The words of each mistake, in which {x} stands for a folder, and the message.
 MISTAKES = {
-    "no command": (["frobnicate"], "no command 'frobnicate'; there are describe, data prepare"),
-    "flags only": ([DIGITS], "name a command: describe"),
-    "half a command": (["data"], "no command 'data'"),
-    "words too many": (["study", "now", DIGITS, "{new}"], "takes flags only, not now"),
-    "words too few": (["data", "prepare"], "`gankd data prepare` takes NAME, not nothing"),
-    "unknown flag": (["study", DIGITS, "{new}", "--wrokdir=x"], "wrokdir"),
-    "flag without value": (["study", DIGITS, "--workdir"], "Missing value for flag --workdir"),
+    "unknown command": (["frobnicate"], "no command `gankd frobnicate`; there are study, train"),
+    "flags only": ([DIGITS], "name a command of `gankd`: study"),
+    "half a command": (["data"], "name a command of `gankd data`: prepare"),
+    "too many words": (["study", "now", DIGITS, "{new}"], "`gankd study` takes no argument 'now'"),
+    "too few words": (["data", "prepare"], "required: NAME; see `gankd data prepare --help`"),
+    "unknown flag": (["study", DIGITS, "{new}", "--wrokdir=x"], "did you mean --workdir?"),
+    "flag without value": (["study", DIGITS, "--workdir"], "--workdir: expected one argument"),
     "another command's flag": (
         ["report", "{finished}", "--shard=1/2"],
         "`gankd report` takes no --shard; see `gankd report --help`",
     ),
     "another command's config": (["report", DIGITS, "{finished}"], "takes no --config; see"),
-    "no config": (["study", "{new}"], "this command needs --config=FILE, such as"),
-    "no config file": (["describe", "--config=configs/none.py"], "configs/none.py is no file; try"),
-    "config is a folder": (["describe", "--config=configs"], "--config=configs is no file"),
-    "no workdir": (["study", DIGITS], "this command needs --workdir=..., the study's folder"),
-    "no run": (["train", DIGITS, "{new}"], "this command needs --run=..."),
-    "no out": (["sample", *TINY, "{finished}", "--run=teacher-d4-s0"], "needs --out=..."),
-    "two benches": (["bench", "--memory", "--start", DIGITS], "--memory and --start are measured"),
+    "no config": (["study", "{new}"], "the following arguments are required: --config; see"),
+    "no config file": (
+        ["describe", "--config=configs/none.py"],
+        "none.py is not a file; try",
+    ),
+    "config is a folder": (["describe", "--config=configs"], "--config=configs is not a file"),
+    "no workdir": (["study", DIGITS], "the following arguments are required: --workdir; see"),
+    "no run": (["train", DIGITS, "{new}"], "the following arguments are required: --run; see"),
+    "no out": (
+        ["sample", *TINY, "{finished}", "--run=teacher-d4-s0"],
+        "arguments are required: --out",
+    ),
+    "two benches": (["bench", "--memory", "--start", DIGITS], "not allowed with argument"),
     "cases of a config": (["bench", DIGITS], "`gankd bench` takes no --config"),
-    "start of a side": (
+    "start against torch": (
         ["bench", "--start", DIGITS, "--against=torch"],
         "`gankd bench --start` takes no --against",
     ),
-    "no slice": (["bench", "--compile-for=", "--only=draw-2"], "takes no --only"),
-    "memory in rounds": (["bench", "--memory", DIGITS, "--rounds=2"], "takes no --rounds"),
-    "no rounds": (["bench", "--rounds=0", "--only=draw-2"], "--rounds=0 is no whole number from 1"),
-    "no pixels": (["score", "a", "mnist:test", "--image-size=0"], "--image-size=0 is no whole"),
-    "sample of two": (
+    "no slice": (["bench", "--compile-for=", DIGITS], "--compile-for: the value is empty"),
+    "memory with rounds": (["bench", "--memory", DIGITS, "--rounds=2"], "takes no --rounds"),
+    "no rounds": (
+        ["bench", "--rounds=0", "--only=draw-2"],
+        "'0' is not a whole number from 1",
+    ),
+    "no pixels": (["score", "a", "mnist:test", "--image-size=0"], "--image-size: '0' is not"),
+    "sample of a run and of a pretrained generator": (
         ["sample", "--pretrained=mnist-d2", "--run=teacher-d4-s0", "--out={new}/grid.png"],
-        "--pretrained is no run of a study",
+        "--pretrained is not a run of a study",
     ),
     "unknown variant": (["study", f"{MNIST}:tiny", "{new}"], "no variant 'tiny'; there are: small"),
     "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field pda"),
@@ -173,7 +182,7 @@ MISTAKES = {
         ["study", f"{MNIST}:small", "--config.data.dir={empty}", "{new}"],
         "holds no mnist: run `gankd data prepare mnist` first",
     ),
-    "one run's data not prepared": (
+    "data of one run not prepared": (
         ["train", f"{MNIST}:small", "--config.data.dir={empty}", "{new}", "--run=teacher-d32-s0"],
         "holds no mnist: run `gankd data prepare mnist` first",
     ),
@@ -222,7 +231,7 @@ MISTAKES = {
         ["study", DIGITS, "--config.study.teacher_widths=(4,8)", "{new}"],
         "data.validation above 0",
     ),
-    "one of those": (
+    "one of several teachers": (
         ["train", DIGITS, "--config.study.teacher_widths=(4,8)", "{new}", "--run=teacher-d4-s0"],
         "data.validation above 0",
     ),
@@ -244,7 +253,7 @@ MISTAKES = {
         "name another folder",
     ),
     "another config to evaluate": (["evaluate", DIGITS, "{finished}"], "name another folder"),
-    "another config to draw": (
+    "another config to sample": (
         ["sample", DIGITS, "{finished}", "--run=teacher-d32-s0", "--out={new}"],
         "name another folder",
     ),
@@ -253,7 +262,7 @@ MISTAKES = {
     "no study to evaluate": (["evaluate", *TINY, "{new}"], "holds no study"),
     "no study to report": (["report", "{new}"], "holds no study"),
     "other files to report": (["report", "{other}"], "holds no study"),
-    "no study to draw from": (
+    "no study to sample from": (
         ["sample", *TINY, "{new}", "--run=teacher-d4-s0", "--out={new}/grid.png"],
         "holds no study; `gankd study` begins one",
     ),
@@ -261,7 +270,7 @@ MISTAKES = {
         ["sample", *TINY, "{finished}", "--run=student-l1-d1-s0", "--out={new}/grid.png"],
         "student-l1-d1-s0 is not trained",
     ),
-    "unknown run to draw": (
+    "unknown run to sample": (
         ["sample", *TINY, "{finished}", "--run=student", "--out={new}/grid.png"],
         "--run=student is not a run of this study; it has teacher-d4-s0, student-mse",
     ),
@@ -280,7 +289,7 @@ MISTAKES = {
 
 @pytest.fixture
 def places(tmp_path, finished) -> dict[str, str]:
-    """What the names in `MISTAKES` stand for."""
+    """The folders that {x} stands for in `MISTAKES`."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("not to be lost")
@@ -288,19 +297,19 @@ def places(tmp_path, finished) -> dict[str, str]:
     return names | {"finished": str(finished)}
 
 
-def words(mistake: str, places: dict[str, str]) -> list[str]:
-    """A word that is a folder's name alone is the work directory."""
-    found = [
+def words_of(mistake: str, places: dict[str, str]) -> list[str]:
+    """The words of a mistake; a folder alone becomes --workdir=FOLDER."""
+    line = [
         f"--workdir={word}" if word in ("{new}", "{finished}", "{other}") else word
         for word in MISTAKES[mistake][0]
     ]
-    return [word.format(**places) for word in found]
+    return [word.format(**places) for word in line]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_line_and_changes_nothing(command, places, tmp_path, finished, mistake):
+def test_a_mistake_prints_one_line_and_writes_nothing(command, places, tmp_path, finished, mistake):
     before = tiny.snapshot(tmp_path), tiny.snapshot(finished)
-    status, out, err = command(*words(mistake, places))
+    status, out, err = command(*words_of(mistake, places))
     assert (status, out) == (2, "")
     assert err.startswith("gankd: ")
     assert err.count("\n") == 1
@@ -309,20 +318,21 @@ def test_a_mistake_gets_one_line_and_changes_nothing(command, places, tmp_path, 
 
 
 @pytest.mark.parametrize("mistake", ["unknown field", "data not prepared", "no teacher"])
-def test_a_process_of_its_own_prints_that_line_alone(root, places, tmp_path, mistake):
+def test_a_separate_process_prints_that_line_alone(root, places, tmp_path, mistake):
     before = tiny.snapshot(tmp_path)
-    done = tiny.gankd(root, *words(mistake, places))
+    done = tiny.gankd(root, *words_of(mistake, places))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert MISTAKES[mistake][1] in done.stderr
     assert tiny.snapshot(tmp_path) == before
 
 
-def test_an_interrupt_is_no_traceback(command, monkeypatch):
-    def interrupted(values):
+def test_an_interrupt_prints_one_line_without_a_traceback(command, monkeypatch):
+    def interrupt(args):
+        """Stand in for a long command."""
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "describe", Command(interrupted, needs=("config",)))
+    monkeypatch.setattr(commands, "run_describe", interrupt)
     status, out, err = command("describe", DIGITS)
     assert (status, out) == (130, "")
-    assert err == "gankd: stopped; the same command goes on from where it was\n"
+    assert err == "gankd: stopped; the same command resumes from here\n"

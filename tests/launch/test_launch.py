@@ -16,7 +16,9 @@ import tiny
 import yaml
 from in_float64 import assert_equal_runs, begin, surroundings
 
-from gankd_jax.cli import flags
+from gankd_jax.cli import commands
+from gankd_jax.cli.config_flag import split_config_words
+from gankd_jax.cli.parser import parse_command
 from gankd_jax.study import plan, workdir
 
 LAUNCH = tiny.REPO / "launch"
@@ -267,14 +269,16 @@ def test_the_pods_start_gankd_with_flags_that_it_has(job, monkeypatch):
     shown = line.replace("exec gankd", "printf '%s\\n'")
     done = subprocess.run(["sh", "-c", shown], env=index, capture_output=True, text=True)
     monkeypatch.chdir(tiny.REPO)
-    values, words = flags.parse(["gankd", *done.stdout.split()])
-    assert words == ["study"]
+    config, words = split_config_words(done.stdout.split())
+    assert config is not None
+    args = parse_command([*words, f"--config={config.filename}"])
+    assert args.run is commands.run_study
     count = job["spec"]["completions"]
     assert job["spec"]["parallelism"] == count
-    if values["shard"].value:
-        assert values["shard"].value == f"2/{count}"
+    if args.coordinator is None:
+        assert args.shard == (2, count)
     else:
         name = f"{documents()['JobSet']['metadata']['name']}-{job['metadata']['name']}"
         subdomain = documents()["JobSet"]["metadata"]["name"]
-        assert values["coordinator"].value.startswith(f"{name}-0-0.{subdomain}:")
-        assert (values["processes"].value, values["process"].value) == (str(count), "1")
+        assert args.coordinator.startswith(f"{name}-0-0.{subdomain}:")
+        assert (args.processes, args.process) == (str(count), "1")

@@ -253,7 +253,7 @@ def test_asked_to_stop_it_saves_where_it_is_and_goes_on_from_there(root, finishe
     for number, name in asked:
         sign = folder / name / "checkpoints" / "10"
         assert interrupt(root, folder, sign, number) == 128 + number
-        assert (root / "stopped.stderr").read_text().endswith("goes on from where it was\n")
+        assert (root / "stopped.stderr").read_text().endswith("resumes from here\n")
         saved = workdir.checkpoint_steps(folder, plan.find_run(tiny.config(), name))
         assert 10 <= saved[-1] < 40  # where it was, before the last step
         assert saved[-1] == read_log(folder / name)[-1]["step"]

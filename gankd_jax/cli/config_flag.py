@@ -1,0 +1,102 @@
+"""The flag --config=FILE:variant and its --config.FIELD=VALUE, read by ml_collections."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from gankd_jax.utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigFlag:
+    """A config file that was named on the command line, with its changed fields.
+
+    Attributes:
+        filename: The file, with its variants as `FILE:variant,variant`.
+        changes: The new value of each changed field, by the field's dotted name.
+        value: What the file's `get_config` returned, with the fields changed.
+    """
+
+    filename: str
+    changes: dict[str, object]
+    value: object
+
+    def load(self) -> ConfigDict:
+        """Returns the config after the checks that need JAX's modules.
+
+        Raises:
+            UserError: It is not a study's config, or a field has a value that it cannot have.
+        """
+        from gankd_jax.study.validation import validate_config
+
+        if not isinstance(self.value, ConfigDict):
+            raise UserError(
+                f"get_config in {self.filename} returns {self.value!r}; it must return a ConfigDict"
+            )
+        validate_config(self.value)
+        return self.value
+
+    def to_words(self) -> list[str]:
+        """Returns the words of a command line that give the same config."""
+        changes = [f"--config.{field}={value}" for field, value in self.changes.items()]
+        return [f"--config={self.filename}", *changes]
+
+
+def split_config_words(words: list[str]) -> tuple[ConfigFlag | None, list[str]]:
+    """Reads the words that begin with --config, -config or --noconfig.
+
+    Args:
+        words: A command line without the program's name.
+
+    Returns:
+        The config, None if no file is named, and the words that ml_collections has no use for.
+
+    Raises:
+        UserError: The file cannot be read, or a field does not exist or has another type.
+    """
+    _require_config_file(words)
+    argv = ["gankd", *words]
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may stand before and behind other words
+    config_flags.DEFINE_config_file(
+        "config", None, "a study's config", lock_config=True, flag_values=values, sys_argv=argv
+    )
+    try:
+        other_words = values(argv, known_only=True)[1:]
+    except (AttributeError, KeyError) as error:  # how ml_collections reports an unknown field
+        raise UserError(_describe_unknown_field(str(error.args[0]))) from None
+    except UserError:
+        raise
+    except (flags.Error, TypeError, ValueError) as error:
+        # If a config file raises, the text is its traceback, and the last line is the message.
+        raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
+    except Exception as error:  # a config file is code and may raise anything
+        message = " ".join(str(error).split())
+        raise UserError(f"the config file raises {type(error).__name__}: {message}") from None
+    flag = values["config"]
+    if not flag.present:
+        return None, other_words
+    changes = config_flags.get_override_values(flag)
+    return ConfigFlag(config_flags.get_config_filename(flag), changes, flag.value), other_words
+
+
+def _require_config_file(words: list[str]) -> None:
+    for k, word in enumerate(words):
+        if word in ("--config", "-config"):
+            word = f"--config={words[k + 1]}" if k + 1 < len(words) else "--config="
+        if word.startswith(("--config=", "-config=")):
+            path = word.split("=", 1)[1].split(":")[0]
+            if not Path(path).is_file():
+                raise UserError(f"--config={path} is not a file; try --config=configs/digits.py")
+
+
+def _describe_unknown_field(message: str) -> str:
+    """Rewords what ml_collections says of an unknown field: the name, and a similar one."""
+    names = re.findall(r"\w[\w.]*", message.replace("\\n", " "))
+    if "get_config" in names:
+        return "the file of --config has no function get_config"
+    advice = f"did you mean {names[-4]}?" if "mean" in names else "see gankd_jax/config/schema.py"
+    return f"the config has no field {names[-1]}; {advice}"
