@@ -8,12 +8,17 @@ from gankd_jax.config.schema import recipe_config
 from gankd_jax.data import registry
 
 # Tuned on MNIST at 32x32, where a student's best learning rate falls with the root of its width.
-STUDENT_OPTIMIZER = {"generator_lr": 3e-2, "lr_power": 0.5, "b1": 0.9, "schedule": "cosine"}
+STUDENT_OPTIMIZER = {
+    "generator_lr": 3e-2,
+    "lr_width_exponent": 0.5,
+    "b1": 0.9,
+    "schedule": "cosine",
+}
 BEST_DISTANCE = {
     "distance": "l1",  # half of the Fréchet distance of mse at d=2, two thirds at d=8
     "warm_start": True,  # half of the rest at d=8
     "features": "energy",  # with its weight gives back the sharpness
-    "feature_share": 0.9,
+    "feature_weight": 0.9,
 }
 # GAN loss of the teachers, and of the baselines in colour, which collapse with MNIST's settings.
 WGAN_GP = {
@@ -99,7 +104,7 @@ def use_best_recipes(config: ml_collections.ConfigDict) -> None:
     config.study.students = ("mse_paper", "mse", "best")
     config.study.baselines = ("baseline",)
     config.study.seeds = (0, 1, 2)
-    config.evaluation.judges = ("classifier", "mixer")
+    config.evaluation.classifiers = ("classifier", "mixer")
 
 
 def use_best_and_joint_recipes(config: ml_collections.ConfigDict) -> None:
@@ -135,8 +140,8 @@ def use_recipe_ablations(config: ml_collections.ConfigDict) -> None:
         **{name: mse | {"distance": name} for name in ("mse", "huber", "pyramid", "l1")},
         "l1_average": l1 | {"ema": 0.99},
         "l1_warm": l1 | {"warm_start": True},
-        "l1_features": l1 | {"features": "l1", "feature_share": 0.9},
-        "l1_energy": l1 | {"features": "energy", "feature_share": 0.9},
+        "l1_features": l1 | {"features": "l1", "feature_weight": 0.9},
+        "l1_energy": l1 | {"features": "energy", "feature_weight": 0.9},
         "best": mse | BEST_DISTANCE,
         "best_batch256": mse | BEST_DISTANCE | {"batch_size": 256},
         "joint_goes_on": finetune,
@@ -146,12 +151,12 @@ def use_recipe_ablations(config: ml_collections.ConfigDict) -> None:
         "joint_alpha_0003": finetune | {"alpha": 0.003},
         "joint_alpha_003": finetune | {"alpha": 0.03},
         "joint_alpha_01": finetune | {"alpha": 0.1},
-        "joint_sees_teacher": joint | {"critic_sees": "teacher", "critic_width": 8},
+        "joint_sees_teacher": joint | {"real_source": "teacher", "critic_width": 8},
         "joint_sees_teacher_warm": joint
-        | {"critic_sees": "teacher", "critic_width": 8, "warm_start": True},
+        | {"real_source": "teacher", "critic_width": 8, "warm_start": True},
         "joint_small_warm": joint | {"critic_width": 8, "warm_start": True},
         "joint_warm": finetune | {"warm_start": True},
-        "joint_warm_sees": finetune | {"warm_start": True, "critic_sees": "teacher"},
+        "joint_warm_sees": finetune | {"warm_start": True, "real_source": "teacher"},
         "joint_best": finetune | BEST_DISTANCE,
     }
     tuned = config.recipes.baseline.to_dict() | {"steps": steps}

@@ -18,8 +18,8 @@ class Recipe:
     # Adam.  The paper's 2e-4 starves small generators in short training: students of d <= 8 learn
     # best near 2e-2, baselines near 5e-3.
     generator_lr: float = 2e-4
-    # The learning rate at width d is generator_lr * d ** -lr_power.  0.5 suits students.
-    lr_power: float = 0.0
+    # The learning rate at width d is generator_lr * d ** -lr_width_exponent.  0.5 suits students.
+    lr_width_exponent: float = 0.0
     b1: float = 0.5  # of both Adams; 0.0 for wgan_gp, 0.9 without a critic
     b2: float = 0.999
     schedule: str = "constant"  # constant, cosine (to 0 at the last step), linear (likewise)
@@ -29,7 +29,7 @@ class Recipe:
     # Adversarial term (alpha > 0).
     loss: str = "bce"  # bce (non-saturating), bce_saturating, hinge, wgan (clipping), wgan_gp
     critic: str = "fresh"  # fresh; teacher: starts from the teacher's critic (students only)
-    critic_sees: str = "data"  # its real images: data; teacher: the teacher's (students only)
+    real_source: str = "data"  # its real images: data; teacher: the teacher's (students only)
     critic_width: int = 0  # of a fresh critic; 0: the run's own width
     critic_norm: str = "batch"  # of a fresh critic: batch (not with wgan_gp), layer, none
     train_critic: bool = True  # False: frozen, which misleads the student on MNIST
@@ -46,6 +46,6 @@ class Recipe:
     features: str = "none"  # none; in the hidden layers of the teacher's frozen critic: l1, energy
     # Weight of the feature distance within the distance at the last step; it rises linearly from 0.
     # 0.9 gives back most of the sharpness that mse loses.
-    feature_share: float = 0.5
+    feature_weight: float = 0.5
     feature_batch: int = 16  # images of a batch whose features are compared, at most batch_size
     warm_start: bool = False  # True: start from the teacher's largest channels (students only)

@@ -25,10 +25,25 @@ SEEDS = range(2**31)  # the values of a non-negative int32
 # Fields that were removed, as patterns over their dotted names, with the value that means "off".
 # A stored config with another value was trained in a way that this version cannot repeat.
 REMOVED_FIELDS: dict[str, Any] = {r"recipes\.[^.]+\.late_batch": 0}
+# Patterns over the dotted names of fields that were renamed, with their new names.
+RENAMED_FIELDS = {
+    r"(recipes\.[^.]+\.)critic_sees": r"\1real_source",
+    r"(recipes\.[^.]+\.)lr_power": r"\1lr_width_exponent",
+    r"(recipes\.[^.]+\.)feature_share": r"\1feature_weight",
+    r"evaluation\.judges": "evaluation.classifiers",
+}
 
 
 def recipe_config(**changes: Any) -> ml_collections.ConfigDict:
-    """Returns a `Recipe` as config fields: the paper's settings, with `changes`."""
+    """Returns a `Recipe` as config fields: the paper's settings, with `changes`.
+
+    Raises:
+        UserError: A recipe has no such field.
+    """
+    fields = dataclasses.asdict(Recipe())
+    for name in changes:
+        if name not in fields:
+            raise UserError(f"a recipe has no field {name}; {field_advice(f'recipes.x.{name}')}")
     return ml_collections.ConfigDict(dataclasses.asdict(Recipe(**changes)))
 
 
@@ -84,7 +99,7 @@ def base_config() -> ml_collections.ConfigDict:
     evaluation.batch_size = 250  # images in one forward pass
     evaluation.seed = 1_000_000  # of the latents; never used in training
     # Evaluation networks of a labelled data set: classifier, mixer.  The first selects the teacher.
-    evaluation.judges = ("classifier",)
+    evaluation.classifiers = ("classifier",)
     # Layers of the FID Inception network, as text: 64, 192, 768, 1280, 2048; (): not used.
     evaluation.layers = ()
     # Images of each set that it compares, since it is slow; 0: `samples`, and all training images.
@@ -130,8 +145,8 @@ def config_to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def config_from_dict(stored: Mapping[str, Any], source: str) -> ml_collections.ConfigDict:
     """Reads a stored config, possibly one that another version of the program wrote.
 
-    A field that it lacks gets its default.  A field that this version does not know is ignored with
-    a warning, once per process.
+    A field that it lacks gets its default; a field that was renamed is read under its old name.  A
+    field that this version does not know is ignored with a warning, once per process.
 
     Args:
         stored: A config as JSON values, as `config_to_dict` gives it.
@@ -151,13 +166,30 @@ def config_from_dict(stored: Mapping[str, Any], source: str) -> ml_collections.C
     )
     fields = flatten_config(config.to_dict())
     ignored = []
-    for name, value in flatten_config(stored).items():
+    for stored_name, value in flatten_config(stored).items():
+        name = current_name(stored_name)
         if name in fields:
             _set_field(config, name, value, source)
         elif not _is_removed(name, value, source):
             ignored.append(name)
     warn_about_ignored_fields(source, tuple(ignored))
     return config
+
+
+def current_name(name: str) -> str:
+    """Returns the name that a field has in this version, given its dotted name in any version."""
+    for pattern, replacement in RENAMED_FIELDS.items():
+        name = re.sub(rf"^{pattern}$", replacement, name)
+    return name
+
+
+def field_advice(name: str) -> str:
+    """Returns what to do about a field that does not exist, given its dotted name."""
+    if current_name(name) != name:
+        return f"it is now called {current_name(name).rpartition('.')[2]}"
+    if any(re.fullmatch(pattern, name) for pattern in REMOVED_FIELDS):
+        return "this option was removed"
+    return "see gankd_jax/config/schema.py and recipe.py"
 
 
 def _set_field(config: ml_collections.ConfigDict, name: str, value: Any, source: str) -> None:
@@ -220,7 +252,7 @@ def validate_fields(
     _require_option("model.generator_norm", config.model.generator_norm, options["generator_norm"])
     _require_option("model.conv", config.model.conv, options["conv"])
     _require_option("evaluation.statistics", config.evaluation.statistics, options["statistics"])
-    for field in ("judges", "layers"):
+    for field in ("classifiers", "layers"):
         for name in config.evaluation[field]:
             _require_option(f"evaluation.{field}", name, options[field])
     _validate_numbers(config)
@@ -286,9 +318,9 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     samples = evaluation.layer_samples
     is_enough = samples == 0 or samples >= 10
     _require("evaluation.layer_samples", samples, is_enough, "0, or 10 or more images")
-    names = evaluation.judges
+    names = evaluation.classifiers
     has_classifier_first = tuple(names[:1]) == ("classifier",)
-    _require("evaluation.judges", names, has_classifier_first, "classifier, then others")
+    _require("evaluation.classifiers", names, has_classifier_first, "classifier, then others")
     # The seed after it is the one on which teachers are compared.
     _require("evaluation.seed", evaluation.seed, evaluation.seed in SEEDS[:-1], f"0 to {SEEDS[-2]}")
     _require("training.retries", training.retries, training.retries >= 0, "0 or more")
@@ -328,14 +360,14 @@ def _validate_recipe(
 ) -> None:
     for name in (option for option in options if option in fields):
         _require_option(f"{field}.{name}", fields[name], options[name])
-    for name in ("alpha", "feature_share"):
+    for name in ("alpha", "feature_weight"):
         _require(f"{field}.{name}", fields[name], 0 <= fields[name] <= 1, "0 to 1")
     if fields.features != "none":
         count = fields.feature_batch
         is_part = 2 <= count <= fields.batch_size
         _require(f"{field}.feature_batch", count, is_part, "2 to batch_size")
-    exponent = fields.lr_power
-    _require(f"{field}.lr_power", exponent, math.isfinite(exponent), "finite")
+    exponent = fields.lr_width_exponent
+    _require(f"{field}.lr_width_exponent", exponent, math.isfinite(exponent), "finite")
     for name in ("b1", "b2", "ema"):
         _require(f"{field}.{name}", fields[name], 0 <= fields[name] < 1, "0 to below 1")
     for name in ("steps", "batch_size", "critic_steps"):
@@ -367,15 +399,15 @@ def _validate_critic(
             f" config.recipes.{owner}.critic_norm is batch; set that to layer or none"
         )
     has_teacher = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
-    uses_teacher = "teacher" in (fields.critic, fields.critic_sees) or fields.features != "none"
+    uses_teacher = "teacher" in (fields.critic, fields.real_source) or fields.features != "none"
     if not has_teacher and (fields.alpha < 1 or uses_teacher or fields.warm_start):
         raise UserError(
             f"config.{field} trains without a teacher; it needs alpha=1, critic='fresh',"
-            " critic_sees='data', features='none' and warm_start=False"
+            " real_source='data', features='none' and warm_start=False"
         )
-    if fields.critic_sees == "teacher" and fields.critic_steps > 1:
+    if fields.real_source == "teacher" and fields.critic_steps > 1:
         raise UserError(
-            f"config.{field}.critic_steps is {fields.critic_steps}; critic_sees='teacher' requires"
+            f"config.{field}.critic_steps is {fields.critic_steps}; real_source='teacher' requires"
             " critic_steps=1, since the teacher generates one batch a step"
         )
     narrowest = min(config.study.teacher_widths)

@@ -68,7 +68,7 @@ class StudyContext:
         """The data set's classifiers; none where it has no labels."""
         if self.train.labels is None:
             return ()
-        test, kinds = self.split("test"), self.config.evaluation.judges
+        test, kinds = self.split("test"), self.config.evaluation.classifiers
         return tuple(load_or_train_classifier(self.train, test, self.cache, kind) for kind in kinds)
 
     @functools.cached_property

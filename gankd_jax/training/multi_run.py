@@ -155,7 +155,7 @@ def _step(
         needed = (
             draws,
             real if spec.critic else None,
-            target if spec.recipe.alpha < 1 or spec.recipe.critic_sees == "teacher" else None,
+            target if spec.recipe.alpha < 1 or spec.recipe.real_source == "teacher" else None,
         )
         rows = [streams.index(members[name].stream) for name in names]
         frozen = teacher_weights.critic if teacher_weights else None

@@ -77,7 +77,7 @@ def learning_rate_schedule(peak: float, recipe: Recipe) -> optax.Schedule:
 
 def make_generator_optimizer(recipe: Recipe, width: int) -> optax.GradientTransformation:
     """The generator's Adam, for a generator of that width."""
-    peak = recipe.generator_lr * width**-recipe.lr_power
+    peak = recipe.generator_lr * width**-recipe.lr_width_exponent
     return optax.adam(learning_rate_schedule(peak, recipe), recipe.b1, recipe.b2)
 
 

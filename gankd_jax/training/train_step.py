@@ -87,7 +87,7 @@ def train_step(
     part, needed where alpha is below 1 or the critic takes the teacher's images for real; `frozen`
     are the variables of `spec.frozen_critic`.
     """
-    if target is not None and spec.recipe.critic_sees == "teacher":
+    if target is not None and spec.recipe.real_source == "teacher":
         real = target.images[None]
     critic, critic_metrics = _train_critic(spec, state, draws, real=real)
 
@@ -214,7 +214,7 @@ def _distance(
         theirs = tuple(layer[:few] for layer in target.features)
         apart = losses.FEATURE_DISTANCES[recipe.features](found, theirs)
         metrics["feature_distance"] = apart
-        share = recipe.feature_share * step / recipe.steps
+        share = recipe.feature_weight * step / recipe.steps
         distance = (1 - share) * distance + share * apart
     return distance, metrics | {"distance": distance}
 

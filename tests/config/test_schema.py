@@ -113,8 +113,17 @@ def test_variants_apply_in_the_order_in_which_they_are_named():
 def test_a_recipe_is_the_dataclass_with_changes():
     config = recipe_config(steps=7, loss="hinge")
     assert Recipe(**config) == Recipe(steps=7, loss="hinge")
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="no field no_such_field; see gankd_jax/config"):
         recipe_config(no_such_field=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("critic_sees", "it is now called real_source"), ("late_batch", "this option was removed")],
+)
+def test_a_renamed_or_removed_recipe_field_is_refused_with_advice(name, advice):
+    with pytest.raises(UserError, match=advice):
+        recipe_config(**{name: 1})
 
 
 def test_short_recipes_take_their_steps():
@@ -154,14 +163,14 @@ WRONG = [
     ("recipes.mse.alpha", float("nan"), "0 to 1"),
     ("recipes.mse.distance", "l2", "it can be mse, l1, huber, pyramid"),
     ("recipes.mse.features", "mmd", "it can be none, l1, energy"),
-    ("recipes.mse.feature_share", 1.5, "0 to 1"),
-    ("recipes.mse.lr_power", float("nan"), "finite"),
-    ("recipes.joint.critic_sees", "student", "it can be data, teacher"),
-    ("recipes.baseline.critic_sees", "teacher", "config.recipes.baseline trains without a teacher"),
+    ("recipes.mse.feature_weight", 1.5, "0 to 1"),
+    ("recipes.mse.lr_width_exponent", float("nan"), "finite"),
+    ("recipes.joint.real_source", "student", "it can be data, teacher"),
+    ("recipes.baseline.real_source", "teacher", "config.recipes.baseline trains without a teacher"),
     ("recipes.teacher.features", "l1", "config.recipes.teacher trains without a teacher"),
     ("recipes.baseline.warm_start", True, "config.recipes.baseline trains without a teacher"),
-    ("evaluation.judges", ("mixer",), "it must be classifier, then others"),
-    ("evaluation.judges", ("classifier", "lenet"), "it can be classifier, mixer"),
+    ("evaluation.classifiers", ("mixer",), "it must be classifier, then others"),
+    ("evaluation.classifiers", ("classifier", "lenet"), "it can be classifier, mixer"),
     ("evaluation.layer_samples", 5, "it must be 0, or 10 or more images"),
     ("evaluation.layer_samples", -1, "0, or 10 or more"),
     ("recipes.mse.reduction", "max", "it can be mean, sum"),
@@ -247,7 +256,7 @@ def test_the_feature_batch_is_a_part_of_the_batch(count):
 
 def test_a_critic_that_takes_the_teachers_images_as_real_has_one_step():
     config = base_config()
-    config.recipes.joint.update({"critic_sees": "teacher", "critic_steps": 2})
+    config.recipes.joint.update({"real_source": "teacher", "critic_steps": 2})
     with pytest.raises(UserError, match="requires critic_steps=1"):
         validate_config(config)
 

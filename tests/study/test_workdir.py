@@ -84,6 +84,21 @@ def test_an_unknown_stored_field_is_named_in_one_warning(tmp_path, caplog):
     assert "\n" not in warning
 
 
+def test_a_renamed_field_is_read_under_its_old_name(tmp_path):
+    workdir.create_workdir(tmp_path, tiny.config(recipes__mse__lr_width_exponent=0.5))
+
+    def use_old_names(stored) -> None:
+        recipe = stored["recipes"]["mse"]
+        recipe["lr_power"] = recipe.pop("lr_width_exponent")
+        stored["evaluation"]["judges"] = stored["evaluation"].pop("classifiers")
+
+    edit_config(tmp_path, use_old_names)
+    assert workdir.matches_config(tmp_path, tiny.config(recipes__mse__lr_width_exponent=0.5))
+    assert workdir.read_config(tmp_path).recipes.mse.lr_width_exponent == 0.5
+    with pytest.raises(UserError, match=r"recipes.mse.lr_width_exponent is 0.5 there and 0.0 here"):
+        workdir.matches_config(tmp_path, tiny.config())
+
+
 def test_a_stored_recipe_that_the_config_lacks_is_named_in_a_warning(tmp_path, caplog):
     workdir.create_workdir(tmp_path, tiny.config())
     edit_config(tmp_path, lambda stored: stored["recipes"].update(old=stored["recipes"]["mse"]))

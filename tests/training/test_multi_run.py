@@ -30,7 +30,7 @@ MSE = Recipe(alpha=0.0, reduction="sum", **RATES)
 JOINT = Recipe(alpha=0.3, reduction="sum", critic="teacher", **RATES)
 BASELINE = Recipe(**RATES)
 FEATURES = Recipe(
-    alpha=0.0, features="energy", feature_share=1.0, feature_batch=3, steps=5, **RATES
+    alpha=0.0, features="energy", feature_weight=1.0, feature_batch=3, steps=5, **RATES
 )
 
 
@@ -198,7 +198,7 @@ def test_a_group_trains_as_each_of_its_runs_alone_in_float64():
 
 
 def test_students_that_see_features_or_begin_from_the_teacher_train_as_alone():
-    recipes = [FEATURES, dataclasses.replace(JOINT, critic_sees="teacher")]
+    recipes = [FEATURES, dataclasses.replace(JOINT, real_source="teacher")]
     members = {str(k): member(r, seed=k, stream=3) for k, r in enumerate(recipes)}
     _, together = train(members, 5)
     for name, run in members.items():

@@ -226,7 +226,7 @@ def test_a_critic_of_the_teachers_images_takes_them_for_real():
         target = TeacherTargets(shown, None)
         return jitted(spec(recipe), state, draws, real=real, target=target)[0].critic
 
-    seen = critic_after(Recipe(alpha=0.5, critic_sees="teacher"), data)
+    seen = critic_after(Recipe(alpha=0.5, real_source="teacher"), data)
     assert not differ(seen, critic_after(Recipe(alpha=0.5), shown[None]))
     assert differ(seen, critic_after(Recipe(alpha=0.5), data))
 
@@ -234,13 +234,13 @@ def test_a_critic_of_the_teachers_images_takes_them_for_real():
 def test_the_rate_falls_with_the_width_as_the_power_says():
     weight = jnp.zeros(())
     for power, expected in ((0.0, 0.1), (1.0, 0.1 / 8), (0.5, 0.1 / 8**0.5)):
-        adam = make_generator_optimizer(Recipe(generator_lr=0.1, lr_power=power), 8)
+        adam = make_generator_optimizer(Recipe(generator_lr=0.1, lr_width_exponent=power), 8)
         update, _ = adam.update(jnp.ones(()), adam.init(weight), weight)
         assert -float(update) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_share_of_the_features_rises_from_none_to_its_end():
-    recipe = Recipe(alpha=0.0, features="l1", feature_share=0.8, feature_batch=BATCH, steps=4)
+    recipe = Recipe(alpha=0.0, features="l1", feature_weight=0.8, feature_batch=BATCH, steps=4)
     eye = DCGANCritic(2, SIZE, 1, norm="none", conv_impl="matmul")
     frozen = eye.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
     shown = images(2, BATCH)
