@@ -1,4 +1,4 @@
-"""The published weights of the FID network: fetched when asked, checked, folded, read by layer."""
+"""The published weights of the FID network: download on request, folding, reading by layer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import io
 import os
 import re
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from gankd_jax.interop.torch_file import read_torch_file
 from gankd_jax.models.inception import LOGIT_LAYERS, POOL_LAYERS, parameter_shapes
 from gankd_jax.utils import atomic_io
+from gankd_jax.utils.download import download_file
 from gankd_jax.utils.errors import UserError
 
 URL = (
@@ -26,7 +25,8 @@ URL = (
 )
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
-# TensorFlow's name of a block -> PyTorch's, and of a convolution in it, by the kind of block.
+# Names in the TensorFlow graph -> names in PyTorch: of the first convolutions, of the convolutions
+# in each kind of block, and of the blocks.
 _STEM = {
     "conv": "Conv2d_1a_3x3",
     "conv_1": "Conv2d_2a_3x3",
@@ -94,9 +94,9 @@ _BLOCKS = {
     "mixed_10": ("Mixed_7c", _MIXED_8),
 }
 TORCH_NAMES = _STEM | {
-    f"{ours}_{conv}": f"{theirs}.{name}"
-    for ours, (theirs, convs) in _BLOCKS.items()
-    for conv, name in convs.items()
+    f"{block}_{conv}": f"{torch_block}.{torch_conv}"
+    for block, (torch_block, convs) in _BLOCKS.items()
+    for conv, torch_conv in convs.items()
 }
 
 Arrays = dict[str, np.ndarray]
@@ -104,7 +104,7 @@ Params = dict[str, Arrays]  # {name: {"kernel", "bias"}}
 
 
 def default_weights_path() -> Path:
-    """Where `fetch` puts the folded weights and scores look for them."""
+    """Returns where `fetch_weights` puts the folded weights and scores look for them."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home, "gankd-jax", "inception-2015-12-05-folded.npz")
 
@@ -112,16 +112,21 @@ def default_weights_path() -> Path:
 def fetch_weights(
     source: Path | None, target: Path, *, url: str = URL, sha256: str = SHA256
 ) -> None:
-    """Write the folded weights to `target`: of `source`, or downloaded where it is None.
+    """Writes the folded weights to `target`.
 
-    `source` is a copy of the published `.pth`, whose hash is checked, or an `.npz` of folded
-    arrays, complete or not, as this function writes.
+    Args:
+      source: A copy of the published `.pth`; or an `.npz` of folded arrays as this function writes,
+        complete or not.  None downloads the published file.
+      target: The `.npz` to write.
+      url: Address of the published file.
+      sha256: Hash of the published file.
 
     Raises:
-        UserError: `target` exists, or `source` is missing, damaged or another file.
+      UserError: `target` exists; the download failed; or `source` is missing, damaged or another
+        file.
     """
     if target.exists():
-        raise UserError(f"{target} is already there; delete it to fetch the weights anew")
+        raise UserError(f"{target} is already there; delete it to fetch the weights again")
     if source is not None and source.suffix == ".npz":
         arrays = _read_folded(source)
     elif source is not None:
@@ -129,7 +134,11 @@ def fetch_weights(
     else:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder, "weights.pth")
-            _download(url, copy)
+            try:
+                download_file(url, copy, sha256=sha256)
+            except UserError as error:
+                hint = "download it by hand and give it by `gankd weights fetch --from=FILE`"
+                raise UserError(f"{error}; {hint}") from error
             arrays = _fold_published(copy, sha256)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # weights hardly compress
@@ -137,10 +146,14 @@ def fetch_weights(
 
 
 def load_weights(path: Path, layers: Sequence[str]) -> Params:
-    """The parameters of `FidInception(layers)` out of a file of folded weights.
+    """Reads the parameters of `FidInception(layers)` from a file of folded weights.
+
+    Args:
+      path: As `fetch_weights` writes it.
+      layers: Of `POOL_LAYERS` and `LOGIT_LAYERS`.
 
     Raises:
-        UserError: no such file, or the layers need more than it holds; names what is missing.
+      UserError: The file is missing, or lacks parameters of the layers, which are named.
     """
     if not path.exists():
         raise UserError(
@@ -154,22 +167,22 @@ def load_weights(path: Path, layers: Sequence[str]) -> Params:
         raise UserError(
             f"{path} lacks {', '.join(missing)}, needed for {', '.join(layers)}; it serves"
             f" {', '.join(available_layers(path)) or 'no layer'}; `gankd weights fetch`"
-            " gets all of it"
+            " downloads all of them"
         )
     return {name: {part: arrays[f"{name}/{part}"] for part in needed[name]} for name in needed}
 
 
 def available_layers(path: Path) -> tuple[str, ...]:
-    """The layers that a file of folded weights is complete for."""
+    """Returns the layers for which a file of folded weights has all parameters."""
     arrays = _read_folded(path)
-    held = {name.removesuffix("/kernel") for name in arrays}
+    names = {name.removesuffix("/kernel") for name in arrays}
     return tuple(
-        layer for layer in (*POOL_LAYERS, *LOGIT_LAYERS) if set(parameter_shapes([layer])) <= held
+        layer for layer in (*POOL_LAYERS, *LOGIT_LAYERS) if set(parameter_shapes([layer])) <= names
     )
 
 
 def params_fingerprint(params: Params) -> str:
-    """A short hash of parameters, for the keys of what was computed with them."""
+    """Returns a short hash of parameters, for the keys of cached features."""
     digest = hashlib.sha256()
     for name, parts in sorted(params.items()):
         for part, values in sorted(parts.items()):
@@ -178,13 +191,13 @@ def params_fingerprint(params: Params) -> str:
 
 
 def fold_torch_state(state: Mapping[str, np.ndarray]) -> Params:
-    """pytorch-fid's `state_dict` as parameters of `FidInception`, batch norm in the kernels.
+    """Converts pytorch-fid's `state_dict` to parameters of `FidInception`, batch norm folded in.
 
     Raises:
-        UserError: an array is missing.
+      UserError: An array is missing.
     """
     try:
-        params = {ours: _fold(state, theirs) for ours, theirs in TORCH_NAMES.items()}
+        params = {name: _fold(state, torch_name) for name, torch_name in TORCH_NAMES.items()}
         params["softmax"] = {"kernel": state["fc.weight"].T, "bias": state["fc.bias"]}
     except KeyError as error:
         raise UserError(f"these are not the weights of the FID network: no {error}") from error
@@ -192,13 +205,13 @@ def fold_torch_state(state: Mapping[str, np.ndarray]) -> Params:
 
 
 def _fold(state: Mapping[str, np.ndarray], name: str) -> Arrays:
-    """One convolution (out, in, h, w) and its batch norm as (h, w, in, out) and a bias."""
+    """Folds one convolution (out, in, h, w) and its batch norm to (h, w, in, out) and a bias."""
     kernel = state[f"{name}.conv.weight"].astype(np.float64)
     gamma, beta, mean, variance = (
         state[f"{name}.bn.{part}"].astype(np.float64)
         for part in ("weight", "bias", "running_mean", "running_var")
     )
-    scale = gamma / np.sqrt(variance + 1e-3)
+    scale = gamma / np.sqrt(variance + 1e-3)  # epsilon of Inception v3
     return {
         "kernel": (kernel.transpose(2, 3, 1, 0) * scale).astype(np.float32),
         "bias": (beta - mean * scale).astype(np.float32),
@@ -206,34 +219,22 @@ def _fold(state: Mapping[str, np.ndarray], name: str) -> Arrays:
 
 
 def _fold_published(path: Path, sha256: str) -> Arrays:
-    """The folded arrays of the published file, if it is that file."""
+    """Folds the published file; any other is refused by its hash."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         raise UserError(
-            f"{path} is not the published file: SHA-256 {found[:8]}..., not {sha256[:8]}...;"
-            " fetch it again"
+            f"{path} is not the published file: SHA-256 {digest[:8]}..., not {sha256[:8]}...;"
+            " download it again"
         )
     params = fold_torch_state(read_torch_file(path))
     return {f"{name}/{part}": a for name, parts in params.items() for part, a in parts.items()}
 
 
-def _download(url: str, target: Path) -> None:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as reply, target.open("wb") as file:
-            while block := reply.read(1 << 20):
-                file.write(block)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise UserError(
-            f"the Inception weights cannot be downloaded ({error}); fetch {url}"
-            " by hand and give it by `gankd weights fetch --from=FILE`"
-        ) from error
-
-
 def _read_folded(path: Path) -> Arrays:
-    """The arrays of an .npz, if each is one of this network's by its name and shape."""
+    """Reads an .npz whose arrays all have a name and shape of this network."""
     try:
         arrays = atomic_io.read_npz(path)
     except FileNotFoundError as error:
@@ -256,6 +257,6 @@ def _all_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _blocks(names: Iterable[str]) -> list[str]:
-    """The blocks (mixed_9, softmax, ...) that parameters belong to, in the network's order."""
+    """Returns the blocks (mixed_9, softmax, ...) of parameters, in the network's order."""
     blocks = {match[0] for name in names if (match := re.match(r"mixed(_\d+)?|\w+", name))}
     return sorted(blocks, key=[*_STEM, *_BLOCKS, "softmax"].index)

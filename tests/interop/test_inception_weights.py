@@ -1,4 +1,4 @@
-"""The FID network's weights: folding, fetching, and files that reach only some layers."""
+"""The FID network's weights: folding, download, and files with only some layers."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from local_server import serve_folder
 from torch_references import random_inception_state, reference
 
 from gankd_jax.interop import inception_weights
@@ -33,7 +34,7 @@ def partial() -> Path:
 
 
 def small_folded(path: Path, *layers: str) -> Path:
-    """Zeros under the names and in the shapes of some layers."""
+    """Writes zeros under the names and in the shapes of some layers."""
     arrays = {
         f"{name}/{part}": np.zeros(shape, np.float32)
         for name, parts in parameter_shapes(layers).items()
@@ -55,23 +56,23 @@ def test_folding_a_convolution_by_hand() -> None:
     folded = inception_weights._fold(state, "x")
     x = rng.normal(size=3)
     y = state["x.conv.weight"][:, :, 0, 0] @ x
-    by_hand = [(y[0] - 1) / 1 * 2 + 0.5, (y[1] - 4) / 2 * 3 - 1]
-    np.testing.assert_allclose(x @ folded["kernel"][0, 0] + folded["bias"], by_hand, rtol=1e-5)
+    expected = [(y[0] - 1) / 1 * 2 + 0.5, (y[1] - 4) / 2 * 3 - 1]
+    np.testing.assert_allclose(x @ folded["kernel"][0, 0] + folded["bias"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_fetched_copy_of_the_published_format_is_the_network(
+def test_a_file_in_the_published_format_gives_the_folded_weights(
     tmp_path: Path, zipped: bool
 ) -> None:
     torch = reference("torch")
     state = random_inception_state(1)
     source, target = tmp_path / "weights.pth", tmp_path / "cache" / "folded.npz"
-    torch.save(state, source, _use_new_zipfile_serialization=False)
+    torch.save(state, source, _use_new_zipfile_serialization=zipped)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     inception_weights.fetch_weights(source, target, sha256=digest)
-    got = inception_weights.load_weights(target, ["logits"])
+    actual = inception_weights.load_weights(target, ["logits"])
     expected = inception_weights.fold_torch_state({k: v.numpy() for k, v in state.items()})
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     assert inception_weights.available_layers(target) == (
         *("64", "192", "768", "1280", "2048"),
         *("logits_unbiased", "logits"),
@@ -80,19 +81,25 @@ def test_a_fetched_copy_of_the_published_format_is_the_network(
 
 def test_a_download_is_checked_by_its_hash(tmp_path: Path) -> None:
     (tmp_path / "other.pth").write_bytes(b"other")
-    url = (tmp_path / "other.pth").as_uri()
-    with pytest.raises(UserError, match=r"SHA-256 d9298a10\.\.\., not 6726825d"):
-        inception_weights.fetch_weights(None, tmp_path / "folded.npz", url=url)
+    with (
+        serve_folder(tmp_path) as address,
+        pytest.raises(
+            UserError, match=r"expected 6726825d\w* but got d9298a10\w*\); .*--from=FILE"
+        ),
+    ):
+        inception_weights.fetch_weights(None, tmp_path / "folded.npz", url=f"{address}/other.pth")
     assert not (tmp_path / "folded.npz").exists()
 
 
-def test_a_download_that_fails_names_the_way_by_hand(tmp_path: Path) -> None:
-    url = (tmp_path / "nothing.pth").as_uri()
-    with pytest.raises(UserError, match=r"cannot be downloaded .* --from=FILE"):
-        inception_weights.fetch_weights(None, tmp_path / "folded.npz", url=url)
+def test_a_failed_download_says_how_to_do_it_by_hand(tmp_path: Path) -> None:
+    with (
+        serve_folder(tmp_path) as address,
+        pytest.raises(UserError, match=r"cannot be downloaded .*; .*--from=FILE"),
+    ):
+        inception_weights.fetch_weights(None, tmp_path / "folded.npz", url=f"{address}/nothing.pth")
 
 
-def test_weights_that_are_there_are_not_overwritten(tmp_path: Path) -> None:
+def test_existing_weights_are_not_overwritten(tmp_path: Path) -> None:
     target = small_folded(tmp_path / "folded.npz", "64")
     before = target.read_bytes()
     with pytest.raises(UserError, match="already there"):
@@ -105,7 +112,7 @@ def test_a_state_dict_of_another_network_names_what_is_missing() -> None:
         inception_weights.fold_torch_state({"conv1.weight": np.zeros(1)})
 
 
-def test_a_partial_file_serves_what_it_reaches(tmp_path: Path) -> None:
+def test_a_partial_file_serves_the_layers_it_has(tmp_path: Path) -> None:
     source = small_folded(tmp_path / "partial.npz", "192")
     inception_weights.fetch_weights(source, tmp_path / "cached.npz")
     params = inception_weights.load_weights(tmp_path / "cached.npz", ["64", "192"])
@@ -114,7 +121,7 @@ def test_a_partial_file_serves_what_it_reaches(tmp_path: Path) -> None:
         inception_weights.load_weights(tmp_path / "cached.npz", ["64", "768"])
 
 
-def test_files_that_are_not_weights_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gankd weights fetch"):
         inception_weights.load_weights(tmp_path / "none.npz", ["64"])
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
@@ -137,21 +144,21 @@ def test_the_real_partial_weights_lack_exactly_the_last_blocks(partial: Path) ->
         inception_weights.load_weights(partial, ["logits"])
 
 
-def pictures() -> np.ndarray:
-    """Waves of several lengths and directions; whole numbers, the same everywhere."""
+def waves() -> np.ndarray:
+    """Returns images of waves of several lengths and directions, equal on every machine."""
     y, x = np.indices((40, 50))
-    waves = [(x * a + y * b) % 256 for a, b in ((5, 0), (3, 7), (40, 11))]
-    return np.stack([np.stack(waves, -1), np.stack(waves[::-1], -1)]).astype(np.uint8)
+    planes = [(x * a + y * b) % 256 for a, b in ((5, 0), (3, 7), (40, 11))]
+    return np.stack([np.stack(planes, -1), np.stack(planes[::-1], -1)]).astype(np.uint8)
 
 
 def features(path: Path) -> dict[str, Any]:
-    """Of each layer the mean, the deviation and the first features of the pictures."""
+    """Returns of each layer the mean, the standard deviation and the first features."""
     layers = ("64", "192", "768", "1280")
     params = inception_weights.load_weights(path, layers)
-    found = jax.jit(FidInception(layers).apply)(
-        {"params": params}, preprocess_images(jnp.asarray(pictures()))
+    outputs = jax.jit(FidInception(layers).apply)(
+        {"params": params}, preprocess_images(jnp.asarray(waves()))
     )
-    rows = {layer: np.asarray(value, np.float64) for layer, value in found.items()}
+    rows = {layer: np.asarray(value, np.float64) for layer, value in outputs.items()}
     return {
         layer: [float(x.mean()), float(x.std()), *x[:, :3].ravel().tolist()]
         for layer, x in rows.items()
