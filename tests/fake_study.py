@@ -20,12 +20,12 @@ LATENT = 20  # numbers in a latent
 REAL = {"inception_score": 9.8, "fd_classifier": 2.0, "sharpness": 3400.0}
 
 
-def parameters(width: int) -> int:
+def parameter_count(width: int) -> int:
     """A made-up count: 100 d^2."""
     return 100 * width**2
 
 
-def make(
+def write_study(
     folder: Path,
     *,
     seeds: tuple[int, ...] = (0, 1, 2),
@@ -38,47 +38,49 @@ def make(
 ) -> Path:
     """Write a finished study: teacher of width 32 and students and baselines of every width."""
     config = _config(seeds, widths, students, data, size)
-    _write(folder / "config.json", config)
-    _write(folder / "teacher.json", {"run": "teacher-d32-s0", "chosen_by": "the only candidate"})
+    _write_json(folder / "config.json", config)
+    _write_json(
+        folder / "teacher.json", {"run": "teacher-d32-s0", "chosen_by": "the only candidate"}
+    )
     real = {key: REAL[key] for key in scores if key in REAL}
-    _write(folder / "reference" / "scores.json", {"scores": real, "made": _made(data)})
-    _pictures(folder / "reference", size, channels, blur=32)
+    _write_json(folder / "reference" / "scores.json", {"scores": real, "made": _provenance(data)})
+    _write_samples(folder / "reference", size, channels, blur=32)
     teacher = {"sharpness": 3600.0} | {k: v for k, v in TEACHER.items() if k[:15] in scores}
-    _run(folder, ("teacher", "teacher", 32, 0), teacher, size, channels)
+    _write_run(folder, ("teacher", "teacher", 32, 0), teacher, size, channels)
     for width in widths:
         for seed in seeds:
             for index, name in enumerate(students):
                 found = _scores(STUDENT[width], seed, scores)
                 if index and "inception_score" in found:
                     found["inception_score"] += 0.05
-                _run(folder, ("student", name, width, seed), found, size, channels)
+                _write_run(folder, ("student", name, width, seed), found, size, channels)
             found = _scores(BASELINE[width], seed, scores)
             found.pop("pixel_error", None)
-            _run(folder, ("baseline", "baseline", width, seed), found, size, channels)
+            _write_run(folder, ("baseline", "baseline", width, seed), found, size, channels)
     return folder
 
 
-def unfinished(folder: Path) -> Path:
+def write_unfinished_study(folder: Path) -> Path:
     """Write a study that stopped: one run failed, one trained, one half-way, one not begun."""
-    make(folder, seeds=(0, 1), widths=(2, 4), students=("mse",))
-    fail(folder / "baseline-d2-s0")
+    write_study(folder, seeds=(0, 1), widths=(2, 4), students=("mse",))
+    mark_failed(folder / "baseline-d2-s0")
     (folder / "student-mse-d2-s1" / "scores.json").unlink()
     for name in ("scores.json", "samples.npz"):
         (folder / "student-mse-d4-s1" / name).unlink()
     log = folder / "student-mse-d4-s1" / "log.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join([*lines[:3], lines[3][:9]]))  # killed while it wrote step 400
-    remove(folder / "baseline-d4-s1")
+    remove_run(folder / "baseline-d4-s1")
     return folder
 
 
-def no_teacher(folder: Path) -> Path:
+def write_study_without_teacher(folder: Path) -> Path:
     """Write a study whose teacher is still being trained."""
-    make(folder, seeds=(0,), widths=(2,), students=("mse",))
+    write_study(folder, seeds=(0,), widths=(2,), students=("mse",))
     (folder / "teacher.json").unlink()
     (folder / "teacher-d32-s0" / "scores.json").unlink()
     for name in ("student-mse-d2-s0", "baseline-d2-s0"):
-        remove(folder / name)
+        remove_run(folder / name)
     return folder
 
 
@@ -86,17 +88,25 @@ def add_teacher(folder: Path, *, width: int, inception_score: float) -> None:
     """Add a teacher that was tried and not chosen."""
     candidates = {"teacher-d32-s0": 20.5, f"teacher-d{width}-s0": 31.5}
     choice = {"run": "teacher-d32-s0", "chosen_by": "fd_classifier on validation"}
-    _write(folder / "teacher.json", choice | {"candidates": candidates})
+    _write_json(folder / "teacher.json", choice | {"candidates": candidates})
     scores = {"inception_score": inception_score}
-    _run(folder, ("teacher", "teacher", width, 0), scores, size=16, channels=1)
+    _write_run(folder, ("teacher", "teacher", width, 0), scores, size=16, channels=1)
 
 
-def fail(run: Path) -> None:
+def drop_precisions(folder: Path) -> None:
+    """Remove the scores of lower precisions, as in a study that did not evaluate them."""
+    for path in folder.glob("*/scores.json"):
+        content = json.loads(path.read_text())
+        content.pop("precisions", None)
+        _write_json(path, content)
+
+
+def mark_failed(run: Path) -> None:
     """Make a run one that has failed."""
-    _write(run / "failed.json", {"step": 120, "reason": "the critic's loss is not finite"})
+    _write_json(run / "failed.json", {"step": 120, "reason": "the critic's loss is not finite"})
 
 
-def remove(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
@@ -127,7 +137,7 @@ def _scores(at_zero: tuple[float, ...], seed: int, keys: tuple[str, ...]) -> dic
     return {key: known[key] + seed * STEP[key] for key in keys}
 
 
-def _made(data: str) -> dict:
+def _provenance(data: str) -> dict:
     return {
         "samples": 1000,
         "reference": f"{data}:test",
@@ -137,7 +147,7 @@ def _made(data: str) -> dict:
     }
 
 
-def _run(
+def _write_run(
     folder: Path, key: tuple[str, str, int, int], scores: dict[str, float], size: int, channels: int
 ) -> None:
     kind, recipe, width, seed = key
@@ -148,32 +158,36 @@ def _run(
         "recipe": recipe,
         "width": width,
         "seed": seed,
-        "parameters": parameters(width),
+        "parameters": parameter_count(width),
         "paper_parameters": 50 * width**2,
         "multiply_adds": 1000 * width**2,
-        "bytes_float32": 4 * parameters(width),
+        "bytes_float32": 4 * parameter_count(width),
     }
-    _write(folder / name / "run.json", about)
-    found = {"scores": scores, "made": _made("made-up"), "precisions": _precisions(width, scores)}
-    _write(folder / name / "scores.json", found)
-    lines = [json.dumps(_record(100 * (i + 1), kind, width, seed)) for i in range(10)]
+    _write_json(folder / name / "run.json", about)
+    found = {
+        "scores": scores,
+        "made": _provenance("made-up"),
+        "precisions": _precisions(width, scores),
+    }
+    _write_json(folder / name / "scores.json", found)
+    lines = [json.dumps(_log_record(100 * (i + 1), kind, width, seed)) for i in range(10)]
     (folder / name / "log.jsonl").write_text("\n".join(lines) + "\n")
-    _pictures(folder / name, size, channels, blur=width)
+    _write_samples(folder / name, size, channels, blur=width)
     if kind == "student":
-        _folded(folder / name, width, size, channels)
+        _write_folded(folder / name, width, size, channels)
 
 
 def _precisions(width: int, scores: dict[str, float]) -> dict:
     """Four, two and one byte a parameter; int8 costs a tenth of each score."""
     int8 = {key: 0.9 * value for key, value in scores.items()}
     return {
-        "float32": {"bytes": 4 * parameters(width)},
-        "float16": {"bytes": 2 * parameters(width), "scores": scores},
-        "int8": {"bytes": parameters(width), "scores": int8},
+        "float32": {"bytes": 4 * parameter_count(width)},
+        "float16": {"bytes": 2 * parameter_count(width), "scores": scores},
+        "int8": {"bytes": parameter_count(width), "scores": int8},
     }
 
 
-def _record(step: int, kind: str, width: int, seed: int) -> dict[str, float]:
+def _log_record(step: int, kind: str, width: int, seed: int) -> dict[str, float]:
     record = {
         "step": step,
         "seconds": step / 100,
@@ -184,7 +198,7 @@ def _record(step: int, kind: str, width: int, seed: int) -> dict[str, float]:
     return record | {"critic_loss": -1.0 - 0.1 * width + step / 1000}
 
 
-def _pictures(folder: Path, size: int, channels: int, blur: int) -> None:
+def _write_samples(folder: Path, size: int, channels: int, blur: int) -> None:
     """Draw discs where the latent is the position; a narrow model's are paler."""
     rng = np.random.default_rng(0)
     places = rng.uniform(0.3, 0.7, (64, 2))
@@ -192,16 +206,16 @@ def _pictures(folder: Path, size: int, channels: int, blur: int) -> None:
     mix = np.linspace(0, 1, 8)[None, :, None]
     paths = ends[:, None, 0] * (1 - mix) + ends[:, None, 1] * mix
     arrays = {
-        "grid": _discs(places, size, channels, blur),
-        "interpolation": np.stack([_discs(path, size, channels, blur) for path in paths]),
+        "grid": _draw_discs(places, size, channels, blur),
+        "interpolation": np.stack([_draw_discs(path, size, channels, blur) for path in paths]),
         "distances": np.linspace(blur, 2 * blur, 64),
         "closest": np.arange(8),
-        "nearest": _discs(places[:8], size, channels, blur=50),
+        "nearest": _draw_discs(places[:8], size, channels, blur=50),
     }
     np.savez(folder / "samples.npz", **arrays)
 
 
-def _folded(folder: Path, width: int, size: int, channels: int) -> None:
+def _write_folded(folder: Path, width: int, size: int, channels: int) -> None:
     """Write random weights."""
     rng = np.random.default_rng(width)
     hidden = [width * 2**k for k in reversed(range(int(np.log2(size // 4))))]
@@ -212,7 +226,7 @@ def _folded(folder: Path, width: int, size: int, channels: int) -> None:
     np.savez(folder / "folded.npz", **arrays)
 
 
-def time(folder: Path, *, widths: tuple[int, ...]) -> None:
+def add_latency(folder: Path, *, widths: tuple[int, ...]) -> None:
     """Add latencies of the teacher and of one student of each width; 2 is as slow as 4."""
     runs = ["teacher-d32-s0", *(f"student-mse-d{width}-s0" for width in widths)]
     numbers = {"images_per_second": 5000.0, "peak_mib": 50.0}
@@ -223,10 +237,10 @@ def time(folder: Path, *, widths: tuple[int, ...]) -> None:
         }
         for run, width in zip(runs, (32, *widths), strict=True)
     }
-    _write(folder / "latency.json", {"machine": "a made-up machine", "runs": timed})
+    _write_json(folder / "latency.json", {"machine": "a made-up machine", "runs": timed})
 
 
-def _discs(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
+def _draw_discs(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
     y, x = np.mgrid[0:size, 0:size] / size
     distance = np.hypot(x - places[:, 0, None, None], y - places[:, 1, None, None])
     ink = 255 / (1 + np.exp((distance - 0.2) * 4 * blur))
@@ -234,6 +248,6 @@ def _discs(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarra
     return (ink[..., None] * tint).astype(np.uint8)
 
 
-def _write(path: Path, value: dict) -> None:
+def _write_json(path: Path, value: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

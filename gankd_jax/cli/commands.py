@@ -73,11 +73,11 @@ def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], No
 def run_report(args: Namespace) -> None:
     """Write table.md, table.csv and report.html from the contents of a work directory."""
     from gankd_jax.report.page import write_report
-    from gankd_jax.report.runs import read
-    from gankd_jax.report.table import text
+    from gankd_jax.report.study_results import read_study_results
+    from gankd_jax.report.tables import format_report_text
 
     page = write_report(args.workdir)
-    print(text(read(args.workdir)))
+    print(format_report_text(read_study_results(args.workdir)))
     print(page)
 
 
@@ -90,26 +90,26 @@ def run_watch(args: Namespace) -> None:
 
 def run_sample(args: Namespace) -> None:
     """Write a grid of generated images as PNG, of a run or of a pretrained generator."""
-    from gankd_jax.study import generators
+    from gankd_jax.study import sample_run
 
     run_flags = {"--config": args.config, "--workdir": args.workdir, "--run": args.run_name}
     missing_flags = [flag for flag, value in run_flags.items() if value is None]
     if args.pretrained:
         if len(missing_flags) < len(run_flags):
             raise UserError("--pretrained is not a run of a study: give it, or --workdir and --run")
-        generators.sample_pretrained(args.pretrained, args.out)
+        sample_run.sample_pretrained(args.pretrained, args.out)
     elif missing_flags:
         raise UserError(f"`gankd sample` needs {missing_flags[0]}=... of a study, or --pretrained")
     else:
-        generators.sample_run(args.config.load(), args.workdir, args.run_name, out=args.out)
+        sample_run.sample_run(args.config.load(), args.workdir, args.run_name, out=args.out)
     print(args.out)
 
 
 def run_compare(args: Namespace) -> None:
     """Print a study's scores beside the paper's, or beside a table."""
-    from gankd_jax.report.compare import compare
+    from gankd_jax.report.paper_results import compare_with_published
 
-    print(compare(args.workdir, args.reference))
+    print(compare_with_published(args.workdir, args.reference))
 
 
 def run_score(args: Namespace) -> None:
@@ -157,7 +157,7 @@ def run_weights_import_torch(args: Namespace) -> None:
 
 def run_export(args: Namespace) -> None:
     """Write a run's generator as a file for other programs, after checking its images."""
-    from gankd_jax.study.generators import export_run
+    from gankd_jax.study.export_run import export_run
 
     print(
         export_run(

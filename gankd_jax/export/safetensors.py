@@ -4,7 +4,6 @@
 `layerK.scale` `[o]`, by which the kernel is multiplied.  Nothing in the file can be executed.
 """
 
-import dataclasses
 import json
 from typing import Any
 
@@ -41,11 +40,11 @@ def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
     return safetensors.numpy.save(whole, about)
 
 
-def read_safetensors(file: bytes) -> TrainedGenerator:
-    """Returns the generator in a file, whose module has no norm, with its card.
+def read_safetensors(file: bytes) -> tuple[TrainedGenerator, dict[str, Any]]:
+    """The generator, which has no norm, its variables and its card.
 
     Raises:
-      ValueError: The bytes are not such a file's.
+      ValueError: these are not such a file's bytes.
     """
     try:
         arrays = safetensors.numpy.load(file)
@@ -56,7 +55,7 @@ def read_safetensors(file: bytes) -> TrainedGenerator:
         card = json.loads(about["card"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a generator's weights: {error}") from error
-    return dataclasses.replace(unfold_generator(generator, layers), card=card)
+    return unfold_generator(generator, layers), card
 
 
 def _layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
@@ -78,4 +77,5 @@ def _about(file: bytes) -> dict[str, str]:
 
 def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:
     """The images that the file's generator draws."""
-    return np.asarray(sampling.sample_images(*read_safetensors(file), latents))
+    generator, _ = read_safetensors(file)
+    return np.asarray(sampling.sample_images(*generator, latents))

@@ -3,12 +3,12 @@
 import numpy as np
 
 from gankd_jax.metrics.sharpness import variance_of_laplacian
-from gankd_jax.report.runs import Grid, Study
+from gankd_jax.report.formatting import format_number
 from gankd_jax.report.sheets import Detail, Strip, shown_models
-from gankd_jax.report.wording import number
+from gankd_jax.report.study_results import ImageArray, StudyResults
 
 
-def blur_sheet(study: Study, detail: Detail) -> list[Strip]:
+def blur_sheet(study: StudyResults, detail: Detail) -> list[Strip]:
     """Return a strip for each model, blurred ones first; its left half most blurred, then sharpest.
 
     The models stand by the mean of the images that are at hand.
@@ -24,8 +24,8 @@ def blur_sheet(study: Study, detail: Detail) -> list[Strip]:
     return [_strip(*one, half=detail.columns // 2) for one in shown]
 
 
-def _strip(label: str, grid: Grid, sharpness: np.ndarray, *, half: int) -> Strip:
+def _strip(label: str, grid: ImageArray, sharpness: np.ndarray, *, half: int) -> Strip:
     order = np.argsort(sharpness, kind="stable")
     ends = np.concatenate([order[:half], order[-half:]])
     about = f"the most blurred and the sharpest images of {label}"
-    return Strip(f"{label} {number(float(sharpness.mean()))}", about, grid[ends])
+    return Strip(f"{label} {format_number(float(sharpness.mean()))}", about, grid[ends])

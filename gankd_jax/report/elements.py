@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from gankd_jax.report.cells import Cell, Table
+from gankd_jax.report.formatting import Cell, Table
 from gankd_jax.report.sheets import Strip
 
 VERDICTS = ("student ahead", "baseline ahead")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from gankd_jax.report.aggregate import ScoreSeries
 from gankd_jax.report.drawing import INK, chart, colour, log_ticks, short, style, svg, wide_range
-from gankd_jax.report.lines import Line
-from gankd_jax.report.runs import Run
-from gankd_jax.report.wording import model_name
+from gankd_jax.report.formatting import model_name
+from gankd_jax.report.study_results import RunResults
 
 MARKERS = "os^DvPX*"
 FILLS = {"float32": "full", "float16": "none", "int8": "left"}
@@ -25,7 +25,7 @@ APART = 0.1  # of a chart's width: names that lie closer would overlap
 POINTS = 100  # of a training curve; each is the mean of the logged steps around it
 
 
-def score_figure(title: str, axis: str, lines: list[Line], real: float | None) -> str:
+def score_figure(title: str, axis: str, lines: list[ScoreSeries], real: float | None) -> str:
     """Draw one score: a line through the means of each model, a dot for each seed.
 
     Args:
@@ -52,27 +52,25 @@ def score_figure(title: str, axis: str, lines: list[Line], real: float | None) -
             axes.axhline(real, color=INK, ls=":", lw=1, label="real images")
         log_ticks(axes.xaxis)
         _name_widths(axes, small)
-        seeds = [
-            value for line in lines for p in line.points for value in p.summary.values.values()
-        ]
+        seeds = [value for line in lines for p in line.points for value in p.stats.values.values()]
         wide_range(axes, [*seeds, *([] if real is None else [real])])
         return svg(figure)
 
 
-def _teacher(axes: Axes, line: Line) -> None:
+def _teacher(axes: Axes, line: ScoreSeries) -> None:
     [point] = line.points
     fill = FILLS.get(line.precision, "full")
-    axes.plot(point.x, point.summary.mean, "*", color=INK, ms=9, fillstyle=fill)
+    axes.plot(point.x, point.stats.mean, "*", color=INK, ms=9, fillstyle=fill)
     if line.precision == "float32":
-        axes.axhline(point.summary.mean, color=INK, ls="--", lw=1, label="teacher")
+        axes.axhline(point.stats.mean, color=INK, ls="--", lw=1, label="teacher")
 
 
-def _line(axes: Axes, line: Line, index: int) -> None:
-    means = [point.summary.mean for point in line.points]
+def _line(axes: Axes, line: ScoreSeries, index: int) -> None:
+    means = [point.stats.mean for point in line.points]
     axes.errorbar(
         [point.x for point in line.points],
         means,
-        yerr=[point.summary.sd or 0.0 for point in line.points],
+        yerr=[point.stats.std or 0.0 for point in line.points],
         color=colour(index),
         marker=MARKERS[index % len(MARKERS)],
         fillstyle=FILLS.get(line.precision, "full"),
@@ -83,12 +81,12 @@ def _line(axes: Axes, line: Line, index: int) -> None:
         label=model_name(line.kind, line.recipe) if line.precision == "float32" else None,
     )
     for point in line.points:
-        if point.summary.sd is not None:
-            seeds = list(point.summary.values.values())
+        if point.stats.std is not None:
+            seeds = list(point.stats.values.values())
             axes.plot([point.x] * len(seeds), seeds, ".", color=colour(index), ms=3.5, alpha=0.7)
 
 
-def _name_widths(axes: Axes, lines: list[Line]) -> None:
+def _name_widths(axes: Axes, lines: list[ScoreSeries]) -> None:
     """Name the widths along the top; those that lie close together share a name."""
     places: dict[int, list[float]] = {}
     for point in (p for line in lines if line.precision == "float32" for p in line.points):
@@ -115,7 +113,7 @@ def together(places: dict[int, float], apart: float) -> list[list[int]]:
     return [sorted(group) for group in groups]
 
 
-def curve_figure(runs: list[Run], key: str) -> str:
+def curve_figure(runs: list[RunResults], key: str) -> str:
     """Draw a logged quantity of one recipe's runs against the step; colour and dashes are a width.
 
     Returns:
@@ -124,17 +122,17 @@ def curve_figure(runs: list[Run], key: str) -> str:
     logged = [run for run in runs if any(key in record for record in run.log)]
     if not logged:
         return ""
-    widths = sorted({run.key.width for run in logged})
+    widths = sorted({run.width for run in logged})
     with style(f"{logged[0].name} {key}"):
         figure, axes = chart(CURVES[key])
         axes.set_xlabel("generator step")
         axes.xaxis.set_major_formatter(lambda step, _: short(step))
         drawn = []
-        for run in sorted(logged, key=lambda run: run.key.width):
+        for run in sorted(logged, key=lambda run: run.width):
             steps, values = thinned(run.log, key)
-            index = widths.index(run.key.width)
-            first = f"d={run.key.width}" not in axes.get_legend_handles_labels()[1]
-            label = f"d={run.key.width}" if first else None
+            index = widths.index(run.width)
+            first = f"d={run.width}" not in axes.get_legend_handles_labels()[1]
+            label = f"d={run.width}" if first else None
             line = LINES[index % len(LINES)]
             axes.plot(steps, values, line, color=colour(index), lw=1.2, label=label)
             drawn += list(values)

@@ -6,8 +6,8 @@ from gankd_jax.report.blur import blur_sheet
 from gankd_jax.report.elements import note, sheets_html, titled
 from gankd_jax.report.likeness import nearest_sheets, nearest_table
 from gankd_jax.report.player import KEEP
-from gankd_jax.report.runs import Study
 from gankd_jax.report.sheets import Detail, Strip, interpolations, samples
+from gankd_jax.report.study_results import StudyResults
 
 SAME = (
     "Every column is one latent; the teacher's images stay in view. A baseline has a map of its "
@@ -41,7 +41,7 @@ class Pictures:
     lossy: bool
 
 
-def gallery(study: Study, pictures: Pictures) -> list[tuple[str, str]]:
+def gallery(study: StudyResults, pictures: Pictures) -> list[tuple[str, str]]:
     """Return each section's title and content."""
     detail = pictures.detail
     blurred = blur_sheet(study, detail)
@@ -63,7 +63,7 @@ def _sheets(shown: list[list[Strip]], about: str, pictures: Pictures) -> str:
     return f"{note(said)}{sheets_html(shown, lossy=pictures.lossy)}"
 
 
-def _nearest(study: Study, pictures: Pictures) -> str:
+def _nearest(study: StudyResults, pictures: Pictures) -> str:
     table = nearest_table(study)
     if table is not None:
         sheets = nearest_sheets(study, pictures.detail)

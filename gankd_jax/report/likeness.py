@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from gankd_jax.report.cells import Cell, Table, whole
-from gankd_jax.report.runs import Nearest, Run, Study
+from gankd_jax.report.formatting import Cell, Table, count_cell, format_number, model_name
 from gankd_jax.report.sheets import Detail, Strip, shown_models
-from gankd_jax.report.wording import model_name, number
+from gankd_jax.report.study_results import NearestImages, RunResults, StudyResults
 
 HEADER = ("d", "model", "median distance", "to real", "smallest distance")
 DISTANCES = (
@@ -15,7 +14,7 @@ DISTANCES = (
 )
 
 
-def nearest_sheets(study: Study, detail: Detail) -> list[list[Strip]]:
+def nearest_sheets(study: StudyResults, detail: Detail) -> list[list[Strip]]:
     """Return pairs of strips, the images that come nearest to training images above those.
 
     They are the teacher's and those of the widest width's students and baselines.
@@ -31,15 +30,19 @@ def nearest_sheets(study: Study, detail: Detail) -> list[list[Strip]]:
     ]
 
 
-def _pair(label: str, grid: np.ndarray, nearest: Nearest, columns: int) -> list[Strip]:
-    drawn = grid[nearest.closest[:columns]]
+def _pair(label: str, grid: np.ndarray, nearest: NearestImages, columns: int) -> list[Strip]:
+    drawn = grid[nearest.closest_indices[:columns]]
     return [
         Strip(label, f"images of {label} that come nearest to training images", drawn),
-        Strip("training image", "the training images they come near to", nearest.images[:columns]),
+        Strip(
+            "training image",
+            "the training images they come near to",
+            nearest.training_images[:columns],
+        ),
     ]
 
 
-def nearest_table(study: Study) -> Table | None:
+def nearest_table(study: StudyResults) -> Table | None:
     """Return how near each model comes; None where none was looked at."""
     models = shown_models(study, ("student", "baseline"))
     runs = [study.teacher, *(model.run for model in models)]
@@ -50,17 +53,17 @@ def nearest_table(study: Study) -> Table | None:
     return Table("Distances", DISTANCES, HEADER, tuple(lines), len(HEADER)) if lines else None
 
 
-def _line(run: Run, real: Nearest | None) -> tuple[Cell, ...]:
+def _line(run: RunResults, real: NearestImages | None) -> tuple[Cell, ...]:
     assert run.nearest
-    name = model_name(run.key.kind, run.key.recipe)
-    return (whole(run.key.width), Cell(name), *_numbers(run.nearest, real))
+    name = model_name(run.kind, run.recipe)
+    return (count_cell(run.width), Cell(name), *_numbers(run.nearest, real))
 
 
-def _numbers(nearest: Nearest, real: Nearest | None) -> tuple[Cell, ...]:
+def _numbers(nearest: NearestImages, real: NearestImages | None) -> tuple[Cell, ...]:
     middle, least = float(np.median(nearest.distances)), float(nearest.distances.min())
     times = middle / float(np.median(real.distances)) if real else None
     return (
-        Cell(number(middle), middle),
+        Cell(format_number(middle), middle),
         Cell("-" if times is None else f"{times:.2f}", times),
-        Cell(number(least), least),
+        Cell(format_number(least), least),
     )

@@ -1,4 +1,4 @@
-"""The state of a running study, on however many machines, out of the files that it leaves."""
+"""Shows the state of a running study, on any number of machines, from the files in its folder."""
 
 import shutil
 import socket
@@ -9,161 +9,212 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gankd_jax.report.runs import Key, failure, floats, planned, read_object, reading
-from gankd_jax.report.wording import number
+from gankd_jax.report.formatting import format_number
+from gankd_jax.report.study_results import (
+    blame_file,
+    list_planned_runs,
+    parse_scores,
+    read_failure,
+    read_json_object,
+)
+from gankd_jax.study.plan import Run
 from gankd_jax.utils import file_lock
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.metric_writer import read_log
 
-REFRESH_SECONDS = 3.0  # seconds between looks
-# A run at work writes a line of its log now and then, the first after its program is compiled.
-LINES_LATE, LEAST_LATE, FIRST_LATE = 5, 120.0, 900.0  # lines; seconds; seconds
+REFRESH_SECONDS = 3.0
+# A running process counts as silent after this time without a new line in its log. Larger values
+# notice a dead machine later; smaller ones call slow runs silent.
+SILENT_AFTER_LINES = 5  # times the interval between the last two lines
+MIN_SILENT_SECONDS = 120.0
+FIRST_LINE_SECONDS = 900.0  # before the first line, which comes after compilation
 LOSSES = ("critic_loss", "generator_loss", "pixel_error")
-FOLDED = ("scored", "waiting", "trained", "stopped")  # in this order, where a screen is too small
+SCORES = ("inception_score", "fid", "fd_classifier")
+# States whose runs share a line where the screen is too small, in this order.
+COLLAPSIBLE_STATES = ("scored", "waiting", "trained", "stopped")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run's state in a word, where it is at work, and what else there is to say."""
+    """The state of a run.
+
+    Attributes:
+        name: The run's name.
+        state: waiting, training, silent, stopped, trained, scored or failed.
+        host: The machine that trains it; "" if none does.
+        text: Progress, scores or the reason of a failure.
+    """
 
     name: str
-    state: str  # waiting, training, silent, stopped, trained, scored, failed
+    state: str
     host: str = ""
     text: str = ""
 
 
-def monitor_study(folder: Path, *, once: bool) -> None:
-    """Print the state of a study, and on until Ctrl-C; on a terminal the screen is kept.
+def monitor_study(workdir: Path, *, once: bool) -> None:
+    """Prints the state of a study whenever it changes, until Ctrl-C.
+
+    On a terminal the screen is redrawn in place; elsewhere the output is plain text.
+
+    Args:
+        workdir: The study's work directory.
+        once: Whether to print a single time and return.
 
     Raises:
-      UserError: the folder holds no study, or a file in it is damaged.
+        UserError: The folder holds no study, or a file in it is damaged.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"--workdir={folder} holds no study; `gankd study` begins one")
-    shown = ""
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"--workdir={workdir} holds no study; `gankd study` begins one")
+    printed = ""
     try:
         while True:
             size = shutil.get_terminal_size() if sys.stdout.isatty() else None
-            found = read_status(folder, time.time())
+            statuses = read_status(workdir, time.time())
             text = render_screen(
-                str(folder), found, (size.columns, size.lines - 1) if size else None
+                str(workdir), statuses, (size.columns, size.lines - 1) if size else None
             )
-            if size and not once:
+            if size and not once:  # go to the top left, clear each line's rest and what is below
                 text = "\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\x1b[J"
-            if text != shown:
+            if text != printed:
                 print(text, flush=True)
             if once:
                 return
-            shown = text
+            printed = text
             time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
         return
 
 
-def read_status(folder: Path, now: float) -> list[RunStatus]:
-    """Every run of a study at the time `now`, in seconds of the clock, in the plan's order."""
-    path = folder / "config.json"
-    config = read_object(path)
-    with reading(path):
-        steps = {key: int(config["recipes"][key.recipe]["steps"]) for key in planned(config)}
-    return [_see(folder, key, count, now=now) for key, count in steps.items()]
+def read_status(workdir: Path, now: float) -> list[RunStatus]:
+    """Returns the status of every run of a study, in the order of the report.
+
+    Args:
+        workdir: The study's work directory.
+        now: The time in seconds since the epoch, for the age of logs.
+    """
+    path = workdir / "config.json"
+    config = read_json_object(path)
+    with blame_file(path):
+        runs = list_planned_runs(config)
+        steps = [int(config["recipes"][run.recipe]["steps"]) for run in runs]
+    return [_run_status(workdir, *item, now=now) for item in zip(runs, steps, strict=True)]
 
 
-def _see(folder: Path, key: Key, steps: int, *, now: float) -> RunStatus:
-    own = folder / key.name
-    if failed := failure(own / "failed.json"):
-        return RunStatus(key.name, "failed", text=failed)
-    path = own / "scores.json"
+def _run_status(workdir: Path, run: Run, steps: int, *, now: float) -> RunStatus:
+    folder = workdir / run.name
+    if failure := read_failure(folder / "failed.json"):
+        return RunStatus(run.name, "failed", text=failure)
+    path = folder / "scores.json"
     if path.exists():
-        return RunStatus(key.name, "scored", text=_scores(floats(read_object(path), path)))
-    if (own / "checkpoints" / str(steps)).exists():
-        return RunStatus(key.name, "trained", text="not scored yet")
-    with reading(own / "log.jsonl"):
-        return _at_work(folder, key.name, read_log(own), steps=steps, now=now)
+        text = _format_scores(parse_scores(read_json_object(path), path))
+        return RunStatus(run.name, "scored", text=text)
+    if (folder / "checkpoints" / str(steps)).exists():
+        return RunStatus(run.name, "trained", text="not scored yet")
+    with blame_file(folder / "log.jsonl"):
+        return _unfinished_status(workdir, run.name, read_log(folder), steps=steps, now=now)
 
 
-def _scores(scores: dict[str, float]) -> str:
-    names = [name for name in ("inception_score", "fid", "fd_classifier") if name in scores]
-    return ", ".join(f"{name} {number(scores[name])}" for name in names)
+def _format_scores(scores: dict[str, float]) -> str:
+    return ", ".join(f"{key} {format_number(scores[key])}" for key in SCORES if key in scores)
 
 
-def _last(log: list[dict[str, Any]]) -> tuple[int, float]:
-    """The steps and the seconds between the last two lines, or up to the only one."""
-    before = log[-2] if len(log) > 1 else {"step": 0, "seconds": 0.0}
-    return log[-1]["step"] - before["step"], log[-1]["seconds"] - before["seconds"]
+def _last_interval(log: list[dict[str, Any]]) -> tuple[int, float]:
+    """Returns the steps and seconds between the last two lines, or up to the only one."""
+    previous = log[-2] if len(log) > 1 else {"step": 0, "seconds": 0.0}
+    return log[-1]["step"] - previous["step"], log[-1]["seconds"] - previous["seconds"]
 
 
-def _course(log: list[dict[str, Any]], steps: int) -> list[str]:
-    """How far a run is; how fast it is, how long it will take, and its last losses."""
+def _describe_progress(log: list[dict[str, Any]], steps: int) -> list[str]:
+    """Returns step, speed, remaining time and last losses; nothing before the first line."""
     if not log:
         return []
-    last, (count, seconds) = log[-1], _last(log)
-    pace = count / seconds
-    left = (steps - last["step"]) / pace
+    last, (count, seconds) = log[-1], _last_interval(log)
+    steps_per_second = count / seconds
+    remaining = (steps - last["step"]) / steps_per_second
     losses = [f"{name} {last[name]:.4g}" for name in LOSSES if name in last]
-    place = f"step {last['step']:,} of {steps:,}"
-    return [place, f"{pace:.3g} steps/s", f"{_time(left)} left", *losses]
+    return [
+        f"step {last['step']:,} of {steps:,}",
+        f"{steps_per_second:.3g} steps/s",
+        f"{_format_duration(remaining)} left",
+        *losses,
+    ]
 
 
-def _at_work(
-    folder: Path, name: str, log: list[dict[str, Any]], *, steps: int, now: float
+def _unfinished_status(
+    workdir: Path, name: str, log: list[dict[str, Any]], *, steps: int, now: float
 ) -> RunStatus:
-    """A run that is not trained: at work if its lock is held, or if its log says so.
+    """Returns the status of a run that is not trained.
 
-    A lock that a process of another machine holds is not seen on every file system.
+    It is training if its lock is held, or if its log is fresh: not every file system shows a lock
+    that a process of another machine holds.
     """
-    path, course = folder / file_lock.LOCKS_DIR / name, _course(log, steps)
-    holder, held = file_lock.lock_holder(path), file_lock.is_locked(path)
+    lock_path, log_path = workdir / file_lock.LOCKS_DIR / name, workdir / name / "log.jsonl"
+    progress = _describe_progress(log, steps)
+    holder, held = file_lock.lock_holder(lock_path), file_lock.is_locked(lock_path)
     host = holder.rpartition(" on ")[2]
     if not holder:
-        return RunStatus(name, "stopped" if course else "waiting", text="".join(course[:1]))
+        state = "stopped" if progress else "waiting"
+        return RunStatus(name, state, text="".join(progress[:1]))
     if not held and host == socket.gethostname():
-        return RunStatus(name, "stopped", text=", ".join([*course[:1], f"{holder} has ended"]))
-    age = now - max(p.stat().st_mtime for p in (path, folder / name / "log.jsonl") if p.exists())
-    late = age > _patience(log)
-    news = [f"no news for {_time(age)}"] if late else [] if log else ["no line of its log yet"]
-    return RunStatus(
-        name, "training" if held or not late else "silent", host, ", ".join(course + news)
-    )
+        text = ", ".join([*progress[:1], f"{holder} has ended"])
+        return RunStatus(name, "stopped", text=text)
+    age = now - max(path.stat().st_mtime for path in (lock_path, log_path) if path.exists())
+    late = age > _silent_seconds(log)
+    if late:
+        progress.append(f"no news for {_format_duration(age)}")
+    elif not log:
+        progress.append("no line in its log yet")
+    return RunStatus(name, "training" if held or not late else "silent", host, ", ".join(progress))
 
 
-def _patience(log: list[dict[str, Any]]) -> float:
-    """For how many seconds a run at work may be silent."""
-    return max(LEAST_LATE, LINES_LATE * _last(log)[1]) if log else FIRST_LATE
+def _silent_seconds(log: list[dict[str, Any]]) -> float:
+    """Returns after how many seconds without a new line a run counts as silent."""
+    if not log:
+        return FIRST_LINE_SECONDS
+    return max(MIN_SILENT_SECONDS, SILENT_AFTER_LINES * _last_interval(log)[1])
 
 
-def _time(seconds: float) -> str:
-    """A span of time, to two digits or so."""
-    for size, unit in ((86400, "d"), (3600, "h")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
+def _format_duration(seconds: float) -> str:
+    for unit_seconds, unit in ((86400, "d"), (3600, "h")):
+        if seconds >= 2 * unit_seconds:
+            return f"{seconds / unit_seconds:.1f} {unit}"
     return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
 
 
-def render_screen(title: str, found: list[RunStatus], size: tuple[int, int] | None = None) -> str:
-    """The runs as text, within `size` columns and lines if given."""
-    counts = Counter(seen.state for seen in found)
-    hosts = Counter(seen.host for seen in found if seen.state == "training")
+def render_screen(
+    title: str, statuses: list[RunStatus], size: tuple[int, int] | None = None
+) -> str:
+    """Returns the status of the runs as text.
+
+    Args:
+        title: The first line's start.
+        statuses: The runs.
+        size: Columns and lines of the screen; None for no limit.
+    """
+    counts = Counter(status.state for status in statuses)
+    hosts = Counter(status.host for status in statuses if status.state == "training")
     lines = [
-        f"{title}: {len(found)} runs: " + ", ".join(f"{n} {s}" for s, n in counts.items()),
-        *(f"at work on {host}: {count} of them" for host, count in hosts.items()),
+        f"{title}: {len(statuses)} runs: " + ", ".join(f"{n} {s}" for s, n in counts.items()),
+        *(f"training on {host}: {count} of them" for host, count in hosts.items()),
         "",
     ]
-    rows = _fold(found, size[1] - len(lines)) if size else found
-    widths = [max(len(getattr(row, field)) for row in rows) for field in ("name", "state")]
+    rows = _collapse_rows(statuses, size[1] - len(lines)) if size else statuses
+    name_width = max(len(row.name) for row in rows)
+    state_width = max(len(row.state) for row in rows)
     for row in rows:
-        place = f"on {row.host}: " if row.host else ""
-        lines.append(f"{row.name:{widths[0]}}  {row.state:{widths[1]}}  {place}{row.text}".rstrip())
+        host = f"on {row.host}: " if row.host else ""
+        line = f"{row.name:{name_width}}  {row.state:{state_width}}  {host}{row.text}"
+        lines.append(line.rstrip())
     return "\n".join(line[: size[0]] if size else line for line in lines)
 
 
-def _fold(found: list[RunStatus], room: int) -> list[RunStatus]:
-    """As many rows as there is room for: states in which little happens become one row each."""
-    for state in FOLDED:
-        alike = [seen for seen in found if seen.state == state]
-        if len(found) > room and len(alike) > 1:
-            rest = [seen for seen in found if seen.state != state]
-            found = [*rest, RunStatus(f"{len(alike)} runs", state)]
-    if len(found) > room > 0:
-        found = [*found[: room - 1], RunStatus(f"{len(found) - room + 1} more", "")]
-    return found
+def _collapse_rows(rows: list[RunStatus], max_rows: int) -> list[RunStatus]:
+    """Merges runs of uneventful states into one row each until the rows fit on the screen."""
+    for state in COLLAPSIBLE_STATES:
+        count = sum(row.state == state for row in rows)
+        if len(rows) > max_rows and count > 1:
+            rows = [row for row in rows if row.state != state]
+            rows.append(RunStatus(f"{count} runs", state))
+    if len(rows) > max_rows > 0:
+        rows = [*rows[: max_rows - 1], RunStatus(f"{len(rows) - max_rows + 1} more", "")]
+    return rows

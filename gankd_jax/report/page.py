@@ -6,23 +6,29 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from gankd_jax.report import answers
-from gankd_jax.report.advantage import advantage_table
+from gankd_jax.report.aggregate import scored_metrics
 from gankd_jax.report.charts import charts
 from gankd_jax.report.each_run import each_run
 from gankd_jax.report.elements import bullets, details, note, paragraphs, titled
 from gankd_jax.report.gallery import Pictures, gallery
-from gankd_jax.report.headline import headline
-from gankd_jax.report.limit import limit_lines, limit_table
 from gankd_jax.report.made import made
 from gankd_jax.report.picture import picture
 from gankd_jax.report.player import player
-from gankd_jax.report.questions import answers as answers_of
-from gankd_jax.report.rows import csv_text, score_keys
-from gankd_jax.report.runs import Study, progress, read
-from gankd_jax.report.scores import is_main
+from gankd_jax.report.questions import answer_questions, draw_answers, format_answers
 from gankd_jax.report.sheets import Detail
-from gankd_jax.report.table import markdown, notes, score_table, size_tables, teachers_tables
+from gankd_jax.report.study_results import StudyResults, describe_unscored_runs, read_study_results
+from gankd_jax.report.tables import (
+    build_min_width_table,
+    build_score_table,
+    build_size_tables,
+    build_teacher_tables,
+    build_width_advantage_table,
+    describe_min_widths,
+    format_report_csv,
+    format_report_markdown,
+    summarize_study,
+    table_notes,
+)
 from gankd_jax.utils.atomic_io import write_bytes
 
 LIMIT = 3_000_000  # bytes of the page
@@ -50,24 +56,24 @@ def write_report(workdir: Path) -> Path:
     Raises:
       UserError: the folder is no work directory, or a file in it cannot be read.
     """
-    study = read(workdir)
+    study = read_study_results(workdir)
     page = workdir / "report.html"
-    write_bytes(workdir / "table.md", markdown(study).encode())
-    write_bytes(workdir / "table.csv", csv_text(study).encode())
+    write_bytes(workdir / "table.md", format_report_markdown(study).encode())
+    write_bytes(workdir / "table.csv", format_report_csv(study).encode())
     drawn = picture(study)
     if drawn is not None:
         write_bytes(workdir / "grid.png", drawn)
-    found = answers_of(study)
-    if found:
-        write_bytes(workdir / "answers.md", answers.markdown(study, found).encode())
-        write_bytes(workdir / "answers.png", answers.picture(found))
+    answers = answer_questions(study)
+    if answers:
+        write_bytes(workdir / "answers.md", format_answers(study, answers).encode())
+        write_bytes(workdir / "answers.png", draw_answers(answers))
     write_bytes(page, html(study).encode())
     return page
 
 
-def html(study: Study) -> str:
+def html(study: StudyResults) -> str:
     """Return the page, in the order in which a person asks."""
-    sizes = map(titled, size_tables(study))
+    sizes = map(titled, build_size_tables(study))
     before = [
         ("What was compressed", "\n".join([_first(study), *sizes])),
         ("Scores", _scores(study)),
@@ -82,7 +88,7 @@ def html(study: Study) -> str:
     return page
 
 
-def _page(study: Study, sections: Iterable[tuple[str, str]]) -> str:
+def _page(study: StudyResults, sections: Iterable[tuple[str, str]]) -> str:
     shown = [section for section in sections if section[1]]
     return Template(_text("page.html")).substitute(
         title=escape(f"{study.config['name']} study"),
@@ -101,33 +107,33 @@ def _text(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _first(study: Study) -> str:
+def _first(study: StudyResults) -> str:
     """What is seen first: the result in words, and beside it the student at work."""
     return f'<div class="first">{_summary(study)}{player(study)}</div>'
 
 
-def _summary(study: Study) -> str:
-    first, *others = headline(study)
-    missing = progress(study)
+def _summary(study: StudyResults) -> str:
+    first, *others = summarize_study(study)
+    missing = describe_unscored_runs(study)
     warning = f'<div class="warn">Runs without scores{bullets(missing)}</div>' if missing else ""
     lead = f'<p class="lead">{escape(first)}</p>'
     return f"<div>{lead}{paragraphs(others)}{warning}</div>"
 
 
-def _scores(study: Study) -> str:
-    keys = score_keys(study)
-    if not keys:
+def _scores(study: StudyResults) -> str:
+    metrics = scored_metrics(study)
+    if not metrics:
         return note("No run is scored yet.")
-    main = [score_table(study, key) for key in keys if is_main(key)]
-    others = [score_table(study, key) for key in keys if not is_main(key)]
-    parts = [*map(titled, main), *map(titled, teachers_tables(study))]
+    main = [build_score_table(study, metric) for metric in metrics if metric.main]
+    others = [build_score_table(study, metric) for metric in metrics if not metric.main]
+    parts = [*map(titled, main), *map(titled, build_teacher_tables(study))]
     if others:
         parts.append(details("Further scores", "\n".join(map(titled, others))))
-    parts.append(f"<h3>How to read them</h3>{bullets(notes(study))}")
+    parts.append(f"<h3>How to read them</h3>{bullets(table_notes(study))}")
     return note("A click on a heading sorts.") + "\n".join(parts)
 
 
-def _limit(study: Study) -> str:
-    table, advantage = limit_table(study), advantage_table(study)
-    limit = "" if table is None else f"{paragraphs(limit_lines(study))}{titled(table)}"
+def _limit(study: StudyResults) -> str:
+    table, advantage = build_min_width_table(study), build_width_advantage_table(study)
+    limit = "" if table is None else f"{paragraphs(describe_min_widths(study))}{titled(table)}"
     return limit + ("" if advantage is None else titled(advantage))

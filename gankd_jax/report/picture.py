@@ -6,21 +6,21 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from gankd_jax.report.runs import Study
 from gankd_jax.report.sheets import Detail, Strip, samples
+from gankd_jax.report.study_results import StudyResults
 
 PIXELS_PER_INCH = 120
 ROW_INCHES = 0.62
 LABEL_INCHES = 2.3
 
 
-def picture(study: Study) -> bytes | None:
+def picture(study: StudyResults) -> bytes | None:
     """A PNG with a row of samples for each model; None where there are no samples yet."""
     sheets = samples(study, Detail(sheets=1))
     strips = [strip for strip in (sheets[0] if sheets else []) if strip.images is not None]
     if not strips:
         return None
-    sizes = {f"d={run.key.width} {run.key.recipe}": run.parameters for run in study.runs}
+    sizes = {f"d={run.width} {run.recipe}": run.parameters for run in study.runs}
     if study.teacher:
         sizes["teacher"] = study.teacher.parameters
     columns = max(len(strip.images) for strip in strips if strip.images is not None)

@@ -10,13 +10,10 @@ from string import Template
 import numpy as np
 from jaxtyping import Float
 
+from gankd_jax.report.aggregate import ScoreRow, best_recipe, main_metric, narrowest_row, score_rows
 from gankd_jax.report.elements import picture_url
-from gankd_jax.report.leading import leading_recipe, main_score
-from gankd_jax.report.limit import smallest
-from gankd_jax.report.rows import Row, rows
-from gankd_jax.report.runs import Run, Study
-from gankd_jax.report.scores import describe
-from gankd_jax.report.wording import percent
+from gankd_jax.report.formatting import format_percent
+from gankd_jax.report.study_results import RunResults, StudyResults
 from gankd_jax.utils.atomic_io import read_npz
 
 NEAR = 0.95  # of the teacher's score: a student that keeps so much is as good as it
@@ -32,28 +29,28 @@ KEEP = "`gankd evaluate --config=... --workdir=...` keeps them, and `gankd repor
 class Chosen:
     """The students that the page carries, the one shown first in front."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[RunResults, ...]
     reason: str  # why that one, or why there is none
 
 
-def choose(study: Study) -> Chosen:
+def choose(study: StudyResults) -> Chosen:
     """Choose the smallest student within 5 % of the teacher's score, else the best.
 
     The score is the study's first that has a better side and that the teacher has. Smaller students
     that fit beside it are carried too.
     """
-    found = rows(study)
+    found = score_rows(study)
     kept = [(row, run) for row in _students(found) if (run := _kept_run(study, row))]
     small = [(row, run) for row, run in kept if _characters(run) <= CHARACTERS]
     if not small:
         return Chosen((), _why_none(study, too_large=bool(kept)))
-    best = _best([row for row, _ in small], leading_recipe(study, found))
+    best = _best([row for row, _ in small], best_recipe(study, found))
     first = next(run for row, run in small if row is best)
     others = [run for _, run in small if run is not first]
     return Chosen((first, *_beside(first, others)), _reason(best))
 
 
-def _beside(first: Run, others: list[Run]) -> list[Run]:
+def _beside(first: RunResults, others: list[RunResults]) -> list[RunResults]:
     """Those of the others that the page has room for, small ones first."""
     room, fitting = CHARACTERS - _characters(first), []
     for run in sorted(others, key=lambda run: run.parameters):
@@ -63,58 +60,58 @@ def _beside(first: Run, others: list[Run]) -> list[Run]:
     return fitting
 
 
-def _students(found: list[Row]) -> list[Row]:
+def _students(found: list[ScoreRow]) -> list[ScoreRow]:
     """The students' rows of the main score or, without one, of the first that there is."""
-    scored = [row for row in found if row.kind == "student" and row.summary.values]
-    key = main_score(found) or (scored[0].score if scored else "")
-    return [row for row in scored if row.score == key]
+    scored = [row for row in found if row.kind == "student" and row.stats.values]
+    metric = main_metric(found) or (scored[0].metric if scored else None)
+    return [row for row in scored if row.metric == metric]
 
 
-def _kept_run(study: Study, row: Row) -> Run | None:
+def _kept_run(study: StudyResults, row: ScoreRow) -> RunResults | None:
     """The lowest seed of which there are weights."""
-    runs = study.group("student", row.recipe, row.width or 0)
-    kept = sorted((run for run in runs if run.folded), key=lambda run: run.key.seed)
+    runs = study.runs_of("student", row.recipe, row.width or 0)
+    kept = sorted((run for run in runs if run.folded_path), key=lambda run: run.seed)
     return kept[0] if kept else None
 
 
-def _best(those: list[Row], leading: str) -> Row:
+def _best(those: list[ScoreRow], leading: str) -> ScoreRow:
     """The smallest near the teacher, else what keeps most, else the leading recipe's widest."""
 
-    def rank(row: Row) -> tuple[float, bool, int]:
+    def rank(row: ScoreRow) -> tuple[float, bool, int]:
         return _share(row) or 0.0, row.recipe == leading, row.width or 0
 
     compared = [row for row in those if _share(row)]
-    return smallest(compared, NEAR) or max(those, key=rank)
+    return narrowest_row(compared, NEAR) or max(those, key=rank)
 
 
-def _share(row: Row) -> float | None:
+def _share(row: ScoreRow) -> float | None:
     """What a student keeps of the teacher's score, if more of it is better."""
-    return row.share if describe(row.score).better else None
+    return row.score_ratio if row.metric.better else None
 
 
-def _reason(row: Row) -> str:
-    label, share = describe(row.score).label, _share(row)
+def _reason(row: ScoreRow) -> str:
+    label, share = row.metric.label, _share(row)
     if share is None:
         return f"Shown first is the widest {row.recipe} student: no score compares it with others."
-    kept = percent(share)
+    kept = format_percent(share)
     if share >= NEAR:
         return f"Shown first is the smallest student within 5 % of the teacher's {label} ({kept})."
     return f"No student is within 5 % of the teacher's {label}; shown first is the best ({kept})."
 
 
-def _why_none(study: Study, *, too_large: bool) -> str:
+def _why_none(study: StudyResults, *, too_large: bool) -> str:
     if too_large:
         return "The students' weights are too large for a page: see `gankd export`."
-    if any(run.key.kind == "student" and run.scores for run in study.runs):
+    if any(run.kind == "student" and run.scores for run in study.runs):
         return f"No student's weights were kept for this page: {KEEP}."
     return "No student is scored yet, so none runs here."
 
 
-def _characters(run: Run) -> int:
+def _characters(run: RunResults) -> int:
     return run.parameters * PER_PARAMETER
 
 
-def player(study: Study) -> str:
+def player(study: StudyResults) -> str:
     """Return the controls and the students' weights; a sentence where there are none."""
     chosen = choose(study)
     if not chosen.runs or study.teacher is None or study.teacher.grid is None:
@@ -125,12 +122,14 @@ def player(study: Study) -> str:
     return controls.substitute(reason=escape(chosen.reason), options=options, data=data)
 
 
-def _label(run: Run) -> str:
+def _label(run: RunResults) -> str:
     return f"{run.name}: {run.parameters:,} parameters"
 
 
-def _data(study: Study, runs: tuple[Run, ...], teacher: np.ndarray) -> dict[str, object]:
-    students = [read_npz(run.folded) for run in runs if run.folded]
+def _data(
+    study: StudyResults, runs: tuple[RunResults, ...], teacher: np.ndarray
+) -> dict[str, object]:
+    students = [read_npz(run.folded_path) for run in runs if run.folded_path]
     return {
         "size": teacher.shape[1],
         "channels": teacher.shape[3],

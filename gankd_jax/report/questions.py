@@ -1,304 +1,408 @@
-"""The questions that the method raises, each answered by a number and a panel out of a study."""
+"""Questions that the method raises, each answered by numbers and a panel from a study's results."""
 
+import io
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from gankd_jax.metrics.registry import CLASSIFIER, INCEPTION_LAYERS, Metric, get_metric
 from gankd_jax.report import paper_results
-from gankd_jax.report.advantage import advantages
-from gankd_jax.report.leading import leading_recipe, main_score
-from gankd_jax.report.limit import smallest
-from gankd_jax.report.rows import Row, rows
-from gankd_jax.report.runs import Run, Study
-from gankd_jax.report.scores import describe
-from gankd_jax.report.wording import model_name, number, percent, ratio, spread
+from gankd_jax.report.aggregate import (
+    ScoreRow,
+    best_recipe,
+    main_metric,
+    narrowest_row,
+    score_rows,
+    width_advantages,
+)
+from gankd_jax.report.formatting import (
+    format_number,
+    format_percent,
+    format_ratio,
+    format_with_std,
+    model_name,
+)
+from gankd_jax.report.study_results import RunResults, StudyResults
 
-Panel = Callable[[Axes], None]
-COPIES = {
+DrawPanel = Callable[[Axes], None]
+PIXEL_ERRORS = {
     "pixel_error": "fresh latents",
     "pixel_error_between": "between latents",
     "pixel_error_seen": "latents of the training",
 }
-FRACTIONS = ("precision", "recall", "coverage")
-OWN = "_classifier"  # how the scores by the study's own classifier end
-LEVELS = (0.95, 0.99)
+SHARPNESS = get_metric("sharpness")
+FRACTION_METRICS = ("precision", "recall", "coverage")
+LEVELS = (0.95, 0.99)  # parts of the teacher's score that count as no marked loss
+
+COLUMNS = 3
+PANEL_INCHES = (4.6, 3.4)
+PIXELS_PER_INCH = 100
+STYLE: dict[Any, Any] = {
+    "font.size": 8.0,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.2,
+    "legend.fontsize": 7.0,
+    "legend.frameon": False,
+}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, what the study says to it, and what shows it."""
+    """A question, its answer in a sentence, and a function that draws its panel."""
 
     question: str
     text: str
-    panel: Panel
+    draw_panel: DrawPanel
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A study, and what most of the questions are about."""
+class QuestionContext:
+    """A study's results, and what most questions are about.
 
-    study: Study
-    found: list[Row]  # of what is scored
-    main: str  # the score that students are compared with the teacher by; "" without any
-    leading: str  # the student recipe that keeps most of it
+    Attributes:
+        study: The results.
+        rows: The rows that have scores.
+        metric: The main metric; None before students are compared with the teacher.
+        recipe: The students' recipe that keeps most of it.
+    """
+
+    study: StudyResults
+    rows: list[ScoreRow]
+    metric: Metric | None
+    recipe: str
 
     @property
-    def teacher(self) -> dict[str, float]:
-        """The teacher's scores; nothing before it is scored, as may be in a share of a study."""
+    def teacher_scores(self) -> dict[str, float]:
+        """The teacher's scores; empty before it is scored."""
         return self.study.teacher.scores if self.study.teacher else {}
 
-    def of(self, key: str) -> list[Row]:
-        """The leading recipe's students by a score."""
-        wanted = (key, "student", self.leading)
-        return [row for row in self.found if (row.score, row.kind, row.recipe) == wanted]
+    def select(
+        self, metric: Metric, *, kind: str = "student", recipe: str | None = None
+    ) -> list[ScoreRow]:
+        """Returns the rows of a metric and kind, of one recipe or of all."""
+        rows = [row for row in self.rows if (row.metric, row.kind) == (metric, kind)]
+        return rows if recipe is None else [row for row in rows if row.recipe == recipe]
+
+    def select_best(self, metric: Metric) -> list[ScoreRow]:
+        """Returns the rows of the best recipe's students."""
+        return self.select(metric, recipe=self.recipe)
 
 
-def answers(study: Study) -> list[Answer]:
-    """Return the questions that the study can answer, as far as it has come."""
-    found = [row for row in rows(study) if row.summary.values]
-    asked = Asked(study, found, main_score(found), leading_recipe(study, found))
-    questions = (_copy, _small, _ahead, _breaks, _sharp, _layers, _memory)
-    return [answer for ask in questions if (answer := ask(asked))]
+def answer_questions(study: StudyResults) -> list[Answer]:
+    """Returns the questions that the study can answer, as far as it has come."""
+    rows = [row for row in score_rows(study) if row.stats.values]
+    context = QuestionContext(study, rows, main_metric(rows), best_recipe(study, rows))
+    answers = [
+        _answer_imitation(context),
+        _answer_min_width(context),
+        _answer_distillation(context),
+        _answer_failure_mode(context),
+        _answer_sharpness(context),
+        _answer_fid_layer(context),
+        _answer_memorization(context),
+    ]
+    return [answer for answer in answers if answer]
 
 
-def _copy(asked: Asked) -> Answer | None:
-    """Whether the student copies the map from latents to images, or remembers latents."""
-    recipe, errors = asked.leading, {key: asked.of(key) for key in COPIES}
-    if not all(errors.values()):
+def format_answers(study: StudyResults, answers: Iterable[Answer]) -> str:
+    """Returns the answers as Markdown, below the image of their panels."""
+    lines = [f"# {study.config['name']}: questions and answers", "", "![A panel each](answers.png)"]
+    for number, answer in enumerate(answers, 1):
+        lines += ["", f"**{number}. {answer.question}** {answer.text}"]
+    return "\n".join(lines) + "\n"
+
+
+def draw_answers(answers: list[Answer]) -> bytes:
+    """Returns a PNG with a panel for each answer, numbered as in the text."""
+    rows = math.ceil(len(answers) / COLUMNS)
+    width, height = PANEL_INCHES
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((width * COLUMNS, height * rows), facecolor="white", layout="constrained")
+        for number, answer in enumerate(answers, 1):
+            axes = figure.add_subplot(rows, COLUMNS, number)
+            answer.draw_panel(axes)
+            axes.set_title(f"{number}. {answer.question}", loc="left")
+            axes.legend()
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=PIXELS_PER_INCH)
+    return out.getvalue()
+
+
+def _answer_imitation(context: QuestionContext) -> Answer | None:
+    """Whether the student imitates the teacher's map, or memorizes training latents."""
+    recipe = context.recipe
+    rows = {key: context.select_best(get_metric(key)) for key in PIXEL_ERRORS}
+    if not all(rows.values()):
         return None
-    fresh, between, seen = (these[0].summary.mean for these in errors.values())
+    fresh, between, seen = (rows[key][0].stats.mean for key in PIXEL_ERRORS)
     text = (
-        f"At d={errors['pixel_error'][0].width} the {recipe} student's mean square error is"
-        f" {number(fresh)} on fresh latents, {number(between)} between latents and {number(seen)}"
-        f" on those of its last training steps: fresh to trained on {fresh / seen:.2f}."
+        f"At d={rows['pixel_error'][0].width} the {recipe} student's mean square error is"
+        f" {format_number(fresh)} on fresh latents, {format_number(between)} between latents and"
+        f" {format_number(seen)} on those of its last training steps: fresh to trained on"
+        f" {fresh / seen:.2f}."
     )
 
-    def panel(axes: Axes) -> None:
-        for key, name in COPIES.items():
-            _course(axes, errors[key], f"{recipe}, {name}")
-        _over_widths(axes, errors["pixel_error"], "mean square error")
+    def draw_panel(axes: Axes) -> None:
+        for key, name in PIXEL_ERRORS.items():
+            widths = [row.width or 0 for row in rows[key]]
+            means = [row.stats.mean for row in rows[key]]
+            axes.plot(widths, means, "o-", ms=4, label=f"{recipe}, {name}")
+        _label_axes(axes, rows["pixel_error"], "mean square error")
 
-    return Answer("Does the student copy the teacher's map?", text, panel)
+    return Answer("Does the student copy the teacher's map?", text, draw_panel)
 
 
-def _small(asked: Asked) -> Answer | None:
-    """The smallest width within 5 and within 1 percent of the teacher's score."""
-    key = asked.main
-    students = [r for r in asked.found if (r.score, r.kind) == (key, "student") and r.share]
-    if not students:
+def _answer_min_width(context: QuestionContext) -> Answer | None:
+    """The smallest widths within 5 and within 1 percent of the teacher's score."""
+    metric = context.metric
+    students = [row for row in context.select(metric) if row.score_ratio] if metric else []
+    if metric is None or not students:
         return None
     parts = []
     for level in LEVELS:
-        row = smallest(students, level)
-        text = _size(asked.study, row) if row else "no student"
-        parts.append(f"within {100 - 100 * level:.0f} %: {text}")
+        row = narrowest_row(students, level)
+        model = _describe_size(context.study, row) if row else "no student"
+        parts.append(f"within {100 - 100 * level:.0f} %: {model}")
 
-    def panel(axes: Axes) -> None:
-        _each_model(axes, students, lambda row: row.share or 0.0)
+    def draw_panel(axes: Axes) -> None:
+        _plot_models(axes, students, lambda row: row.score_ratio or 0.0)
         for level in LEVELS:
             axes.axhline(level, color="grey", ls=":", lw=1)
-        _over_widths(axes, students, f"share of the teacher's {describe(key).label}")
+        _label_axes(axes, students, f"share of the teacher's {metric.label}")
 
-    text = f"By {describe(key).label}, {'; '.join(parts)}."
-    return Answer("How small without a marked loss?", text, panel)
+    text = f"By {metric.label}, {'; '.join(parts)}."
+    return Answer("How small without a marked loss?", text, draw_panel)
 
 
-def _size(study: Study, row: Row) -> str:
+def _describe_size(study: StudyResults, row: ScoreRow) -> str:
     assert row.run
-    timed = study.timed.get((row.run.key.width, "float32"))
-    stored = row.run.stored.get("float32")
+    latency = study.latency.get((row.run.width, "float32"))
+    result = row.run.precisions.get("float32")
     parts = [
-        f"{row.run.parameters:,} parameters, {ratio(row.ratio)}",
-        f"{stored.bytes if stored else row.run.bytes_float32:,} bytes",
-        *([f"{number(timed.milliseconds)} ms an image"] if timed else []),
+        f"{row.run.parameters:,} parameters, {format_ratio(row.size_ratio)}",
+        f"{result.file_bytes if result else row.run.bytes_float32:,} bytes",
+        *([f"{format_number(latency.milliseconds)} ms an image"] if latency else []),
     ]
     return f"d={row.width} ({row.recipe}: {', '.join(parts)})"
 
 
-def _ahead(asked: Asked) -> Answer | None:
-    """Distilled against from scratch, and how many times as wide the latter must be."""
-    found, key, recipe = asked.found, asked.main, asked.leading
-    students = [row for row in asked.of(key) if row.comparison]
-    models = [r for r in found if r.score == key and r.kind in ("student", "baseline")]
-    if not students:
+def _answer_distillation(context: QuestionContext) -> Answer | None:
+    """Distilled students against baselines, and how many times as wide the latter must be."""
+    metric, recipe = context.metric, context.recipe
+    students = [row for row in context.select_best(metric) if row.comparison] if metric else []
+    if metric is None or not students:
         return None
-    factors = advantages(found, key, recipe)
+    models = context.select(metric) + context.select(metric, kind="baseline")
+    factors = width_advantages(context.rows, metric, recipe)
     parts = []
     for row in students:
         assert row.comparison
-        mean = spread(row.summary.mean, row.summary.sd)
-        parts.append(f"d={row.width}: {mean}, {row.comparison.verdict}, {factors[row.width or 0]}")
+        mean = format_with_std(row.stats.mean, row.stats.std)
+        factor, _ = factors[row.width or 0]
+        parts.append(f"d={row.width}: {mean}, {row.comparison.verdict}, {factor}")
 
-    def panel(axes: Axes) -> None:
-        _each_model(axes, models, lambda row: row.summary.mean)
-        _over_widths(axes, models, describe(key).label)
+    def draw_panel(axes: Axes) -> None:
+        _plot_models(axes, models, lambda row: row.stats.mean)
+        _label_axes(axes, models, metric.label)
 
     text = (
-        f"{describe(key).label} of the {recipe} student, against the best baseline of its width,"
+        f"{metric.label} of the {recipe} student, against the best baseline of its width,"
         f" and how many times as wide that must be to score as well: {'; '.join(parts)}."
     )
-    return Answer("Distilled or from scratch?", text, panel)
+    return Answer("Distilled or from scratch?", text, draw_panel)
 
 
-def _breaks(asked: Asked) -> Answer | None:
-    """What is lost first as the student shrinks: modes, detail or sharpness."""
-    network = _network(asked)
-    keys = {name: f"{name}{network}" for name in FRACTIONS if network is not None}
-    found = {name: asked.of(key) for name, key in (keys | {"sharpness": "sharpness"}).items()}
-    courses = {
-        k: those for k, those in found.items() if those and asked.teacher.get(those[0].score)
+def _answer_failure_mode(context: QuestionContext) -> Answer | None:
+    """What a student loses first as it shrinks: fidelity, modes or sharpness."""
+    fractions = _fraction_metrics(context)
+    metrics = {metric.name: metric for metric in (*fractions, SHARPNESS)}
+    rows = {
+        name: students
+        for name, metric in metrics.items()
+        if context.teacher_scores.get(metric.key) and (students := context.select_best(metric))
     }
-    common = _common_widths(courses.values())
-    if len(courses) < 2 or not common:  # one alone tells nothing of what goes first
+    widths = [{row.width or 0 for row in students} for students in rows.values()]
+    common = set.intersection(*widths) if widths else set()
+    if len(rows) < 2 or not common:  # a single score does not say what is lost first
         return None
-    shares = {name: _kept(asked, those) for name, those in courses.items()}
-    least = {name: kept[min(common)] for name, kept in shares.items()}
+    ratios = {
+        name: {
+            row.width or 0: row.stats.mean / context.teacher_scores[row.metric.key]
+            for row in students
+        }
+        for name, students in rows.items()
+    }
+    at_smallest = {name: by_width[min(common)] for name, by_width in ratios.items()}
 
-    def panel(axes: Axes) -> None:
-        for name, kept in shares.items():
-            axes.plot(list(kept), list(kept.values()), "o-", label=name)
+    def draw_panel(axes: Axes) -> None:
+        for name, by_width in ratios.items():
+            axes.plot(list(by_width), list(by_width.values()), "o-", label=name)
         axes.axhline(1.0, color="grey", ls=":", lw=1)
-        _over_widths(axes, next(iter(courses.values())), "share of the teacher's")
+        _label_axes(axes, next(iter(rows.values())), "share of the teacher's")
 
-    parts = ", ".join(f"{name} {percent(part)}" for name, part in least.items())
-    first = min(least, key=least.__getitem__)
+    parts = ", ".join(f"{name} {format_percent(ratio)}" for name, ratio in at_smallest.items())
+    first = min(at_smallest, key=at_smallest.__getitem__)
     text = (
-        f"At d={min(common)} the {asked.leading} student keeps of the teacher's {parts}:"
-        f" {first} goes first ({_judged(network)})."
+        f"At d={min(common)} the {context.recipe} student keeps of the teacher's {parts}:"
+        f" {first} goes first ({_network_phrase(fractions)})."
     )
-    return Answer("What breaks at the limit?", text, panel)
+    return Answer("What breaks at the limit?", text, draw_panel)
 
 
-def _network(asked: Asked) -> str | None:
-    """How the scores end of a network that knows teacher and students; the study's own first."""
-    known = [key for key in asked.teacher if key.split("_")[0] == "precision" and asked.of(key)]
-    ends = [key.removeprefix("precision") for key in known]
-    return OWN if OWN in ends else next(iter(ends), None)
+def _fraction_metrics(context: QuestionContext) -> list[Metric]:
+    """Returns precision, recall and coverage by one network, the study's own classifier first.
+
+    The network has scored the teacher and some of the best recipe's students.
+    """
+    scored = map(get_metric, context.teacher_scores)
+    networks = [m.network for m in scored if m.name == "precision" and context.select_best(m)]
+    network = CLASSIFIER if CLASSIFIER in networks else next(iter(networks), None)
+    metrics = {m.name: m for m in map(get_metric, context.teacher_scores) if m.network == network}
+    return [metrics[name] for name in FRACTION_METRICS if name in metrics]
 
 
-def _judged(network: str | None) -> str:
-    if network == OWN:
+def _network_phrase(metrics: list[Metric]) -> str:
+    if not metrics:
+        return "by the images alone"
+    network = metrics[0].network
+    if network == CLASSIFIER:
         return "by the study's own classifier"
-    layer = (network or "").lstrip("_") or "2048"
-    return "by the images alone" if network is None else f"by the FID network's layer {layer}"
+    return f"by the FID network's layer {network}"
 
 
-def _common_widths(courses: Iterable[list[Row]]) -> set[int]:
-    widths = [{row.width or 0 for row in those} for those in courses]
-    return set.intersection(*widths) if widths else set()
-
-
-def _kept(asked: Asked, those: list[Row]) -> dict[int, float]:
-    """By width, the part of the teacher's score."""
-    return {row.width or 0: row.summary.mean / asked.teacher[row.score] for row in those}
-
-
-def _sharp(asked: Asked) -> Answer | None:
+def _answer_sharpness(context: QuestionContext) -> Answer | None:
     """How sharp each recipe's students are."""
-    students = [r for r in asked.found if r.score == "sharpness" and r.kind == "student"]
-    if not students or "sharpness" not in asked.teacher:
+    students = context.select(SHARPNESS)
+    if not students or SHARPNESS.key not in context.teacher_scores:
         return None
-    levels = {"teacher": asked.teacher["sharpness"]}
-    if "sharpness" in asked.study.real_scores:
-        levels["real images"] = asked.study.real_scores["sharpness"]
+    levels = {"teacher": context.teacher_scores[SHARPNESS.key]}
+    if SHARPNESS.key in context.study.real_scores:
+        levels["real images"] = context.study.real_scores[SHARPNESS.key]
     width = students[0].width
     parts = ", ".join(
-        f"{row.recipe} {percent(row.summary.mean / levels['teacher'])}"
+        f"{row.recipe} {format_percent(row.stats.mean / levels['teacher'])}"
         for row in students
         if row.width == width
     )
 
-    def panel(axes: Axes) -> None:
-        _each_model(axes, students, lambda row: row.summary.mean)
+    def draw_panel(axes: Axes) -> None:
+        _plot_models(axes, students, lambda row: row.stats.mean)
         for (name, level), line in zip(levels.items(), ("--", ":"), strict=False):
             axes.axhline(level, color="black", ls=line, lw=1, label=name)
-        _over_widths(axes, students, "variance of the Laplacian")
+        _label_axes(axes, students, "variance of the Laplacian")
 
-    told = ", ".join(f"{name} {number(level)}" for name, level in levels.items())
-    text = f"Variance of the Laplacian: {told}; at d={width}, of the teacher's: {parts}."
-    return Answer("Which recipe stays sharp?", text, panel)
+    level_texts = ", ".join(f"{name} {format_number(level)}" for name, level in levels.items())
+    text = f"Variance of the Laplacian: {level_texts}; at d={width}, of the teacher's: {parts}."
+    return Answer("Which recipe stays sharp?", text, draw_panel)
 
 
-def _layers(asked: Asked) -> Answer | None:
-    """At which layer of the FID network the distances are near those that the paper gives."""
-    keys = sorted((key for key in asked.teacher if key == "fid" or key[3:].isdigit()), key=_layer)
-    students = [r for r in asked.found if r.kind == "student" and r.score in keys]
-    theirs = [row.paper for row in students if row.paper]
-    if not theirs or paper_results.PAPER_METRIC.get(asked.study.data) != "FID":
+def _answer_fid_layer(context: QuestionContext) -> Answer | None:
+    """At which layer of the FID network the distances are near those of the paper."""
+    scores = {
+        metric: context.teacher_scores[metric.key]
+        for metric in sorted(map(get_metric, context.teacher_scores), key=_layer_width)
+        if metric.name == "frechet_distance" and metric.network in INCEPTION_LAYERS
+    }
+    dataset = context.study.dataset
+    students = [row for metric in scores for row in context.select(metric)]
+    published = [score for row in students if (score := paper_results.paper_score(dataset, row)[0])]
+    if not published:
         return None
-    scores, least = {key: asked.teacher[key] for key in keys}, min(theirs)
-    closest = min(scores, key=lambda key: abs(math.log(scores[key] / least)))
-    teacher = [r for r in asked.found if r.kind == "teacher" and r.score in keys]
-    shown = teacher + [row for row in students if row.recipe == asked.leading]
+    best = min(published)
+    closest = min(scores, key=lambda metric: abs(math.log(scores[metric] / best)))
+    teachers = [row for metric in scores for row in context.select(metric, kind="teacher")]
+    models = teachers + [row for row in students if row.recipe == context.recipe]
 
-    def panel(axes: Axes) -> None:
-        for kind, width in dict.fromkeys((row.kind, row.width) for row in shown):
-            those = {r.score: r.summary.mean for r in shown if (r.kind, r.width) == (kind, width)}
-            heights = [those.get(key, math.nan) for key in scores]
-            axes.plot(list(scores), heights, "o-", ms=4, label=f"{kind} d={width}")
-        axes.axhspan(least, max(theirs), color="grey", alpha=0.2, label="the paper's students")
+    def draw_panel(axes: Axes) -> None:
+        for kind, width in sorted({(r.kind, r.width or 0) for r in models}, key=_teacher_first):
+            means = {
+                row.metric: row.stats.mean
+                for row in models
+                if (row.kind, row.width) == (kind, width)
+            }
+            heights = [means.get(metric, math.nan) for metric in scores]
+            keys = [metric.key for metric in scores]
+            axes.plot(keys, heights, "o-", ms=4, label=f"{kind} d={width}")
+        axes.axhspan(best, max(published), color="grey", alpha=0.2, label="the paper's students")
         axes.set_yscale("log")
 
-    told = ", ".join(f"{describe(key).label} {number(score)}" for key, score in scores.items())
+    listed = ", ".join(f"{metric.label} {format_number(score)}" for metric, score in scores.items())
     text = (
-        f"The teacher has {told}; nearest to the paper's best student of these widths, {least}, is"
-        f" the {_layer(closest)}-wide layer."
+        f"The teacher has {listed}; nearest to the paper's best student of these widths, {best},"
+        f" is the {closest.network}-wide layer."
     )
-    return Answer("Which layer is the paper's FID near?", text, panel)
+    return Answer("Which layer is the paper's FID near?", text, draw_panel)
 
 
-def _layer(key: str) -> int:
-    """How wide the layer of a distance is."""
-    return 2048 if key == "fid" else int(key[3:])
+def _layer_width(metric: Metric) -> int:
+    return int(metric.network) if metric.network in INCEPTION_LAYERS else 0
 
 
-def _memory(asked: Asked) -> Answer | None:
+def _teacher_first(model: tuple[str, int]) -> tuple[bool, int]:
+    kind, width = model
+    return kind != "teacher", width
+
+
+def _answer_memorization(context: QuestionContext) -> Answer | None:
     """How near teacher and students come to training images, beside real test images."""
-    study, recipe, real = asked.study, asked.leading, asked.study.real_nearest
-    those = [r for r in study.runs if r.key.recipe == recipe and r.key.kind == "student"]
-    shown = [run for run in (study.teacher, *those[:1], *those[-1:]) if run and run.nearest]
-    if real is None or not shown:
+    study, real = context.study, context.study.real_nearest
+    students = [run for run in study.runs if run.kind == "student" and run.recipe == context.recipe]
+    runs = [run for run in (study.teacher, *students[:1], *students[-1:]) if run and run.nearest]
+    if real is None or not runs:
         return None
-    drawn = {_name(run): run.nearest.distances for run in shown if run.nearest}
-    middle = float(np.median(real.distances))
-    parts = ", ".join(f"{k} {np.median(v) / middle:.2f}" for k, v in drawn.items())
+    distances = {_run_label(run): run.nearest.distances for run in runs if run.nearest}
+    real_median = float(np.median(real.distances))
+    parts = ", ".join(f"{k} {np.median(v) / real_median:.2f}" for k, v in distances.items())
 
-    def panel(axes: Axes) -> None:
-        for name, distances in {"real test images": real.distances, **drawn}.items():
-            axes.plot(np.sort(distances), np.linspace(0, 1, len(distances)), label=name)
+    def draw_panel(axes: Axes) -> None:
+        for name, values in {"real test images": real.distances, **distances}.items():
+            axes.plot(np.sort(values), np.linspace(0, 1, len(values)), label=name)
         axes.set_xlabel("distance to the nearest training image")
         axes.set_ylabel("share of images")
 
     text = f"Median distance to the nearest training image, of that of real test images: {parts}."
-    return Answer("Are training images repeated?", text, panel)
+    return Answer("Are training images repeated?", text, draw_panel)
 
 
-def _name(run: Run) -> str:
-    return f"{model_name(run.key.kind, run.key.recipe)} d={run.key.width}"
+def _run_label(run: RunResults) -> str:
+    return f"{model_name(run.kind, run.recipe)} d={run.width}"
 
 
-def _each_model(axes: Axes, those: list[Row], value: Callable[[Row], float]) -> None:
-    models = dict.fromkeys((row.kind, row.recipe) for row in those)
-    for model in models:
-        same = [row for row in those if (row.kind, row.recipe) == model]
-        scale = [value(row) / row.summary.mean if row.summary.mean else 0.0 for row in same]
-        bars = [(row.summary.sd or 0.0) * abs(k) for row, k in zip(same, scale, strict=True)]
-        places, heights = [row.width or 0 for row in same], [value(row) for row in same]
-        line = "--" if model[0] == "baseline" else "-"
-        label = model_name(*model)
-        axes.errorbar(places, heights, yerr=bars, fmt=f"o{line}", ms=4, capsize=2, label=label)
+def _plot_models(axes: Axes, rows: list[ScoreRow], value: Callable[[ScoreRow], float]) -> None:
+    """Plots a line over the widths for each model, with error bars of a standard deviation.
+
+    Args:
+        axes: Where to plot.
+        rows: Scores of one metric.
+        value: What to plot of a row: its mean, or a multiple of it.
+    """
+    for model in dict.fromkeys((row.kind, row.recipe) for row in rows):
+        own_rows = [row for row in rows if (row.kind, row.recipe) == model]
+        heights = [value(row) for row in own_rows]
+        scales = [value(row) / row.stats.mean if row.stats.mean else 0.0 for row in own_rows]
+        bars = [(r.stats.std or 0.0) * abs(k) for r, k in zip(own_rows, scales, strict=True)]
+        axes.errorbar(
+            [row.width or 0 for row in own_rows],
+            heights,
+            yerr=bars,
+            fmt="o--" if model[0] == "baseline" else "o-",
+            ms=4,
+            capsize=2,
+            label=model_name(*model),
+        )
 
 
-def _course(axes: Axes, those: list[Row], label: str) -> None:
-    places = [row.width or 0 for row in those]
-    axes.plot(places, [row.summary.mean for row in those], "o-", ms=4, label=label)
-
-
-def _over_widths(axes: Axes, those: list[Row], label: str) -> None:
-    widths = sorted({row.width or 0 for row in those})
+def _label_axes(axes: Axes, rows: list[ScoreRow], label: str) -> None:
+    widths = sorted({row.width or 0 for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [f"d={width}" for width in widths])
     axes.set_ylabel(label)

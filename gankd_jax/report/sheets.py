@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from gankd_jax.report.rows import groups
-from gankd_jax.report.runs import Run, Study
+from gankd_jax.report.aggregate import list_models
+from gankd_jax.report.study_results import RunResults, StudyResults
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Detail:
     sheets: int = 2  # strips of samples, and paths between latents, of each model
 
 
-def samples(study: Study, detail: Detail) -> list[list[Strip]]:
+def samples(study: StudyResults, detail: Detail) -> list[list[Strip]]:
     """Return sheets of strips: real images, the teacher, then every model on the same latents."""
     models = shown_models(study, ("student", "baseline"))
     parts = [slice(k * detail.columns, (k + 1) * detail.columns) for k in range(detail.sheets)]
@@ -36,7 +36,7 @@ def samples(study: Study, detail: Detail) -> list[list[Strip]]:
     return [sheet for sheet in sheets if any(strip.images is not None for strip in sheet)]
 
 
-def _samples(study: Study, models: list["Model"], part: slice) -> list[Strip]:
+def _samples(study: StudyResults, models: list["Model"], part: slice) -> list[Strip]:
     top = []
     if study.real_grid is not None:
         top.append(Strip("real (unmatched)", "images of the real test set", study.real_grid[part]))
@@ -48,7 +48,7 @@ def _samples(study: Study, models: list["Model"], part: slice) -> list[Strip]:
     ]
 
 
-def interpolations(study: Study, detail: Detail) -> list[list[Strip]]:
+def interpolations(study: StudyResults, detail: Detail) -> list[list[Strip]]:
     """Return one sheet for each latent path: the teacher above every student."""
     if study.teacher is None or study.teacher.interpolation is None:
         return []
@@ -73,7 +73,7 @@ class Model:
 
     recipe: str
     width: int
-    run: Run | None
+    run: RunResults | None
     first: bool
 
     @property
@@ -87,12 +87,12 @@ class Model:
         return Strip(self.label, f"{what} of {name}", images, first=self.first)
 
 
-def shown_models(study: Study, kinds: tuple[str, ...]) -> list[Model]:
+def shown_models(study: StudyResults, kinds: tuple[str, ...]) -> list[Model]:
     """Return the models of these kinds, narrow before wide."""
     models: list[Model] = []
-    for kind, recipe, width in groups(study):
+    for kind, recipe, width in list_models(study):
         if kind in kinds:
-            runs = sorted(study.group(kind, recipe, width), key=lambda run: run.key.seed)
+            runs = sorted(study.runs_of(kind, recipe, width), key=lambda run: run.seed)
             shown = next((run for run in runs if run.grid is not None), None)
             first = not models or models[-1].width != width
             models.append(Model(recipe, width, shown, first))
@@ -107,7 +107,7 @@ def _cut(
 
 
 def _path(
-    run: Run | None, index: int, chosen: Int[np.ndarray, " n"]
+    run: RunResults | None, index: int, chosen: Int[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n h w c"] | None:
     if run is None or run.interpolation is None:
         return None

@@ -57,10 +57,10 @@ def student() -> sampling.TrainedGenerator:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, student):
     """A study with measured costs, whose student that is shown first is a real network."""
-    made = fake_study.make(
+    made = fake_study.write_study(
         tmp_path_factory.mktemp("study"), seeds=(0, 1), widths=(2, 4), students=("mse",)
     )
-    fake_study.time(made, widths=(2, 4))
+    fake_study.add_latency(made, widths=(2, 4))
     atomic_io.write_npz(made / SHOWN / "folded.npz", **scoring.folded_arrays(student))
     write_report(made)
     return made

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from gankd_jax.report.monitor import RunStatus, monitor_study, read_status, render_screen
-from gankd_jax.report.runs import read
+from gankd_jax.report.study_results import read_study_results
 from gankd_jax.utils import file_lock
 from gankd_jax.utils.errors import UserError
 
@@ -25,7 +25,7 @@ RUN = "student-mse-d4-s1"  # of the unfinished study: at step 300 of 1,000
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """One run failed, one trained, one half-way, one not begun, the others scored."""
-    folder = fake_study.unfinished(tmp_path)
+    folder = fake_study.write_unfinished_study(tmp_path)
     (folder / "student-mse-d2-s1" / "checkpoints" / "1000").mkdir(parents=True)
     return folder
 
@@ -95,7 +95,7 @@ def test_a_lock_that_cannot_be_seen_is_judged_by_the_logs_age(folder, age, state
 def test_before_its_first_line_a_run_may_take_longer(folder):
     (folder / RUN / "log.jsonl").unlink()
     write_lock(folder, "process 7 on elsewhere", age=720)
-    assert seen(folder, RUN) == RunStatus(RUN, "training", "elsewhere", "no line of its log yet")
+    assert seen(folder, RUN) == RunStatus(RUN, "training", "elsewhere", "no line in its log yet")
 
 
 def test_a_process_of_this_machine_that_was_killed_is_known(folder):
@@ -109,7 +109,7 @@ def test_the_screen_counts_states_and_hosts(folder):
     write_lock(folder, "process 7 on elsewhere", age=1)
     lines = render_screen("runs/x", read_status(folder, NOW)).splitlines()
     assert lines[0] == ("runs/x: 9 runs: 5 scored, 1 trained, 1 failed, 1 training, 1 waiting")
-    assert lines[1] == "at work on elsewhere: 1 of them"
+    assert lines[1] == "training on elsewhere: 1 of them"
     assert [line.split()[0] for line in lines[3:]] == [run.name for run in read_status(folder, NOW)]
     [line] = [line for line in lines if line.startswith(RUN)]
     assert line.split()[1:6] == ["training", "on", "elsewhere:", "step", "300"]
@@ -160,7 +160,7 @@ DAMAGED = {
 @pytest.mark.parametrize(("name", "text"), [(k, text) for k in DAMAGED for text in DAMAGED[k]])
 def test_a_damaged_file_is_named_as_by_the_report(folder, name, text):
     (folder / name).write_text(text)
-    for look_at in (read, lambda place: monitor_study(place, once=True)):
+    for look_at in (read_study_results, lambda place: monitor_study(place, once=True)):
         with pytest.raises(UserError, match=rf"{name} is damaged .*; delete it and run again"):
             look_at(folder)
 

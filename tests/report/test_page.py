@@ -11,7 +11,7 @@ from PIL import Image
 
 from gankd_jax.report.drawing import COLOURS, INK
 from gankd_jax.report.elements import picture_url
-from gankd_jax.report.figures import thinned
+from gankd_jax.report.figures import thinned, together
 from gankd_jax.report.page import LIMIT, write_report
 
 VOID = {"meta", "img", "br"}
@@ -55,7 +55,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    return write_report(fake_study.make(tmp_path_factory.mktemp("full"), widths=(2, 8)))
+    return write_report(fake_study.write_study(tmp_path_factory.mktemp("full"), widths=(2, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +157,8 @@ def test_coloured_images_keep_their_channels():
 
 def test_a_page_of_many_large_pictures_stays_small(tmp_path, monkeypatch):
     """Noise, which cannot be compressed well, at the paper's size, widths and losses."""
-    monkeypatch.setattr(fake_study, "_discs", noise)
-    made = fake_study.make(
+    monkeypatch.setattr(fake_study, "_draw_discs", noise)
+    made = fake_study.write_study(
         tmp_path, seeds=(0,), widths=(2, 4, 8), data="celeb_a", size=64, channels=3
     )
     monkeypatch.setattr("gankd_jax.report.page.charts", lambda study: "")
@@ -185,7 +185,7 @@ def test_how_the_numbers_were_made_is_said_once(page):
 
 
 def test_runs_that_were_scored_in_another_way_are_counted(tmp_path):
-    fake_study.make(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
+    fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     for log in tmp_path.glob("*/log.jsonl"):
         log.unlink()
     scores = tmp_path / "baseline-d2-s0" / "scores.json"
@@ -199,7 +199,7 @@ def test_the_same_study_gives_the_same_file(path):
 
 
 def test_an_unfinished_study_is_shown_as_far_as_it_came(tmp_path):
-    fake_study.unfinished(tmp_path)
+    fake_study.write_unfinished_study(tmp_path)
     (tmp_path / "baseline-d4-s0" / "samples.npz").unlink()
     page = Page(write_report(tmp_path))
     assert "Unfinished: 5 of 9 runs have scores, 1 failed." in page.text
@@ -209,14 +209,14 @@ def test_an_unfinished_study_is_shown_as_far_as_it_came(tmp_path):
 
 
 def test_a_study_without_a_teacher_has_a_page(tmp_path):
-    page = Page(write_report(fake_study.no_teacher(tmp_path)))
+    page = Page(write_report(fake_study.write_study_without_teacher(tmp_path)))
     assert "no teacher has been chosen yet" in page.text
     assert "No student is scored yet, so none runs here." in page.text
     assert len(page.all("svg")) == 2  # the teacher's curves so far
 
 
 def test_a_study_without_classifier_scores_has_a_page(tmp_path):
-    made = fake_study.make(
+    made = fake_study.write_study(
         tmp_path, seeds=(0,), widths=(2,), students=("mse",), scores=("sharpness",), channels=3
     )
     page = Page(write_report(made))
@@ -226,7 +226,7 @@ def test_a_study_without_classifier_scores_has_a_page(tmp_path):
 
 
 def test_a_study_of_one_run_says_that_nothing_is_compared(tmp_path):
-    fake_study.make(tmp_path, seeds=(), widths=(), students=())
+    fake_study.write_study(tmp_path, seeds=(), widths=(), students=())
     page = Page(write_report(tmp_path))
     assert "One run has scores, so nothing is compared." in page.text
     assert "no student has been scored yet" in page.text
@@ -234,7 +234,7 @@ def test_a_study_of_one_run_says_that_nothing_is_compared(tmp_path):
 
 
 def test_names_are_escaped(tmp_path):
-    fake_study.no_teacher(tmp_path)
+    fake_study.write_study_without_teacher(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace("made-up", "<b>$a & b"))
     assert "<b>$a & b" in Page(write_report(tmp_path)).text
@@ -246,3 +246,16 @@ def test_curves_are_thinned_to_means():
     assert len(steps) == 100
     assert steps[0] == 5.5
     assert values == [2 * step for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ({1: 1.0, 2: 2.0, 4: 4.0}, [[1], [2], [4]]),
+        ({1: 1.0, 2: 1.04, 4: 1.08, 8: 2.0}, [[1, 2, 4], [8]]),
+        ({1: 1.06, 2: 1.0, 4: 3.0}, [[1, 2], [4]]),  # the smaller one is the slower one
+        ({}, []),
+    ],
+)
+def test_widths_that_lie_close_together_share_a_name(places, expected):
+    assert together(places, 0.05 + 0.01) == expected

@@ -6,14 +6,14 @@ import pytest
 
 from gankd_jax.report.blur import blur_sheet
 from gankd_jax.report.likeness import nearest_sheets, nearest_table
-from gankd_jax.report.runs import read
 from gankd_jax.report.sheets import Detail
+from gankd_jax.report.study_results import read_study_results
 from gankd_jax.utils import atomic_io
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return fake_study.make(tmp_path, seeds=(0,), widths=(2, 8), students=("mse",))
+    return fake_study.write_study(tmp_path, seeds=(0,), widths=(2, 8), students=("mse",))
 
 
 def change(folder, run: str, **arrays: np.ndarray) -> None:
@@ -24,7 +24,7 @@ def change(folder, run: str, **arrays: np.ndarray) -> None:
 def test_images_stand_above_the_training_images_they_come_near_to(folder):
     places = np.array([60, 3, 5, 7, 9, 11, 13, 15])
     change(folder, "teacher-d32-s0", closest=places)
-    pairs = nearest_sheets(read(folder), Detail())
+    pairs = nearest_sheets(read_study_results(folder), Detail())
     assert [pair[0].label for pair in pairs] == ["teacher", "d=8 mse", "d=8 baseline"]
     arrays = atomic_io.read_npz(folder / "teacher-d32-s0" / "samples.npz")
     np.testing.assert_array_equal(pairs[0][0].images, arrays["grid"][places])
@@ -34,7 +34,7 @@ def test_images_stand_above_the_training_images_they_come_near_to(folder):
 def test_distances_are_set_beside_those_of_real_images(folder):
     change(folder, "reference", distances=np.array([2.0, 4.0, 6.0]))
     change(folder, "student-mse-d2-s0", distances=np.array([0.5, 3.0, 9.0]))
-    texts = [[cell.text for cell in row] for row in nearest_table(read(folder)).rows]
+    texts = [[cell.text for cell in row] for row in nearest_table(read_study_results(folder)).rows]
     assert texts[0] == ["", "real test images", "4.00", "1.00", "2.00"]
     assert ["2", "mse student", "3.00", "0.75", "0.500"] in texts
 
@@ -43,8 +43,8 @@ def test_a_study_that_kept_no_nearest_images_has_no_table(folder):
     for path in folder.glob("*/samples.npz"):
         arrays = atomic_io.read_npz(path)
         atomic_io.write_npz(path, grid=arrays["grid"])
-    assert nearest_table(read(folder)) is None
-    assert nearest_sheets(read(folder), Detail()) == []
+    assert nearest_table(read_study_results(folder)) is None
+    assert nearest_sheets(read_study_results(folder), Detail()) == []
 
 
 def test_the_most_blurred_stand_left_and_first(folder):
@@ -53,7 +53,7 @@ def test_the_most_blurred_stand_left_and_first(folder):
     for k in range(64):  # ever starker checkerboards, the starkest first
         flat[k, ..., 0] += ((64 - k) * board).astype(np.uint8)
     change(folder, "student-mse-d2-s0", grid=flat)
-    strips = blur_sheet(read(folder), Detail(columns=4))
+    strips = blur_sheet(read_study_results(folder), Detail(columns=4))
     [ours] = [strip for strip in strips if strip.label.startswith("d=2 mse")]
     np.testing.assert_array_equal(ours.images, flat[[63, 62, 1, 0]])
     sharpness = [float(strip.label.split()[-1].replace(",", "")) for strip in strips]

@@ -9,7 +9,7 @@ import pytest
 
 from gankd_jax.report import player
 from gankd_jax.report.player import choose, packed
-from gankd_jax.report.runs import read
+from gankd_jax.report.study_results import read_study_results
 
 
 def score(folder, run: str, value: float) -> None:
@@ -21,12 +21,12 @@ def score(folder, run: str, value: float) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    return fake_study.make(tmp_path, seeds=(0,), students=("mse",))
+    return fake_study.write_study(tmp_path, seeds=(0,), students=("mse",))
 
 
 def test_without_a_near_one_the_best_is_shown_first(folder):
-    chosen = choose(read(folder))
-    assert [run.key.width for run in chosen.runs] == [8, 2, 4]
+    chosen = choose(read_study_results(folder))
+    assert [run.width for run in chosen.runs] == [8, 2, 4]
     assert chosen.reason == (
         "No student is within 5 % of the teacher's Inception Score; shown first is the best (81%)."
     )
@@ -35,24 +35,24 @@ def test_without_a_near_one_the_best_is_shown_first(folder):
 def test_the_smallest_within_five_percent_is_shown_first(folder):
     score(folder, "student-mse-d4-s0", 0.95 * 8)
     score(folder, "student-mse-d8-s0", 8.0)
-    chosen = choose(read(folder))
-    assert [run.key.width for run in chosen.runs] == [4, 2, 8]
+    chosen = choose(read_study_results(folder))
+    assert [run.width for run in chosen.runs] == [4, 2, 8]
     assert "smallest student within 5 % of the teacher's Inception Score (95%)" in chosen.reason
     score(folder, "student-mse-d4-s0", 0.949 * 8)
-    assert choose(read(folder)).runs[0].key.width == 8
+    assert choose(read_study_results(folder)).runs[0].width == 8
 
 
 def test_students_that_would_make_the_page_large_are_left_out(folder, monkeypatch):
     monkeypatch.setattr(player, "CHARACTERS", 4 * 1600)  # room for d=4, which has 1,600
-    assert [run.key.width for run in choose(read(folder)).runs] == [4]
+    assert [run.width for run in choose(read_study_results(folder)).runs] == [4]
     monkeypatch.setattr(player, "CHARACTERS", 10)
-    assert "too large for a page" in choose(read(folder)).reason
+    assert "too large for a page" in choose(read_study_results(folder)).reason
 
 
 def test_weights_that_were_not_kept_are_asked_for(folder):
     for path in folder.glob("*/folded.npz"):
         path.unlink()
-    chosen = choose(read(folder))
+    chosen = choose(read_study_results(folder))
     assert chosen.runs == ()
     assert "`gankd evaluate --config=... --workdir=...` keeps them" in chosen.reason
 
@@ -60,8 +60,10 @@ def test_weights_that_were_not_kept_are_asked_for(folder):
 def test_without_a_score_to_compare_by_the_widest_is_shown_first(tmp_path):
     scores = ("sharpness",)
     students = ("mse_paper", "best")
-    made = fake_study.make(tmp_path, seeds=(0,), students=students, data="celeb_a", scores=scores)
-    chosen = choose(read(made))
+    made = fake_study.write_study(
+        tmp_path, seeds=(0,), students=students, data="celeb_a", scores=scores
+    )
+    chosen = choose(read_study_results(made))
     # The recipe that the answers speak of: the config's last.
     assert chosen.runs[0].name == "student-best-d8-s0"
     assert "widest best student: no score compares it" in chosen.reason

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gankd_jax.report import answers
+from gankd_jax.report import questions
 from gankd_jax.report.page import write_report
-from gankd_jax.report.questions import answers as answers_of
-from gankd_jax.report.runs import read
+from gankd_jax.report.questions import answer_questions, draw_answers
+from gankd_jax.report.study_results import read_study_results
 
 FRACTIONS = {"precision_classifier": 0.5, "recall_classifier": 0.8, "coverage_classifier": 0.25}
 LAYERS = {"fd_64": 0.5, "fd_192": 5.0, "fd_768": 0.1}
@@ -36,14 +36,14 @@ def drop(folder, runs, scores):
 @pytest.fixture
 def folder(tmp_path):
     """One seed; students err by 0.04 at d=2 and keep a half, 80 % and a quarter of three scores."""
-    made = fake_study.make(tmp_path, seeds=(0,))
+    made = fake_study.write_study(tmp_path, seeds=(0,))
     add(made, "student-*", FRACTIONS | {"pixel_error_between": 0.05, "pixel_error_seen": 0.032})
     add(made, "teacher-*", dict.fromkeys(FRACTIONS, 1.0))
     return made
 
 
 def told(folder) -> dict[str, str]:
-    return {answer.question: answer.text for answer in answers_of(read(folder))}
+    return {answer.question: answer.text for answer in answer_questions(read_study_results(folder))}
 
 
 def test_each_answer_by_hand(folder):
@@ -91,7 +91,7 @@ def test_a_width_within_a_part_is_named_with_its_sizes(folder):
 
 
 def test_the_layer_nearest_to_the_papers_distances(tmp_path):
-    folder = fake_study.make(tmp_path, seeds=(0,), data="cifar10")
+    folder = fake_study.write_study(tmp_path, seeds=(0,), data="cifar10")
     add(folder, "*", LAYERS)
     layers = told(folder)["Which layer is the paper's FID near?"]
     assert layers.index("64-wide layer 0.500") < layers.index("192-wide layer 5.00")
@@ -102,7 +102,7 @@ def test_the_layer_nearest_to_the_papers_distances(tmp_path):
 
 
 def test_the_paper_has_no_fid_of_mnist(tmp_path):
-    folder = fake_study.make(tmp_path, seeds=(0,))
+    folder = fake_study.write_study(tmp_path, seeds=(0,))
     add(folder, "*", LAYERS)
     assert "Which layer is the paper's FID near?" not in told(folder)
 
@@ -133,7 +133,7 @@ def test_a_recipe_does_not_lead_because_its_narrowest_run_has_no_score(folder):
 
 
 def test_without_classes_the_widest_layer_is_the_score_that_is_spoken_of(tmp_path):
-    folder = fake_study.make(tmp_path, seeds=(0,), scores=("sharpness",), data="celeb_a")
+    folder = fake_study.write_study(tmp_path, seeds=(0,), scores=("sharpness",), data="celeb_a")
     for runs, times in (("teacher-*", 1), ("student-mse-*", 2), ("student-joint-*", 1.03)):
         add(folder, runs, {key: times * value for key, value in LAYERS.items()})
     found = told(folder)
@@ -144,9 +144,14 @@ def test_without_classes_the_widest_layer_is_the_score_that_is_spoken_of(tmp_pat
 
 
 def test_what_is_not_measured_is_not_answered(tmp_path):
-    folder = fake_study.make(tmp_path, seeds=(0,), scores=("sharpness",))
+    folder = fake_study.write_study(tmp_path, seeds=(0,), scores=("sharpness",))
     assert list(told(folder)) == ["Which recipe stays sharp?", "Are training images repeated?"]
-    assert answers_of(read(fake_study.no_teacher(tmp_path / "none"))) == []
+    assert (
+        answer_questions(
+            read_study_results(fake_study.write_study_without_teacher(tmp_path / "none"))
+        )
+        == []
+    )
 
 
 def test_students_that_are_scored_before_their_teacher_are_not_compared_with_it(folder):
@@ -162,14 +167,14 @@ def test_students_that_are_scored_before_their_teacher_are_not_compared_with_it(
 
 def test_the_report_holds_a_panel_for_each(folder):
     write_report(folder)
-    found = answers_of(read(folder))
+    found = answer_questions(read_study_results(folder))
     text = (folder / "answers.md").read_text()
     assert text.startswith("# made-up: questions and answers\n")
     for place, answer in enumerate(found, 1):
         assert f"**{place}. {answer.question}** {answer.text}" in text
     drawn = Image.open(io.BytesIO((folder / "answers.png").read_bytes()))
-    inches = (3 * answers.PANEL_INCHES[0], 2 * answers.PANEL_INCHES[1])
-    assert drawn.size == tuple(round(answers.PIXELS_PER_INCH * side) for side in inches)
-    assert answers.picture(found) == (folder / "answers.png").read_bytes()
-    one = Image.open(io.BytesIO(answers.picture(found[:1])))
+    inches = (3 * questions.PANEL_INCHES[0], 2 * questions.PANEL_INCHES[1])
+    assert drawn.size == tuple(round(questions.PIXELS_PER_INCH * side) for side in inches)
+    assert draw_answers(found) == (folder / "answers.png").read_bytes()
+    one = Image.open(io.BytesIO(draw_answers(found[:1])))
     assert one.height == drawn.height // 2

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from gankd_jax.config.schema import base_config, recipe_config
 from gankd_jax.models import sampling
-from gankd_jax.report.runs import read
-from gankd_jax.report.table import text
+from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.tables import format_report_text
 from gankd_jax.study import import_torch, runner, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import find_run, teacher_runs
@@ -83,12 +83,12 @@ def test_the_study_goes_on_with_an_imported_teacher(
 
     runner.run_study(config, folder)
 
-    found = read(folder)
+    found = read_study_results(folder)
     assert found.teacher is not None
     assert found.teacher.name == TEACHER
     assert all(run.scores for run in found.runs)
-    assert len(found.runs) == len(found.plan) == 2
-    assert "joint student" in text(found)
+    assert len(found.runs) == len(found.planned_runs) == 2
+    assert "joint student" in format_report_text(found)
     assert all(path.read_bytes() == content for path, content in before.items())
     grid = np.load(folder / TEACHER / "samples.npz")["grid"]
     latents = np.asarray(sampling.grid_latents(LATENT))

@@ -13,8 +13,8 @@ import tiny
 from flax import serialization
 
 from gankd_jax.config.schema import config_to_dict
-from gankd_jax.report import runs as report
-from gankd_jax.report import table
+from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.tables import table_notes
 from gankd_jax.study import networks, plan, runner, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.train import train_runs
@@ -173,9 +173,11 @@ def test_without_a_checkpoint_it_begins_anew(root, tmp_path, provoke):
 def test_the_report_says_which_run_went_on(root, tmp_path, provoke):
     provoke(at_15)
     train(lab(root, tmp_path, retries=1))
-    notes = [note for note in table.notes(report.read(tmp_path)) if NAMES[1] in note]
+    notes = [note for note in table_notes(read_study_results(tmp_path)) if NAMES[1] in note]
     (note,) = notes
-    assert note.startswith(f"{NAMES[1]} went on from another seed after it had failed at step 15: ")
+    assert note.startswith(
+        f"{NAMES[1]} continued with another seed after it had failed at step 15: "
+    )
 
 
 def test_a_retry_s_seed_is_a_seed_of_its_own():

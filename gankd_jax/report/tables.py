@@ -1,0 +1,595 @@
+"""The tables of a report and the summary above them, for a terminal, Markdown, CSV and the page."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+
+from gankd_jax.metrics.registry import Metric
+from gankd_jax.report import paper_results
+from gankd_jax.report.aggregate import (
+    ScoreRow,
+    best_baselines,
+    file_size,
+    find_equally_fast_width,
+    find_run_of_width,
+    list_models,
+    main_metric,
+    narrowest_row,
+    parameter_ratios,
+    score_ratio,
+    score_rows,
+    scored_metrics,
+    width_advantage,
+    width_advantages,
+)
+from gankd_jax.report.formatting import (
+    Cell,
+    Table,
+    count_cell,
+    format_bytes,
+    format_difference,
+    format_markdown_table,
+    format_number,
+    format_percent,
+    format_ratio,
+    format_text_table,
+    format_with_std,
+    model_name,
+    number_cell,
+    wrap_line,
+)
+from gankd_jax.report.study_results import RunResults, StudyResults, describe_unscored_runs
+from gankd_jax.utils.constants import LOSSY_PRECISIONS, PRECISIONS, STEADY_SPREAD
+
+MEASURE_LATENCY_HINT = "`gankd bench --export --config=... --workdir=...` measures it"
+# Parts of the teacher's score for which the smallest width is reported.
+LEVELS = (0.99, 0.95, 0.9, 0.75, 0.5)
+CSV_FIELDS = (
+    *("score", "better", "kind", "recipe", "width", "parameters", "paper_parameters"),
+    *("multiply_adds", "bytes_float32", "ratio", "paper_ratio", "seeds", "seeds_planned", "mean"),
+    *("sd", "by_seed", "share_of_teacher", "baseline", "difference", "margin95", "verdict"),
+    *("paper", "paper_share_of_teacher"),
+    *(f"disk_bytes_{precision}" for precision in PRECISIONS),
+    *(f"disk_ratio_{precision}" for precision in PRECISIONS),
+    *(f"mean_{precision}" for precision in LOSSY_PRECISIONS),
+)
+
+
+def format_report_text(study: StudyResults) -> str:
+    """Returns the report for a terminal, at most 100 columns wide, with the main metrics."""
+    metrics = scored_metrics(study)
+    shown = [metric for metric in metrics if metric.main] or metrics
+    parts = ["\n".join(map(wrap_line, summarize_study(study)))]
+    parts += map(format_text_table, _all_tables(study, shown))
+    if len(shown) < len(metrics):
+        others = ", ".join(metric.key for metric in metrics if metric not in shown)
+        parts.append(wrap_line(f"Further scores, in table.md: {others}"))
+    if unscored := describe_unscored_runs(study):
+        lines = [wrap_line(line, "  ") for line in unscored]
+        parts.append("\n".join(["Runs without scores", *lines]))
+    parts.append("\n".join(map(wrap_line, table_notes(study))))
+    return "\n\n".join(parts) + "\n"
+
+
+def format_report_markdown(study: StudyResults) -> str:
+    """Returns the report as Markdown."""
+    parts = [f"# {study.config['name']}", *summarize_study(study)]
+    tables = _all_tables(study, scored_metrics(study))
+    tables += filter(None, (build_min_width_table(study), build_width_advantage_table(study)))
+    for table in tables:
+        parts += [f"## {table.title}", table.note, format_markdown_table(table)]
+    if unscored := describe_unscored_runs(study):
+        parts += ["## Runs without scores", "\n".join(f"- {line}" for line in unscored)]
+    parts += ["## How to read it", "\n".join(f"- {line}" for line in table_notes(study))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def format_report_csv(study: StudyResults) -> str:
+    """Returns every score row as CSV, numbers unrounded; an empty field: no such number."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_csv_fields(study, row) for row in score_rows(study))
+    return out.getvalue()
+
+
+def _csv_fields(study: StudyResults, row: ScoreRow) -> dict[str, object]:
+    run, comparison = row.run, row.comparison
+    paper, paper_ratio = paper_results.paper_score(study.dataset, row)
+    fields: dict[str, object] = {
+        "score": row.metric.key,
+        "better": row.metric.better,
+        "kind": row.kind,
+        "recipe": row.recipe,
+        "width": row.width,
+        "parameters": run and run.parameters,
+        "paper_parameters": run and run.paper_parameters,
+        "multiply_adds": run and run.multiply_adds,
+        "bytes_float32": run and run.bytes_float32,
+        "ratio": row.size_ratio,
+        "paper_ratio": row.paper_size_ratio,
+        "seeds": len(row.stats.values),
+        "seeds_planned": row.planned_seeds,
+        "mean": row.stats.mean if row.stats.values else None,
+        "sd": row.stats.std,
+        "by_seed": ";".join(f"{seed}={value!r}" for seed, value in row.stats.values.items()),
+        "share_of_teacher": row.score_ratio,
+        "baseline": comparison and comparison.baseline,
+        "difference": comparison and comparison.difference,
+        "margin95": comparison and comparison.margin,
+        "verdict": comparison and comparison.verdict,
+        "paper": paper,
+        "paper_share_of_teacher": paper_ratio,
+    }
+    fields |= {f"mean_{p}": row.precision_means.get(p) for p in LOSSY_PRECISIONS}
+    for precision in PRECISIONS:
+        size, ratio = file_size(study, run, precision)
+        fields |= {f"disk_bytes_{precision}": size, f"disk_ratio_{precision}": ratio}
+    return fields
+
+
+def _all_tables(study: StudyResults, metrics: Iterable[Metric]) -> list[Table]:
+    scores = [build_score_table(study, metric) for metric in metrics]
+    return [*build_size_tables(study), *scores, *build_teacher_tables(study)]
+
+
+def table_notes(study: StudyResults) -> list[str]:
+    """Returns what a reader of the tables needs to know."""
+    dataset = study.dataset
+    notes = [
+        "± after a score: standard deviation over the training seeds; none with one seed. All runs "
+        "share one teacher, so it does not include the variation between teachers.",
+        "kept: the mean score divided by the teacher's, or the teacher's divided by it where "
+        "lower is better.",
+        "to baseline: the student's mean minus that of the baseline of its width (the best of them "
+        "if there are several), ± half of Welch's 95 % interval of the difference. One is called "
+        "ahead only if the difference is larger than that; with one seed nothing is claimed. Each "
+        "comparison stands alone: about one in twenty exceeds the interval by chance.",
+    ]
+    if any(paper_results.has_paper_metric(dataset, metric) for metric in scored_metrics(study)):
+        derived = (
+            " Its teacher's score is derived."
+            if dataset in paper_results.PAPER_TEACHER_SCORE
+            else ""
+        )
+        notes.append(
+            f"paper*: its {paper_results.PAPER_METRIC[dataset]} at that width, {dataset} at 64x64,"
+            f" teacher of width {paper_results.PAPER_TEACHER_WIDTH[dataset]}, computed with ANOTHER"
+            " network, which it does not name: compare the trend over the widths, not the values."
+            f"{derived}"
+        )
+    return notes + [
+        f"{run.name} continued with another seed after it had failed {failure}"
+        for run in study.runs
+        for failure in run.earlier_failures
+    ]
+
+
+def build_size_tables(study: StudyResults) -> list[Table]:
+    """Returns the size of each model, and its file sizes and latency where they were measured."""
+    return [_parameter_table(study), *_file_size_tables(study), *build_latency_tables(study)]
+
+
+def _parameter_table(study: StudyResults) -> Table:
+    with_paper = study.dataset in paper_results.PAPER_METRIC
+    header = ["d", "model", "parameters", "ratio", "paper's count", "its ratio", "multiply-adds"]
+    header += ["float32", *(["in the paper"] if with_paper else [])]
+    rows = [
+        (
+            count_cell(width),
+            Cell(name),
+            *(_size_cells(study, run) if run else [Cell("-")] * 6),
+            *([_printed_ratio_cell(study, name, width)] if with_paper else []),
+        )
+        for name, width, run in _sized_models(study)
+    ]
+    note = (
+        "small: students and baselines of that width. parameters: all trained numbers. paper's "
+        "count: one output channel, no batch norm. ratio: the teacher's parameters to these. "
+        "multiply-adds: for one image."
+    )
+    note += " in the paper: the ratio it prints for this width." if with_paper else ""
+    return Table("Sizes", note, tuple(header), tuple(rows), terminal_columns=len(header))
+
+
+def _sized_models(study: StudyResults) -> list[tuple[str, int, RunResults | None]]:
+    """Returns name, width and a run of the teacher and of each smaller width."""
+    widths = sorted({width for _, _, width in list_models(study)})
+    teacher = [("teacher", study.teacher.width, study.teacher)] if study.teacher else []
+    return [*teacher, *(("small", width, find_run_of_width(study, width)) for width in widths)]
+
+
+def _file_size_tables(study: StudyResults) -> list[Table]:
+    """Returns the table of file sizes, if they were measured."""
+    columns = [name for precision in PRECISIONS for name in (precision, "ratio")]
+    header = ("d", "model", *columns)
+    rows = [
+        (count_cell(width), Cell(name), *_file_size_cells(study, run))
+        for name, width, run in _sized_models(study)
+        if run and LOSSY_PRECISIONS[-1] in run.precisions
+    ]
+    note = (
+        "Size of an exported file: kernels in that precision, biases in float32, int8 with a "
+        "float32 scale for each output channel; batch norm is folded in. ratio: the teacher's "
+        "float32 bytes to these. The scores with such weights stand in each score's table."
+    )
+    return [Table("By bytes on disk", note, header, tuple(rows), len(header))] if rows else []
+
+
+def _file_size_cells(study: StudyResults, run: RunResults) -> list[Cell]:
+    cells = []
+    for precision in PRECISIONS:
+        size, ratio = file_size(study, run, precision)
+        cells += [count_cell(size) if size else Cell("-"), Cell(format_ratio(ratio), ratio)]
+    return cells
+
+
+def _size_cells(study: StudyResults, run: RunResults) -> list[Cell]:
+    ratio, paper_ratio = parameter_ratios(study, run)
+    return [
+        count_cell(run.parameters),
+        Cell(format_ratio(ratio), ratio),
+        count_cell(run.paper_parameters),
+        Cell(format_ratio(paper_ratio), paper_ratio),
+        count_cell(run.multiply_adds),
+        Cell(format_bytes(run.bytes_float32), run.bytes_float32),
+    ]
+
+
+def _printed_ratio_cell(study: StudyResults, name: str, width: int) -> Cell:
+    result = paper_results.paper_result(study.dataset, width) if name == "small" else None
+    return Cell(f"{result.ratio}:1", result.ratio) if result and result.ratio else Cell("-")
+
+
+def build_latency_tables(study: StudyResults) -> list[Table]:
+    """Returns the latency of each width and precision, if it was measured."""
+    teacher_width = study.teacher.width if study.teacher else None
+    measured = sorted(
+        study.latency,
+        key=lambda item: (item[0] != teacher_width, item[0], PRECISIONS.index(item[1])),
+    )
+    rows = tuple(_latency_row(study, *item) for item in measured)
+    note = (
+        "ms: for one image; images/s: in batches of 64; MiB: peak memory; all on one CPU thread: "
+        f"{study.latency_machine}. times faster: than the teacher with float32 weights. "
+        "not faster than: the next wider model is as fast, within 5 %."
+    )
+    spread = max((result.spread for result in study.latency.values()), default=1)
+    if spread > STEADY_SPREAD:
+        note += f" The machine was busy: repetitions differ by up to {spread:.1f} times."
+    header = (
+        *("d", "model", "weights", "file's bytes", "ms", "images/s", "MiB"),
+        *("times faster", "not faster than"),
+    )
+    return [Table("Time", note, header, rows, len(header))] if rows else []
+
+
+def _latency_row(study: StudyResults, width: int, precision: str) -> tuple[Cell, ...]:
+    result = study.latency[width, precision]
+    wider = find_equally_fast_width(study, width, precision)
+    teacher_width = study.teacher.width if study.teacher else None
+    teacher = study.latency.get((teacher_width, "float32")) if teacher_width else None
+    return (
+        count_cell(width),
+        Cell("teacher" if width == teacher_width else "small"),
+        Cell(precision),
+        count_cell(result.file_bytes),
+        *map(number_cell, (result.milliseconds, result.images_per_second, result.peak_mib)),
+        number_cell(teacher.milliseconds / result.milliseconds if teacher else None),
+        Cell("" if wider is None else f"d={wider}"),
+    )
+
+
+def build_score_table(study: StudyResults, metric: Metric) -> Table:
+    """Returns a score of every model, the paper's beside it, and who is ahead.
+
+    Args:
+        study: The results.
+        metric: What is scored.
+    """
+    rows = [row for row in score_rows(study) if row.metric == metric]
+    with_paper = paper_results.has_paper_metric(study.dataset, metric)
+    header = ["d", "model", "seeds", "score"]
+    header += [] if metric.students_only else ["kept", "to baseline", "verdict"]
+    header += ["paper*"] if with_paper else []
+    precisions = LOSSY_PRECISIONS if any(row.precision_means for row in rows) else ()
+    cells = [
+        (
+            *_score_cells(row),
+            *([] if metric.students_only else _comparison_cells(row)),
+            *([_paper_cell(study, row)] if with_paper else []),
+            *(number_cell(row.precision_means.get(precision)) for precision in precisions),
+            _seeds_cell(row),
+        )
+        for row in rows
+    ]
+    columns = (*header, *(f"{precision} weights" for precision in precisions), "each seed")
+    return Table(metric.title, metric.about, columns, tuple(cells), len(header))
+
+
+def _score_cells(row: ScoreRow) -> tuple[Cell, ...]:
+    mean = row.stats.mean
+    is_real = row.kind == "real"
+    return (
+        Cell("") if row.width is None else count_cell(row.width),
+        Cell("real images" if is_real else model_name(row.kind, row.recipe)),
+        Cell("" if is_real else paper_results.format_seeds(row)),
+        Cell(format_with_std(mean, row.stats.std), None if math.isnan(mean) else mean),
+    )
+
+
+def _comparison_cells(row: ScoreRow) -> tuple[Cell, ...]:
+    """Returns what the model keeps of the teacher's score, and how it compares to the baseline."""
+    kept = Cell("" if row.kind == "real" else format_percent(row.score_ratio), row.score_ratio)
+    comparison = row.comparison
+    if comparison is None:
+        return kept, Cell(""), Cell("")
+    text = format_difference(comparison.difference, comparison.margin, row.stats.mean)
+    return kept, Cell(text, comparison.difference), Cell(comparison.verdict)
+
+
+def _paper_cell(study: StudyResults, row: ScoreRow) -> Cell:
+    score, ratio = paper_results.paper_score(study.dataset, row)
+    if score is None:
+        return Cell("")
+    kept = "" if ratio is None else f" ({format_percent(ratio)})"
+    return Cell(f"{score:.2f}{kept}", score)
+
+
+def _seeds_cell(row: ScoreRow) -> Cell:
+    if row.kind not in ("student", "baseline"):
+        return Cell("")
+    values = row.stats.values.items()
+    return Cell(", ".join(f"{seed}: {format_number(score)}" for seed, score in values))
+
+
+def build_teacher_tables(study: StudyResults) -> list[Table]:
+    """Returns the table of the teacher candidates, if there are several."""
+    candidates = [run for run in study.runs if run.kind == "teacher"]
+    if len(candidates) < 2:
+        return []
+    metrics = [metric for metric in scored_metrics(study) if not metric.students_only]
+    selection = study.teacher_choice.get("candidates", {})
+    rows = tuple(
+        (
+            count_cell(run.width),
+            Cell(f"{run.seed}"),
+            Cell("chosen" if run is study.teacher else "failed" if run.failure else ""),
+            number_cell(selection.get(run.name)),
+            count_cell(run.parameters),
+            *(number_cell(run.scores.get(metric.key)) for metric in metrics),
+        )
+        for run in candidates
+    )
+    chosen_by = study.teacher_choice.get("chosen_by")
+    note = f"Chosen by {chosen_by}." if study.teacher else "None is chosen yet."
+    header = ("d", "seed", "choice", "chosen by", "parameters")
+    labels = tuple(metric.label for metric in metrics)
+    return [Table("Teachers tried", note, header + labels, rows, terminal_columns=6)]
+
+
+def build_min_width_table(study: StudyResults) -> Table | None:
+    """Returns the smallest widths that keep a part of the teacher's score.
+
+    There is a row for each main metric and model; None without a teacher.
+    """
+    models: dict[Metric, dict[tuple[str, str], list[ScoreRow]]] = {}
+    for row in _limit_rows(study):
+        models.setdefault(row.metric, {}).setdefault((row.kind, row.recipe), []).append(row)
+    if not models:
+        return None
+    cells: list[tuple[Cell, ...]] = []
+    for metric, by_model in models.items():
+        cells += [
+            (Cell(metric.label), Cell(model_name(*model)), *_min_width_cells(rows))
+            for model, rows in by_model.items()
+        ]
+        cells += _paper_min_width_rows(study, metric)
+    header = ("score", "model", *(f"keeps {format_percent(level)}" for level in LEVELS))
+    note = "The smallest width whose mean score keeps that part of the teacher's, and its ratio."
+    return Table("Smallest width", note, header, tuple(cells), len(header))
+
+
+def describe_min_widths(study: StudyResults) -> list[str]:
+    """Returns a sentence for each main metric: how far students shrink; the best recipe counts."""
+    students: dict[Metric, list[ScoreRow]] = {}
+    for row in _limit_rows(study):
+        if row.kind == "student":
+            students.setdefault(row.metric, []).append(row)
+    return [f"{metric.label}: {_describe_limit(rows)}" for metric, rows in students.items()]
+
+
+def _limit_rows(study: StudyResults) -> list[ScoreRow]:
+    """Returns the rows of students and baselines by main metrics that have a better side."""
+    return [
+        row
+        for row in score_rows(study)
+        if row.metric.main and row.metric.better and row.score_ratio is not None
+        if row.kind in ("student", "baseline")
+    ]
+
+
+def _describe_limit(students: list[ScoreRow]) -> str:
+    parts: list[str] = []
+    for level in LEVELS:
+        row = narrowest_row(students, level)
+        if row and not any(_describe_model(row) in part for part in parts):
+            kept = f"{format_percent(level)} of the teacher's is kept"
+            parts.append(f"{kept} down to {_describe_model(row)}")
+    if not parts:
+        parts.append(f"no student keeps {format_percent(LEVELS[-1])} of the teacher's")
+    narrowest = min(row.width or 0 for row in students)
+    last = max(
+        (row for row in students if row.width == narrowest), key=lambda row: row.score_ratio or 0
+    )
+    kept = format_percent(last.score_ratio)
+    return f"{'; '.join(parts)}. The smallest, {_describe_model(last)}, keeps {kept}."
+
+
+def _describe_model(row: ScoreRow) -> str:
+    return f"d={row.width} ({format_ratio(row.size_ratio)}, {row.recipe})"
+
+
+def _min_width_cells(rows: list[ScoreRow]) -> list[Cell]:
+    narrowest = [narrowest_row(rows, level) for level in LEVELS]
+    return [
+        Cell(f"d={row.width} ({format_ratio(row.size_ratio)})", row.width) if row else Cell("none")
+        for row in narrowest
+    ]
+
+
+def _paper_min_width_rows(study: StudyResults, metric: Metric) -> list[tuple[Cell, ...]]:
+    """Returns the row of the paper's students, where its teacher's score is known."""
+    teacher = paper_results.PAPER_TEACHER_SCORE.get(study.dataset)
+    if teacher is None or not paper_results.has_paper_metric(study.dataset, metric):
+        return []
+    results = paper_results.paper_results_on(study.dataset)
+    ratios = {d: score_ratio(metric, result.student, teacher) for d, result in results.items()}
+    cells = []
+    for level in LEVELS:
+        width = min((d for d, ratio in ratios.items() if (ratio or 0.0) >= level), default=None)
+        printed = results[width].ratio if width else None
+        size_ratio = f" ({printed}:1)" if printed else ""
+        cells.append(Cell(f"d={width}{size_ratio}", width) if width else Cell("none"))
+    return [(Cell(metric.label), Cell("paper's student*"), *cells)]
+
+
+def build_width_advantage_table(study: StudyResults) -> Table | None:
+    """Returns the width advantage of each student recipe at each width; None without baselines."""
+    rows = [row for row in score_rows(study) if _has_width_advantage(row)]
+    students = [row for row in rows if row.kind == "student"]
+    widths = sorted({row.width or 0 for row in students})
+    cells: list[tuple[Cell, ...]] = []
+    for metric in dict.fromkeys(row.metric for row in rows):
+        if not best_baselines(rows, metric):
+            continue
+        for recipe in dict.fromkeys(row.recipe for row in students):
+            factors = width_advantages(rows, metric, recipe)
+            cells.append(
+                (
+                    Cell(metric.label),
+                    Cell(model_name("student", recipe)),
+                    *(Cell(*factors[d]) if d in factors else Cell("-") for d in widths),
+                )
+            )
+        cells += _paper_width_advantage_rows(study, metric, widths)
+    header = ("score", "model", *(f"d={width}" for width in widths))
+    note = (
+        "How many times as wide the baseline (the best of them, if there are several) must be to "
+        "score as well. The logarithm of its score is interpolated linearly between two widths, on "
+        "a logarithmic scale of widths. Below 1 the baseline is ahead. Means over the seeds, "
+        "without a statement on significance."
+    )
+    return Table("Width advantage", note, header, tuple(cells), len(header)) if cells else None
+
+
+def _has_width_advantage(row: ScoreRow) -> bool:
+    ranked = row.metric.name in ("inception_score", "frechet_distance")
+    return ranked and row.kind in ("student", "baseline") and row.stats.mean > 0
+
+
+def _paper_width_advantage_rows(
+    study: StudyResults, metric: Metric, widths: Iterable[int]
+) -> list[tuple[Cell, ...]]:
+    """Returns the same for the paper's table, where it has this metric."""
+    if not paper_results.has_paper_metric(study.dataset, metric):
+        return []
+    results = paper_results.paper_results_on(study.dataset)
+    baselines = {d: result.baseline for d, result in results.items() if result.baseline}
+    cells = [
+        Cell(*width_advantage(results[d].student, d, baselines, metric.better))
+        if d in results
+        else Cell("-")
+        for d in widths
+    ]
+    return [(Cell(metric.label), Cell("paper's student*"), *cells)]
+
+
+def summarize_study(study: StudyResults) -> list[str]:
+    """Returns a few sentences: what was compressed, by how much, and who is ahead."""
+    rows = score_rows(study)
+    lines = [
+        _describe_compression(study),
+        _describe_kept(rows),
+        *_count_verdicts(rows),
+        _describe_progress(study),
+    ]
+    return [line for line in lines if line]
+
+
+def _describe_compression(study: StudyResults) -> str:
+    size = study.config["data"]["image_size"]
+    start = f"Study {study.config['name']}, data {study.dataset} at {size}x{size}:"
+    if study.teacher is None:
+        return f"{start} no teacher has been chosen yet, so nothing is compressed."
+    teacher = study.teacher
+    start += f" a teacher of width {teacher.width} with {teacher.parameters:,} parameters"
+    students = [run for run in study.runs if run.kind == "student" and run.scores]
+    if not students:
+        return f"{start}; no student has been scored yet."
+    smallest = min(students, key=lambda run: run.width)
+    ratio, _ = parameter_ratios(study, smallest)
+    return (
+        f"{start} was distilled into students down to width {smallest.width} with "
+        f"{smallest.parameters:,} parameters, a compression of {format_ratio(ratio)}."
+    )
+
+
+def _describe_kept(rows: list[ScoreRow]) -> str:
+    """Says what the narrowest models keep of the teacher's main score."""
+    metric = main_metric(rows)
+    rows = [row for row in rows if row.metric == metric and row.score_ratio is not None]
+    students = [row for row in rows if row.kind == "student"]
+    if metric is None or not students:
+        return ""
+    width = min(row.width or 0 for row in students)
+    teacher = next(row for row in rows if row.kind == "teacher")
+    parts = [
+        f"{row.recipe} {format_percent(row.score_ratio)}"
+        for row in rows
+        if row.width == width and row is not teacher
+    ]
+    return (
+        f"Of the teacher's {metric.label} ({format_number(teacher.stats.mean)}) "
+        f"width {width} keeps: {', '.join(parts)}."
+    )
+
+
+def _count_verdicts(rows: list[ScoreRow]) -> list[str]:
+    """Counts for each main metric with a better side who is ahead, and where."""
+    models: dict[Metric, dict[str, list[str]]] = {}
+    for row in rows:
+        if row.comparison and row.metric.main and row.metric.better:
+            verdicts = models.setdefault(row.metric, {})
+            verdicts.setdefault(_describe_verdict(row), []).append(f"{row.recipe} d={row.width}")
+    return [
+        f"{metric.label}, student against baseline: "
+        + "; ".join(f"{verdict} {len(at)} ({', '.join(at)})" for verdict, at in verdicts.items())
+        + "."
+        for metric, verdicts in models.items()
+    ]
+
+
+def _describe_verdict(row: ScoreRow) -> str:
+    """Returns the verdict; with one seed also which of the two has the better score."""
+    assert row.comparison
+    if row.comparison.verdict != "one seed":
+        return row.comparison.verdict
+    difference = row.comparison.difference
+    if difference == 0:
+        return "one seed, no claim, equal"
+    is_student = (difference > 0) == (row.metric.better == "higher")
+    return f"one seed, no claim, {'student' if is_student else 'baseline'} better"
+
+
+def _describe_progress(study: StudyResults) -> str:
+    scored = sum(bool(run.scores) for run in study.runs)
+    failed = sum(bool(run.failure) for run in study.runs)
+    planned = len(study.planned_runs)
+    sentences = []
+    if scored < planned:
+        sentences.append(f"Unfinished: {scored} of {planned} runs have scores, {failed} failed.")
+    if scored == 1:
+        sentences.append("One run has scores, so nothing is compared.")
+    return " ".join(sentences)

@@ -1,0 +1,27 @@
+"""Made-up studies that the tests of the report share; no test changes them."""
+
+import fake_study
+import pytest
+
+from gankd_jax.report.study_results import StudyResults, read_study_results
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> StudyResults:
+    """A finished study with three seeds."""
+    return read_study_results(fake_study.write_study(tmp_path_factory.mktemp("study")))
+
+
+@pytest.fixture(scope="session")
+def unfinished_study(tmp_path_factory) -> StudyResults:
+    folder = tmp_path_factory.mktemp("unfinished")
+    return read_study_results(fake_study.write_unfinished_study(folder))
+
+
+@pytest.fixture(scope="session")
+def timed_study(tmp_path_factory) -> StudyResults:
+    """A study with two seeds and latencies."""
+    folder = tmp_path_factory.mktemp("timed")
+    fake_study.write_study(folder, seeds=(0, 1), students=("mse",))
+    fake_study.add_latency(folder, widths=(2, 4, 8))
+    return read_study_results(folder)
