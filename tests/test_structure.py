@@ -31,11 +31,11 @@ FLOORS = {
     "cli": 8,
 }
 MOST_MODULES = 12  # of a folder, its __init__ included
-CROWDED = {"bench": 20, "report": 21, "study": 13}  # still to be thinned
+CROWDED = {"report": 21, "study": 13}  # still to be thinned
 # They start without JAX, so that a command that trains nothing answers at once.
 WITHOUT_JAX = ("cli.main", "config.presets", "config.schema", "data.loading", "study.plan")
-TORCH_SIDE = "gankd_jax.bench.torch_side"  # runs in a process of its own
-CLOCK = "gankd_jax.bench.clock"
+TORCH_WORKER = "gankd_jax.bench.torch_worker"  # runs in a process of its own
+WORKER = "gankd_jax.bench.worker"  # the clock and the protocol of worker processes
 TORCH_EXPORT = "gankd_jax.export.torch"  # runs the file that it wrote
 NETWORKS = {"jax", "flax", "optax", "numpy", "jaxtyping", "clu"}  # clu counts parameters
 
@@ -123,14 +123,14 @@ def test_a_module_says_why_it_exists_and_needs_no_other_framework(module):
     docstring = ast.get_docstring(TREES[module])
     assert docstring is not None
     assert docstring.splitlines()[0].endswith((".", ":"))
-    allowed = {"torch"} if module in (TORCH_SIDE, TORCH_EXPORT) else set()
+    allowed = {"torch"} if module in (TORCH_WORKER, TORCH_EXPORT) else set()
     assert theirs(module) & {"torch", "torchvision", "tensorflow", "keras"} <= allowed
 
 
-def test_the_torch_side_of_the_benchmark_shares_no_code_but_the_clock():
-    assert ours(TORCH_SIDE) == {CLOCK}
-    assert ours(CLOCK) == set()
-    assert {module for module in TREES if TORCH_SIDE in ours(module)} == set()
+def test_the_torch_worker_shares_only_the_clock_and_protocol():
+    assert ours(TORCH_WORKER) == {WORKER}
+    assert ours(WORKER) == theirs(WORKER) == set()
+    assert {module for module in TREES if TORCH_WORKER in ours(module)} == set()
 
 
 def test_no_function_is_long():

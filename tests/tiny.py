@@ -62,6 +62,14 @@ def load(path: Path, variants: str = "") -> ConfigDict:
     return module.get_config(variants)
 
 
+def repository_config(name: str, **changes: object) -> ConfigDict:
+    """The config `configs/NAME.py` with changed fields; in their names `__` is a dot."""
+    config = load(REPO / "configs" / f"{name}.py").copy_and_resolve_references()
+    with config.unlocked():
+        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
 def shared(factory: pytest.TempPathFactory) -> Path:
     """A folder for the whole test session, all of its processes."""
     base = factory.getbasetemp()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gankd_jax.bench import torch_side
+from gankd_jax.bench import torch_worker
 
-generator, critic = torch_side.generator, torch_side.critic
+generator, critic = torch_worker.build_generator, torch_worker.build_critic
 torch.set_num_threads(1)  # tiny layers: more threads wait for one another
 
 
@@ -189,7 +189,7 @@ class Run:
         metrics, loss = {"critic_loss": value.item()}, value
         if self.recipe.loss == "wgan_gp":
             with frozen_statistics(self.critic):
-                penalty = torch_side.gradient_penalty(self.critic, real, fake, mix)
+                penalty = torch_worker.gradient_penalty(self.critic, real, fake, mix)
             metrics["gradient_penalty"] = penalty.item()
             loss = value + self.recipe.gradient_penalty * penalty
         lr = self.recipe.critic_lr * rate(

@@ -1,1 +1,1 @@
-"""`gankd bench`: how fast training and drawing are, beside PyTorch and the machine's own rate."""
+"""`gankd bench` and `gankd describe`: speed, memory and cost of training and sampling."""

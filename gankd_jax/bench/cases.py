@@ -1,4 +1,4 @@
-"""What is timed: each case as our compiled step, its operations, and what it is compared with."""
+"""What the benchmark times: the study's own compiled steps, their FLOP, and their rivals."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gankd_jax.bench import operations
+from gankd_jax.bench import cost_model
+from gankd_jax.bench.worker import WorkerCase
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models import conv, sampling
@@ -18,179 +19,197 @@ from gankd_jax.models.family import Critic, Generator
 from gankd_jax.training.multi_run import RunSpec, RunSpecs, make_multi_step
 from gankd_jax.training.train_state import StepSpec, TeacherParams, create_train_state
 
-SIZE, CHANNELS, BATCH = 64, 3, 64
-TEACHER, WIDTHS = 64, (2, 4, 8, 16, 32)
-STEPS = 10  # training steps in one compiled call; a study's has 50
+IMAGE_SIZE, CHANNELS, BATCH_SIZE = 64, 3, 64
+TEACHER_WIDTH, STUDENT_WIDTHS = 64, (2, 4, 8, 16, 32)
+STEPS_PER_CALL = 10  # a study's calls have 50; fewer let a turn at a slow case end sooner
 CRITIC_STEPS = 5
-IMAGES = 4_096  # of random pixels, where real batches are needed
-MATRIX = 2_048
-Work = Callable[[], Any]  # what it returns is waited for
-
-
-Theirs = dict[str, Any]  # a case as a side in a process of its own takes it, as JSON
+NUM_IMAGES = 4_096  # of random pixels, where real batches are needed
+# A larger matrix comes closer to the machine's peak and takes longer.
+MATRIX_SIZE = 2_048
+MATRIX_FLOPS = 2 * MATRIX_SIZE**3
+Call = Callable[[], Any]  # its result is waited for
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is timed together."""
+    """One line of the benchmark.
+
+    Attributes:
+      title: What is timed, in words.
+      build: Returns the call that is timed.
+      flops: Operations of one step, 2 for each multiply-add of the layers as they are defined.
+      steps: Training steps in one call.
+      worker_cases: What the workers time beside it, by a name in `measure.WORKERS`.
+      variants: Other calls of our own that are timed beside it, by title.
+    """
 
     title: str
-    build: Callable[[], Work]
-    operations: int  # of one step, the plain way: 2 for each multiply-add of the layers
-    steps: int = 1  # in one call of the work
-    sides: dict[str, Theirs] = dataclasses.field(default_factory=dict)  # by a name of SIDES
-    variants: dict[str, Callable[[], Work]] = dataclasses.field(default_factory=dict)  # of our own
+    build: Callable[[], Call]
+    flops: int
+    steps: int = 1
+    worker_cases: dict[str, WorkerCase] = dataclasses.field(default_factory=dict)
+    variants: dict[str, Callable[[], Call]] = dataclasses.field(default_factory=dict)
 
 
-def cases() -> dict[str, Case]:
-    """Every case by its name."""
+def make_cases() -> dict[str, Case]:
+    """Returns every case by its name for `--only`; nothing is built yet."""
+    widths = STUDENT_WIDTHS
     return {
-        "students": _students("five students, one step of all", WIDTHS, seeds=1),
-        "students-seeds": _students("the same, three seeds of each", WIDTHS, seeds=3),
-        "student": _students("one student, d=8", (8,), seeds=1),
-        "teacher": _teacher("WGAN-GP teacher, d=32", 32),
-        "draw-2": _draw("generator alone, d=2", 2),
-        "draw-64": _draw("generator alone, d=64", 64),
-        "streamed": _streamed("baseline d=32, batches from the host", 32),
+        "students": _students_case("five students, one step of all", widths, seeds=1),
+        "students-seeds": _students_case("the same, three seeds of each", widths, seeds=3),
+        "student": _students_case("one student, d=8", (8,), seeds=1),
+        "teacher": _teacher_case("WGAN-GP teacher, d=32", 32),
+        "draw-2": _sampling_case("generator alone, d=2", 2),
+        "draw-64": _sampling_case("generator alone, d=64", 64),
+        "streamed": _streamed_case("baseline d=32, batches from the host", 32),
     }
 
 
-def matrix_product() -> Work:
-    """The square product that the machine's rate is told by."""
-    matrix = jax.random.normal(jax.random.key(0), (MATRIX, MATRIX))
+def build_matrix_product() -> Call:
+    """Builds the square float32 product whose speed stands for that of the machine."""
+    matrix = jax.random.normal(jax.random.key(0), (MATRIX_SIZE, MATRIX_SIZE))
     product = jax.jit(lambda m: m @ m)
     return lambda: product(matrix)
 
 
-def _generator(width: int) -> Generator:
-    return DCGANGenerator(width, SIZE, CHANNELS, conv_impl=conv.resolve_conv_impl("auto"))
+def _make_generator(width: int) -> Generator:
+    conv_impl = conv.resolve_conv_impl("auto")
+    return DCGANGenerator(width, IMAGE_SIZE, CHANNELS, conv_impl=conv_impl)
 
 
-def _critic(width: int, norm: str = "batch") -> Critic:
-    return DCGANCritic(width, SIZE, CHANNELS, norm=norm, conv_impl=conv.resolve_conv_impl("auto"))
+def _make_critic(width: int, norm: str = "batch") -> Critic:
+    conv_impl = conv.resolve_conv_impl("auto")
+    return DCGANCritic(width, IMAGE_SIZE, CHANNELS, norm=norm, conv_impl=conv_impl)
 
 
-def _students(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
-    made = [operations.student_step(_generator(width)) for width in widths]
-    drawn = operations.forward(_generator(TEACHER))
-    theirs = {"teacher": TEACHER, "widths": widths, "seeds": seeds}
+def _torch_case(kind: str, **arguments: Any) -> dict[str, WorkerCase]:
+    shape = {"image_size": IMAGE_SIZE, "channels": CHANNELS}
+    return {"torch": {"kind": kind, **shape, **arguments}}
+
+
+def _students_case(title: str, widths: tuple[int, ...], *, seeds: int) -> Case:
+    students = sum(cost_model.student_step_flops(_make_generator(width)) for width in widths)
+    teacher = cost_model.generator_flops(_make_generator(TEACHER_WIDTH))
     return Case(
         title,
-        lambda: _train_students(widths, seeds),
-        BATCH * (drawn + seeds * sum(made)),
-        steps=STEPS,
-        sides={"torch": {"kind": "students", "of": [SIZE, CHANNELS], "with": theirs}},
+        lambda: _build_students(widths, seeds),
+        BATCH_SIZE * (teacher + seeds * students),
+        steps=STEPS_PER_CALL,
+        worker_cases=_torch_case("students", teacher=TEACHER_WIDTH, widths=widths, seeds=seeds),
     )
 
 
-def _train_students(widths: tuple[int, ...], seeds: int) -> Work:
-    recipe = Recipe(alpha=0.0, batch_size=BATCH)
-    members = {
-        f"d{width}-s{seed}": RunSpec(StepSpec(_generator(width), None, recipe), seed, 0)
+def _build_students(widths: tuple[int, ...], seeds: int) -> Call:
+    recipe = Recipe(alpha=0.0, batch_size=BATCH_SIZE)
+    specs = {
+        f"d{width}-s{seed}": RunSpec(StepSpec(_make_generator(width), None, recipe), seed, 0)
         for width in widths
         for seed in range(seeds)
     }
-    teacher = _generator(TEACHER)
-    return _train(members, teacher, lambda: np.zeros((STEPS, 1, 1, 1), np.int32))
+    teacher = _make_generator(TEACHER_WIDTH)
+    # Students read no pixel of a batch; its first axis tells the number of steps.
+    return _build_training(specs, teacher, lambda: np.zeros((STEPS_PER_CALL, 1, 1, 1), np.int32))
 
 
-def _teacher(title: str, width: int) -> Case:
-    counted = operations.adversarial_step(
-        _generator(width), _critic(width, "none"), CRITIC_STEPS, penalty=True
+def _teacher_case(title: str, width: int) -> Case:
+    flops = cost_model.adversarial_step_flops(
+        _make_generator(width), _make_critic(width, "none"), CRITIC_STEPS, penalty=True
     )
-    theirs = {"width": width, "critic_steps": CRITIC_STEPS}
     return Case(
         title,
-        lambda: _train_teacher(width),
-        BATCH * counted,
-        steps=STEPS,
-        sides={"torch": {"kind": "teacher", "of": [SIZE, CHANNELS], "with": theirs}},
+        lambda: _build_teacher(width),
+        BATCH_SIZE * flops,
+        steps=STEPS_PER_CALL,
+        worker_cases=_torch_case("teacher", width=width, critic_steps=CRITIC_STEPS),
     )
 
 
-def _train_teacher(width: int) -> Work:
-    recipe = Recipe(loss="wgan_gp", critic_steps=CRITIC_STEPS, batch_size=BATCH)
-    member = RunSpec(StepSpec(_generator(width), _critic(width, "none"), recipe), 0, 0)
-    batches = np.random.default_rng(0).integers(0, IMAGES, (STEPS, 1, CRITIC_STEPS, BATCH))
-    return _train({"teacher": member}, None, lambda: batches.astype(np.int32), _images())
+def _build_teacher(width: int) -> Call:
+    recipe = Recipe(loss="wgan_gp", critic_steps=CRITIC_STEPS, batch_size=BATCH_SIZE)
+    spec = RunSpec(StepSpec(_make_generator(width), _make_critic(width, "none"), recipe), 0, 0)
+    shape = (STEPS_PER_CALL, 1, CRITIC_STEPS, BATCH_SIZE)
+    indices = np.random.default_rng(0).integers(0, NUM_IMAGES, shape).astype(np.int32)
+    return _build_training({"teacher": spec}, None, lambda: indices, _random_images())
 
 
-def _streamed(title: str, width: int) -> Case:
-    """A step on images that are read out of the data set, beside one on always the same."""
-    counted = operations.adversarial_step(_generator(width), _critic(width), 1, penalty=False)
+def _streamed_case(title: str, width: int) -> Case:
+    """Compares a step on images that are read from the data set with one on a constant batch."""
+    flops = cost_model.adversarial_step_flops(
+        _make_generator(width), _make_critic(width), 1, penalty=False
+    )
     return Case(
         title,
-        lambda: _train_baseline(width, streamed=True),
-        BATCH * counted,
-        steps=STEPS,
-        variants={"a constant batch": lambda: _train_baseline(width, streamed=False)},
+        lambda: _build_baseline(width, streamed=True),
+        BATCH_SIZE * flops,
+        steps=STEPS_PER_CALL,
+        variants={"a constant batch": lambda: _build_baseline(width, streamed=False)},
     )
 
 
-def _train_baseline(width: int, *, streamed: bool) -> Work:
-    """Batches go to the device as images: read out of the data set, or always the same."""
-    member = RunSpec(StepSpec(_generator(width), _critic(width), Recipe(batch_size=BATCH)), 0, 0)
-    images, calls = _images(), itertools.count()
-    constant = images[np.arange(STEPS * BATCH).reshape(STEPS, 1, 1, BATCH)]
+def _build_baseline(width: int, *, streamed: bool) -> Call:
+    """Builds a baseline whose batches go to the device as images.
 
-    def read() -> np.ndarray:
-        places = multi_step_indices(
-            next(calls) * STEPS, STEPS, critic_steps=1, count=IMAGES, batch_size=BATCH, seed=0
-        )
-        return images[places[:, None]]
+    They are read from the data set if `streamed`, else always the same.
+    """
+    recipe = Recipe(batch_size=BATCH_SIZE)
+    spec = RunSpec(StepSpec(_make_generator(width), _make_critic(width), recipe), 0, 0)
+    images, calls = _random_images(), itertools.count()
+    steps = STEPS_PER_CALL
+    constant = images[np.arange(steps * BATCH_SIZE).reshape(steps, 1, 1, BATCH_SIZE)]
 
-    return _train({"baseline": member}, None, read if streamed else lambda: constant)
+    def read_batches() -> np.ndarray:
+        first, sizes = next(calls) * steps, {"count": NUM_IMAGES, "batch_size": BATCH_SIZE}
+        indices = multi_step_indices(first, steps, critic_steps=1, seed=0, **sizes)
+        return images[indices[:, None]]
+
+    return _build_training({"baseline": spec}, None, read_batches if streamed else lambda: constant)
 
 
-def _train(
-    members: RunSpecs,
+def _build_training(
+    specs: RunSpecs,
     teacher: Generator | None,
     batches: Callable[[], np.ndarray],
     images: np.ndarray | None = None,
-) -> Work:
-    """A call of the study's own compiled step; the states move on from call to call."""
-    if images is None and not any(member.spec.critic for member in members.values()):
-        images = np.zeros((1, SIZE, SIZE, CHANNELS), np.uint8)
+) -> Call:
+    """Builds a call of the study's own compiled step; the states move on from call to call."""
+    if images is None and not any(spec.spec.critic for spec in specs.values()):
+        images = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
     pixels = None if images is None else jnp.asarray(images)
-    chunk = make_multi_step(members, teacher)
-    states = {
-        name: create_train_state(member.spec, member.seed) for name, member in members.items()
-    }
-    frozen = TeacherParams(generator=_variables(teacher), critic=None) if teacher else None
+    multi_step = make_multi_step(specs, teacher)
+    states = {name: create_train_state(spec.spec, spec.seed) for name, spec in specs.items()}
+    teacher_params = (
+        TeacherParams(generator=_init_variables(teacher), critic=None) if teacher else None
+    )
 
-    def work() -> Any:
+    def call() -> Any:
         nonlocal states
-        states, metrics = chunk(states, frozen, pixels, jnp.asarray(batches()))
+        states, metrics = multi_step(states, teacher_params, pixels, jnp.asarray(batches()))
         return metrics
 
-    return work
+    return call
 
 
-def _images() -> np.ndarray:
-    shape = (IMAGES, SIZE, SIZE, CHANNELS)
+def _random_images() -> np.ndarray:
+    shape = (NUM_IMAGES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def _variables(generator: Generator) -> Any:
+def _init_variables(generator: Generator) -> Any:
     return generator.init(jax.random.key(0), jnp.zeros((2, generator.latent_dim)), train=False)
 
 
-def _draw(title: str, width: int) -> Case:
-    generator = _generator(width)
+def _sampling_case(title: str, width: int) -> Case:
+    generator = _make_generator(width)
 
-    def build() -> Work:
-        variables, latents = (
-            _variables(generator),
-            sampling.sample_latents(0, BATCH, generator.latent_dim),
-        )
+    def build() -> Call:
+        variables = _init_variables(generator)
+        latents = sampling.sample_latents(0, BATCH_SIZE, generator.latent_dim)
         return lambda: sampling.sample_images(generator, variables, latents)
 
+    onnx_case = {"width": width, "image_size": IMAGE_SIZE, "channels": CHANNELS}
     return Case(
         title,
         build,
-        BATCH * operations.forward(generator),
-        sides={
-            "torch": {"kind": "draw", "of": [SIZE, CHANNELS], "with": {"width": width}},
-            "onnxruntime": {"width": width, "image_size": SIZE, "channels": CHANNELS},
-        },
+        BATCH_SIZE * cost_model.generator_flops(generator),
+        worker_cases=_torch_case("sampling", width=width) | {"onnxruntime": onnx_case},
     )

@@ -1,86 +1,269 @@
-"""Times cases in turn with what they are compared with, and with the machine's matrix products."""
+"""Runs the benchmark: times cases in turn with other frameworks, and writes bench.json and .md."""
 
+import importlib.metadata
+import importlib.util
 import json
+import os
+import platform
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
+from tabulate import tabulate
 
-from gankd_jax.bench.cases import Case, Theirs, Work, matrix_product
-from gankd_jax.bench.clock import median_seconds
+from gankd_jax.bench.cases import (
+    MATRIX_FLOPS,
+    MATRIX_SIZE,
+    Call,
+    Case,
+    build_matrix_product,
+    make_cases,
+)
+from gankd_jax.bench.worker import WorkerCase, median_seconds
+from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
-Seconds = dict[str, list[float]]  # of "ours", of each side and variant, of the "matrix" product
-# Each side is a process of its own, so that neither's threads are in the other's way.
-SIDES = {"torch": "gankd_jax.bench.torch_side", "onnxruntime": "gankd_jax.bench.onnx_side"}
+# For each of "ours", "matrix" (the product), every worker and variant: a step's time in each round.
+Seconds = dict[str, list[float]]
+# What `--against` can name.  Each runs in its own process, so that its threads and ours do not wait
+# for each other.
+WORKERS = {"torch": "gankd_jax.bench.torch_worker", "onnxruntime": "gankd_jax.bench.onnx_worker"}
+PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxruntime")}
+EXTRAS = {"torch": "torch", "onnxruntime": "export"}
+HEADER = (
+    *("case", "ms per step", "compared with", "its ms", "times as fast"),
+    *("operations", "share of the rate"),
+)
 
 
-class Side:
-    """A process that reads a case a line and answers each with its seconds, both as JSON."""
+class Worker:
+    """A process that times cases with another framework; a context manager that ends it.
 
-    def __init__(self, name: str) -> None:
-        command = [sys.executable, "-m", SIDES[name]]
-        self._name = name
+    Args:
+      module: What the process runs; see `bench.worker` for the protocol.
+      title: What an error message calls the process.
+      env: Changes to its environment.
+    """
+
+    def __init__(self, module: str, title: str, env: Mapping[str, str] | None = None) -> None:
+        self._title = title
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | (env or {}),
+            text=True,
         )
 
-    def seconds(self, case: Theirs) -> float:
-        """The median over runs of a case.
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def measure(self, case: WorkerCase) -> Any:
+        """Returns the worker's answer to a case.
 
         Raises:
-          UserError: the process has ended.
+          UserError: The process has ended.
         """
-        answer = self._ask(json.dumps(case))
+        answer = self._send(json.dumps(case))
         if not answer:
-            raise UserError(f"the {self._name} side ended; what it said last stands above")
+            status = self._process.wait()
+            raise UserError(f"{self._title} ended (status {status}); see its output above")
         return json.loads(answer)
 
-    def _ask(self, line: str) -> str:
-        """What the process answers; nothing where it has ended."""
+    def _send(self, line: str) -> str:
+        """Returns the process's answer, or '' where it has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             print(line, file=self._process.stdin, flush=True)
-        except BrokenPipeError:  # not that of our own output, which is no error
+        except BrokenPipeError:  # caught here, since one on our own output is no error
             return ""
         return self._process.stdout.readline()
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self._process.communicate()
 
 
-def measure(
-    cases: Mapping[str, Case], rounds: int, sides: Mapping[str, Side]
+def run_benchmark(folder: Path, *, against: Sequence[str], only: Sequence[str], rounds: int) -> str:
+    """Times cases and writes `bench.json` and `bench.md`.
+
+    Args:
+      folder: Where the two files go; made if it is missing.
+      against: Names in `WORKERS` to compare with.
+      only: Names of cases; empty for all.
+      rounds: Turns that each case and each of its rivals takes, at least 1.
+
+    Returns:
+      The table, as in `bench.md`.
+
+    Raises:
+      UserError: The folder holds a benchmark already, a worker's package is not installed or its
+        process ends, or a name is unknown.
+    """
+    cases = _select_cases(only)
+    for path in (folder / "bench.json", folder / "bench.md"):
+        if path.exists():
+            raise UserError(f"{path} exists; name another folder with --out")
+    for name in against:
+        _check_worker(name)
+    workers = {name: Worker(WORKERS[name], f"the {name} worker") for name in against}
+    try:
+        seconds = {}
+        for name, case_seconds in time_cases(cases, rounds, workers):
+            print(f"timed: {cases[name].title}", file=sys.stderr, flush=True)
+            seconds[name] = case_seconds
+    finally:
+        for worker in workers.values():
+            worker.close()
+    table = format_table(cases, seconds)
+    atomic_io.write_json(folder / "bench.json", _results_to_json(cases, seconds))
+    atomic_io.write_bytes(folder / "bench.md", (table + "\n").encode())
+    return table
+
+
+def _select_cases(only: Sequence[str]) -> dict[str, Case]:
+    cases = make_cases()
+    for name in only:
+        if name not in cases:
+            raise UserError(f"--only={name} is no case of the benchmark: {', '.join(cases)}")
+    return {name: cases[name] for name in only or cases}
+
+
+def _check_worker(name: str) -> None:
+    if name not in WORKERS:
+        raise UserError(f"--against={name} is not known; it can be {', '.join(WORKERS)}")
+    if not all(map(importlib.util.find_spec, PACKAGES[name])):
+        raise UserError(f"--against={name} needs: pip install 'gankd-jax[{EXTRAS[name]}]'")
+
+
+def time_cases(
+    cases: Mapping[str, Case], rounds: int, workers: Mapping[str, Worker]
 ) -> Iterator[tuple[str, Seconds]]:
-    """Each case's seconds for a step, a value for each round; all take turns in a round."""
-    rate = partial(_seconds, matrix_product())
+    """Times cases one after the other; within a round everything that is compared takes a turn.
+
+    Args:
+      cases: By name.
+      rounds: At least 1.
+      workers: By a name in `WORKERS`.
+
+    Yields:
+      The name of each case and its seconds per step.
+    """
+    time_matrix = partial(_seconds_per_step, build_matrix_product())
     for name, case in cases.items():
-        yield name, _turns({"matrix": rate, **_takers(case, sides)}, rounds)
+        yield name, _take_turns({"matrix": time_matrix, **_build_timers(case, workers)}, rounds)
 
 
-def _takers(case: Case, sides: Mapping[str, Side]) -> Mapping[str, Callable[[], float]]:
-    """What tells the seconds of one step: ours, our variants, the other sides."""
-    built = {name: build() for name, build in {"ours": case.build, **case.variants}.items()}
-    for work in built.values():
-        jax.block_until_ready(work())  # compiles
-    beside = {name: side for name, side in sides.items() if name in case.sides}
-    return {name: partial(_seconds, work, case.steps) for name, work in built.items()} | {
-        name: partial(side.seconds, case.sides[name]) for name, side in beside.items()
+def _build_timers(case: Case, workers: Mapping[str, Worker]) -> dict[str, Callable[[], float]]:
+    """Returns what measures the seconds of one step: ours, our variants, the workers."""
+    calls = {name: build() for name, build in {"ours": case.build, **case.variants}.items()}
+    for call in calls.values():
+        jax.block_until_ready(call())  # compiles
+    timers: dict[str, Callable[[], float]] = {
+        name: partial(_seconds_per_step, call, case.steps) for name, call in calls.items()
+    }
+    for name, worker in workers.items():
+        if name in case.worker_cases:
+            timers[name] = partial(worker.measure, case.worker_cases[name])
+    return timers
+
+
+def _take_turns(timers: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
+    seconds: Seconds = {name: [] for name in timers}
+    for _ in range(rounds):
+        for name, time_step in timers.items():
+            seconds[name].append(time_step())
+    return seconds
+
+
+def _seconds_per_step(call: Call, steps: int = 1) -> float:
+    return median_seconds(lambda: jax.block_until_ready(call())) / steps
+
+
+def _results_to_json(cases: Mapping[str, Case], seconds: Mapping[str, Seconds]) -> dict[str, Any]:
+    return {
+        "machine": describe_machine(),
+        "cases": {
+            name: {
+                "title": cases[name].title,
+                "operations": cases[name].flops,
+                "seconds": case_seconds,
+            }
+            for name, case_seconds in seconds.items()
+        },
     }
 
 
-def _turns(takers: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
-    found: Seconds = {name: [] for name in takers}
-    for _ in range(rounds):
-        for name, take in takers.items():
-            found[name].append(take())
-    return found
+def describe_machine() -> dict[str, Any]:
+    """Returns the machine and the versions that the numbers hold for."""
+    device = jax.devices()[0]
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "backend": device.platform,
+        "device": device.device_kind,
+    }
+    for package in ("jax", "torch", "onnxruntime"):
+        try:
+            machine[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            machine[package] = None
+    return machine
 
 
-def _seconds(work: Work, steps: int = 1) -> float:
-    """The time of a step, of a call of so many, whose result is waited for."""
-    return median_seconds(lambda: jax.block_until_ready(work())) / steps
+def format_table(cases: Mapping[str, Case], seconds: Mapping[str, Seconds]) -> str:
+    """Formats medians over the rounds, with the smallest and largest, as a Markdown table.
+
+    Args:
+      cases: By name.
+      seconds: As `time_cases` yields them, by case.
+
+    Returns:
+      A line about the machine and a table with a row for each comparison.
+    """
+    rates = [MATRIX_FLOPS / s / 1e9 for values in seconds.values() for s in values["matrix"]]
+    machine = describe_machine()
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("jax", "torch", "onnxruntime"))
+    title = (
+        f"{machine['device']}, {machine['cores']} cores, {versions};"
+        f" {MATRIX_SIZE}^3 matrix product at {_format_range(rates, 0)} GFLOP/s"
+    )
+    rows = [row for name, values in seconds.items() for row in _case_rows(cases[name], values)]
+    table = tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
+    return f"{title}\n\n{table}"
+
+
+def _case_rows(case: Case, seconds: Seconds) -> list[tuple[str, ...]]:
+    """Returns a row for each rival of a case; one row where there is none."""
+    shares = [
+        case.flops / step / (MATRIX_FLOPS / product)
+        for step, product in zip(seconds["ours"], seconds["matrix"], strict=True)
+    ]
+    first = (case.title, _format_range([1e3 * s for s in seconds["ours"]], 1))
+    last = (f"{case.flops / 1e9:.1f} G", _format_range(shares, 2))
+    rivals = [name for name in seconds if name not in ("ours", "matrix")]
+    if not rivals:
+        return [(*first, "", "", "", *last)]
+    return [(*first, *_compare(name, seconds), *last) for name in rivals]
+
+
+def _compare(rival: str, seconds: Seconds) -> tuple[str, str, str]:
+    # Ratios are taken round by round: whatever slows the machine slows both within a round.
+    ratios = [b / a for a, b in zip(seconds["ours"], seconds[rival], strict=True)]
+    return rival, _format_range([1e3 * s for s in seconds[rival]], 1), _format_range(ratios, 2)
+
+
+def _format_range(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return ""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

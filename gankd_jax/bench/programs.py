@@ -1,6 +1,11 @@
-"""The programs that a config's study runs, as functions and shapes: no array of them is made."""
+"""The compiled programs of a config's study, from shapes alone, and what the compiler says of them.
+
+No array of a program is made, and nothing is run.
+"""
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,14 +28,19 @@ from gankd_jax.training.multi_run import (
     make_multi_step,
 )
 from gankd_jax.training.train_state import TeacherParams, create_train_state
+from gankd_jax.utils.sharding import replicated
 
-FEATURES = ("2048", LOGIT_LAYERS[0])  # what FID and the Inception Score take
-FEATURES_BATCH = 32  # images in one pass of the FID network
+FEATURE_LAYERS = ("2048", LOGIT_LAYERS[0])  # of FID and of the Inception Score
+FEATURE_BATCH = 32  # images in one pass of the FID network
+COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+# Bytes of a number, by HLO's names of types.
+TYPE_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
+TYPE_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled function and what it takes."""
+    """A jitted function and the shapes that it takes."""
 
     title: str
     runs: int  # trained by it
@@ -40,79 +50,201 @@ class Program:
     steps: int = 1  # in one call
 
 
-def training(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Iterator[Program]:
-    """Each group's call of many steps; on a mesh its devices share every batch."""
+@dataclasses.dataclass(frozen=True)
+class CompiledStats:
+    """What a compiled program takes of one device."""
+
+    argument_bytes: int
+    output_bytes: int  # of outputs that do not reuse the memory of arguments
+    temporary_bytes: int
+    code_bytes: int
+    peak_bytes: int  # of arrays that exist at the same time
+    flops: float  # of one step; a loop is counted once
+    bytes_accessed: float  # of one step, likewise
+    optimal_seconds: float  # of one step, likewise; nan where it is not known
+    step_cycles: int  # of one step; 0 where the compiler does not estimate them, as on a CPU
+    call_cycles: int  # of the rest of a call
+    collectives: dict[str, tuple[int, int]]  # by kind: how many, and the bytes of their results
+
+
+def training_programs(
+    config: ml_collections.ConfigDict, mesh: Mesh | None = None
+) -> Iterator[Program]:
+    """Yields each group's call of many training steps.
+
+    Args:
+      config: Of a study.
+      mesh: Devices that share every batch; None for a single device.
+    """
     for group in plan.group_runs(config, plan.plan_runs(config)):
-        yield _group(config, group, mesh)
+        yield _group_program(config, group, mesh)
 
 
-def evaluation(config: ml_collections.ConfigDict) -> Iterator[Program]:
-    """What scores run: images of the teacher, the widest generator, and their features."""
+def evaluation_programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
+    """Yields what scoring runs: sampling from the widest teacher, and the FID network."""
     generator = networks.build_generator(config, max(config.study.teacher_widths))
     count = config.evaluation.batch_size
     latents = jax.ShapeDtypeStruct((count, generator.latent_dim), np.float32)
-    arguments = (generator, _variables(generator), latents)
-    yield Program(f"draw {count} images", 0, sampling.sample_images, arguments)
+    arguments = (generator, _variable_shapes(generator), latents)
+    yield Program(f"sample {count} images", 0, sampling.sample_images, arguments)
     size = config.data.image_size
-    images = jax.ShapeDtypeStruct((FEATURES_BATCH, size, size, 3), np.uint8)
-    yield Program(f"features of {FEATURES_BATCH}", 0, jax.jit(_features), (_network(), images))
+    images = jax.ShapeDtypeStruct((FEATURE_BATCH, size, size, 3), np.uint8)
+    inception = (_inception_shapes(), images)
+    yield Program(f"features of {FEATURE_BATCH}", 0, jax.jit(_inception_features), inception)
 
 
-def _group(config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | None) -> Program:
+def _group_program(
+    config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | None
+) -> Program:
     teacher = max(plan.teacher_runs(config), key=lambda run: run.width)
-    is_taught = group[0].kind == "student"
-    members = {
-        run.name: networks.make_run_spec(config, run, teacher if is_taught else None)
+    has_teacher = group[0].kind == "student"
+    specs = {
+        run.name: networks.make_run_spec(config, run, teacher if has_teacher else None)
         for run in group
     }
-    generator = networks.build_generator(config, teacher.width) if is_taught else None
-    images, batches = _data(config, members)
+    generator = networks.build_generator(config, teacher.width) if has_teacher else None
+    images, batches = _data_shapes(config, specs)
     states = {
-        name: jax.eval_shape(lambda m=m: create_train_state(m.spec, m.seed))
-        for name, m in members.items()
+        name: jax.eval_shape(lambda s=spec: create_train_state(s.spec, s.seed))
+        for name, spec in specs.items()
     }
+    teacher_params = _teacher_shapes(specs, generator) if generator else None
     return Program(
         title=f"{group[0].kind}s",
         runs=len(group),
-        function=make_multi_step(members, generator, mesh),
-        arguments=(states, _frozen(members, generator) if generator else None, images, batches),
+        function=make_multi_step(specs, generator, mesh),
+        arguments=(states, teacher_params, images, batches),
         images=images.size,
         steps=config.training.steps_per_call,
     )
 
 
-def _data(
-    config: ml_collections.ConfigDict, members: dict[str, RunSpec]
+def _data_shapes(
+    config: ml_collections.ConfigDict, specs: dict[str, RunSpec]
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """The shapes of the data set on the device, and of a call's places in it."""
-    recipe = next(iter(members.values())).spec.recipe
+    """Returns the shapes of the data set on the device, and of a call's indices into it."""
+    recipe = next(iter(specs.values())).spec.recipe
     size, count = config.data.image_size, registry.get_dataset(config.data.name).counts["train"]
-    pixels = (count - config.data.validation, size, size, networks.image_channels(config))
+    images = (count - config.data.validation, size, size, networks.image_channels(config))
     steps = config.training.steps_per_call
-    places = (steps, len(data_seeds(members)), recipe.critic_steps, recipe.batch_size)
-    return jax.ShapeDtypeStruct(pixels, np.uint8), jax.ShapeDtypeStruct(places, np.int32)
+    indices = (steps, len(data_seeds(specs)), recipe.critic_steps, recipe.batch_size)
+    return jax.ShapeDtypeStruct(images, np.uint8), jax.ShapeDtypeStruct(indices, np.int32)
 
 
-def _variables(generator: Generator) -> PyTree:
+def _variable_shapes(generator: Generator) -> PyTree:
     blank = jnp.zeros((2, generator.latent_dim))
     return jax.eval_shape(lambda: generator.init(jax.random.key(0), blank, train=False))
 
 
-def _frozen(members: dict[str, RunSpec], generator: Generator) -> TeacherParams:
-    """The shapes of what the students see of their teacher."""
-    eye = feature_critic(members)
-    critic = None
-    if eye:
-        blank = jnp.zeros((2, eye.image_size, eye.image_size, eye.channels))
-        critic = jax.eval_shape(lambda: eye.init(jax.random.key(0), blank, train=False))
-    return TeacherParams(generator=_variables(generator), critic=critic)
+def _teacher_shapes(specs: dict[str, RunSpec], generator: Generator) -> TeacherParams:
+    critic, critic_shapes = feature_critic(specs), None
+    if critic:
+        blank = jnp.zeros((2, critic.image_size, critic.image_size, critic.channels))
+        critic_shapes = jax.eval_shape(lambda: critic.init(jax.random.key(0), blank, train=False))
+    return TeacherParams(generator=_variable_shapes(generator), critic=critic_shapes)
 
 
-def _network() -> PyTree:
-    """The shapes of the FID network's weights."""
+def _inception_shapes() -> PyTree:
     image = jax.ShapeDtypeStruct((1, INPUT_SIZE, INPUT_SIZE, 3), np.float32)
-    return jax.eval_shape(FidInception(FEATURES).init, jax.random.key(0), image)
+    return jax.eval_shape(FidInception(FEATURE_LAYERS).init, jax.random.key(0), image)
 
 
-def _features(variables: PyTree, images: jax.Array) -> PyTree:
-    return FidInception(FEATURES).apply(variables, preprocess_images(images))
+def _inception_features(variables: PyTree, images: jax.Array) -> PyTree:
+    return FidInception(FEATURE_LAYERS).apply(variables, preprocess_images(images))
+
+
+def compile_program(mesh: Mesh, program: Program) -> CompiledStats:
+    """Compiles a program whose arguments are replicated over a mesh.
+
+    Args:
+      mesh: Its devices need not be there.
+      program: As `training_programs` or `evaluation_programs` yield it.
+
+    Returns:
+      What it takes of each device.
+
+    Raises:
+      jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED where a device's memory is too small.
+    """
+    compiled = program.function.lower(*replicate_shapes(mesh, program.arguments)).compile()
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    assert memory is not None  # on CPU, GPU and TPU there is one
+    assert cost is not None
+    assert text is not None
+    step_cycles, call_cycles = _count_cycles(text, program.steps)
+    return CompiledStats(
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        peak_bytes=memory.peak_memory_in_bytes,
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        optimal_seconds=_correct_optimal_seconds(cost.get("optimal_seconds", math.nan), text),
+        step_cycles=step_cycles,
+        call_cycles=call_cycles,
+        collectives=_count_collectives(text),
+    )
+
+
+def replicate_shapes(mesh: Mesh, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Gives every shape among the arguments a sharding that replicates it over a mesh."""
+    sharding = replicated(mesh)
+
+    def replicate(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(replicate, arguments)
+
+
+def _correct_optimal_seconds(seconds: float, text: str) -> float:
+    """Removes the -1 s with which XLA marks each custom call whose cost it does not know.
+
+    Calls named ConcatBitcast move nothing and cost nothing; where others are left the total is not
+    known.
+    """
+    seconds += text.count('custom_call_target="ConcatBitcast"')
+    return seconds if seconds >= 0 else math.nan
+
+
+def _count_cycles(text: str, steps: int) -> tuple[int, int]:
+    """Adds up the compiler's estimates of cycles.
+
+    A loop within a step is counted once, because the text does not tell how often it turns.
+
+    Returns:
+      Those of a step, which is the body of a loop where there are several, and those of the rest.
+    """
+    loop_cycles = entry_cycles = 0
+    for is_entry, line in _iterate_instructions(text):
+        for cycles in re.findall(r'"estimated_cycles":"(\d+)"', line):
+            loop_cycles += 0 if is_entry else int(cycles)
+            entry_cycles += int(cycles) if is_entry else 0
+    return (loop_cycles, entry_cycles) if steps > 1 else (loop_cycles + entry_cycles, 0)
+
+
+def _iterate_instructions(text: str) -> Iterator[tuple[bool, str]]:
+    """Yields every line of an HLO module, and whether it is one of the entry computation."""
+    is_entry = False
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            is_entry = line.startswith("ENTRY ")
+        yield is_entry, line
+
+
+def _count_collectives(text: str) -> dict[str, tuple[int, int]]:
+    collectives: dict[str, tuple[int, int]] = {}
+    for shapes, kind in re.findall(rf"= (\S.*?) ({COLLECTIVES})(?:-start)?\(", text):
+        count, size = collectives.get(kind, (0, 0))
+        collectives[kind] = count + 1, size + _shape_bytes(shapes)
+    return collectives
+
+
+def _shape_bytes(shapes: str) -> int:
+    """Bytes of arrays as HLO writes them, such as `(f32[4,8]{1,0}, s32[])`."""
+    return sum(
+        TYPE_BYTES[dtype] * math.prod(int(size) for size in sizes.split(",") if size)
+        for dtype, sizes in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shapes)
+    )

@@ -186,35 +186,35 @@ def run_bench(args: Namespace) -> None:
 
 
 def _bench_memory(args: Namespace) -> None:
-    from gankd_jax.bench.memory import memory
+    from gankd_jax.bench.compile_report import describe_memory
 
-    print(memory(args.config.load()))
+    print(describe_memory(args.config.load()))
 
 
 def _bench_start(args: Namespace) -> None:
-    from gankd_jax.bench.start import start
+    from gankd_jax.bench.start import time_start
 
-    print(start(args.config.load(), args.config.to_words(), args.rounds or BENCH_ROUNDS))
+    print(time_start(args.config.load(), args.config.to_words(), args.rounds or BENCH_ROUNDS))
 
 
 def _bench_compile_for(args: Namespace) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs; otherwise JAX would look for the TPU
-    from gankd_jax.bench.compile_for import compile_for
+    from gankd_jax.bench.compile_report import describe_tpu_programs
 
-    print(compile_for(args.config.load(), args.bench_compile_for))
+    print(describe_tpu_programs(args.config.load(), args.bench_compile_for))
 
 
 def _bench_export(args: Namespace) -> None:
-    from gankd_jax.bench.export import bench_export
+    from gankd_jax.bench.export_latency import time_exported_files
 
-    print(bench_export(args.config.load(), args.workdir, rounds=args.rounds or BENCH_ROUNDS))
+    print(time_exported_files(args.config.load(), args.workdir, rounds=args.rounds or BENCH_ROUNDS))
 
 
 def _bench_cases(args: Namespace) -> None:
-    from gankd_jax.bench import command
+    from gankd_jax.bench.measure import run_benchmark
 
     print(
-        command.bench(
+        run_benchmark(
             args.out or Path("bench"),
             against=args.against or [],
             only=args.only or [],

@@ -159,7 +159,7 @@ def test_values_of_flags(monkeypatch, line, name, value):
 
 def test_bench_start_measures_the_config_with_all_changes(command, monkeypatch):
     calls = []
-    monkeypatch.setattr(start, "start", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(start, "time_start", lambda *arguments: calls.append(arguments))
     words = [f"--config={tiny.REPO / 'configs' / 'mnist.py'}:small", "--config.study.seeds", "(3,)"]
     words += ["-config.study.widths=(2,)", "--config.recipes.mse.warm_start"]
     words += ["--config.evaluation.layers=()", "--noconfig.recipes.l1.warm_start"]

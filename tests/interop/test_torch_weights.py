@@ -32,7 +32,7 @@ LATENT = 7
 
 
 def generator(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
-    made = twin.generator(width, size, channels, latent=LATENT, **settings)
+    made = twin.generator(width, size, channels, latent_dim=LATENT, **settings)
     return twin.randomise(made, seed=width).eval()
 
 
@@ -179,7 +179,7 @@ def test_a_written_generator_loads_strictly_and_draws_the_same(
 ) -> None:
     params, stats = trained(size, channels, norm)
     write_generator(tmp_path / "g.pth", params, stats)
-    module = Public(twin.generator(2, size, channels, latent=LATENT, norm=norm)).eval()
+    module = Public(twin.generator(2, size, channels, latent_dim=LATENT, norm=norm)).eval()
     state = torch.load(tmp_path / "g.pth", weights_only=True)
     module.load_state_dict(state, strict=True)
     assert {k: v.dtype for k, v in state.items()} == {

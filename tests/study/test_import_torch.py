@@ -49,7 +49,7 @@ def tiny(data_dir: Path | str = "", **changes: object) -> ConfigDict:
 
 
 def generator(**settings: object) -> torch.nn.Sequential:
-    made = twin.generator(**(GENERATOR | settings), latent=LATENT)
+    made = twin.generator(**(GENERATOR | settings), latent_dim=LATENT)
     return twin.randomise(made, seed=0).eval()
 
 
@@ -163,7 +163,7 @@ def test_an_exported_run_draws_what_evaluation_draws(
     into(config, tmp_path / "work", files)
     import_torch.export_torch(config, tmp_path / "work", run=TEACHER, out=tmp_path / "out.pth")
     state = torch.load(tmp_path / "out.pth", weights_only=True)
-    network = twin.generator(**GENERATOR, latent=LATENT).eval()
+    network = twin.generator(**GENERATOR, latent_dim=LATENT).eval()
     torch.nn.ModuleDict({"main": network}).load_state_dict(state, strict=True)
     module, variables = StudyContext(config, tmp_path / "work").drawer(find_run(config, TEACHER))
     latents = np.random.default_rng(0).normal(size=(6, LATENT)).astype(np.float32)

@@ -155,7 +155,7 @@ class Pair:
         self.case, self.dtype = case, dtype
         shape = (SIZE, CHANNELS)
         torch_dtype = {np.float32: torch.float32, np.float64: torch.float64}[dtype]
-        generator = twin.generator(case.width, *shape, latent=LATENT)
+        generator = twin.generator(case.width, *shape, latent_dim=LATENT)
         critic = None
         if case.critic_width:
             critic = twin.critic(case.critic_width, *shape, norm=case.critic_norm)

@@ -1,0 +1,159 @@
+"""Counts what training takes from the networks' shapes: operations, bytes of state and gradients.
+
+Operations are counted as the layers are defined, for one image: two for each multiply-add of the
+4x4 layers and the projection.  Norms, activations and Adam are left out.  A layer's two gradients
+cost what the layer costs each; the first layer's input needs none.  Faster algorithms (Winograd's)
+need fewer operations.
+"""
+
+import dataclasses
+import functools
+
+import jax
+
+from gankd_jax.models.cost import generator_cost
+from gankd_jax.models.family import Critic, Generator, PyTree, family_of
+from gankd_jax.training.multi_run import RunSpecs, data_seeds
+from gankd_jax.training.train_state import StepSpec, TrainState, create_train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """The limits of a TPU chip, from its data sheet."""
+
+    memory: int  # bytes
+    bandwidth: float  # of the memory, bytes/s
+    peak: float  # operations/s of bfloat16 products, to which JAX rounds float32 on a TPU
+    clock: float  # cycles/s: the peak over 4 units per core of 128x128 multiply-adds
+    layout: str  # libtpu's name for its cores: 'megacore' where two work as one device
+
+
+# https://cloud.google.com/tpu/docs/v4, /v5e and /v5p, "key chip specifications".
+CHIPS = {
+    "v4": Chip(32 * 2**30, 1_200e9, 275e12, 1.05e9, "megacore"),
+    "v5e": Chip(16 * 2**30, 819e9, 197e12, 1.50e9, "default"),
+    "v5p": Chip(95 * 2**30, 2_765e9, 459e12, 1.75e9, "megacore"),
+}
+# Most operations/s in products of float32 as JAX rounds it there: to bfloat16 on TPUs, to TF32 on
+# GPUs (NVIDIA's data sheets of the A100 and the H200 SXM, without sparsity).
+PEAK_FLOPS = {name: chip.peak for name, chip in CHIPS.items()} | {"A100": 156e12, "H200": 494.5e12}
+
+
+def generator_flops(generator: Generator) -> int:
+    """Operations to generate one image."""
+    return 2 * generator_cost(generator).multiply_adds
+
+
+def student_step_flops(generator: Generator) -> int:
+    """Operations of a generator's step on a distance, per image, without the teacher's image."""
+    return generator_flops(generator) + _generator_backward_flops(generator)
+
+
+def adversarial_step_flops(
+    generator: Generator, critic: Critic, critic_steps: int, *, penalty: bool
+) -> int:
+    """Counts the operations of critic steps and one generator step, per image of a batch.
+
+    Args:
+      generator: Makes a fake image in every critic step and in the generator's step.
+      critic: Scores real and fake images.
+      critic_steps: Critic updates; 0 for a critic that is not trained.
+      penalty: Whether WGAN-GP's gradient penalty is part of the critic's loss.
+
+    Returns:
+      Operations.
+    """
+    score = _critic_flops(critic)
+    train_critic = generator_flops(generator) + 2 * (3 * score - _first_layer_flops(critic))
+    # The score, its gradient in the image, and twice that for the gradient's own gradient.
+    train_critic += 4 * score if penalty else 0
+    train_generator = student_step_flops(generator) + 2 * score
+    return critic_steps * train_critic + train_generator
+
+
+def group_step_flops(specs: RunSpecs, teacher: Generator | None) -> int:
+    """Counts the operations of one step of every run of a group, for whole batches.
+
+    Args:
+      specs: The runs that are compiled together.
+      teacher: Whose images the runs imitate; it runs once for each data seed.  None without one.
+
+    Returns:
+      Operations.
+    """
+    step_specs = [spec.spec for spec in specs.values()]
+    batch_size, seeds = step_specs[0].recipe.batch_size, len(data_seeds(specs))
+    teacher_image = generator_flops(teacher) * seeds if teacher else 0
+    teacher_features = max(map(_feature_flops, step_specs), default=0) * seeds
+    # A student's features also have a backward pass, down to its images.
+    student_features = sum(2 * _feature_flops(spec) for spec in step_specs)
+    steps = sum(map(_step_flops, step_specs))
+    return batch_size * (teacher_image + steps) + teacher_features + student_features
+
+
+def _feature_flops(spec: StepSpec) -> int:
+    """Operations of the frozen critic's hidden layers for all images of a step it compares."""
+    if spec.frozen_critic is None:
+        return 0
+    return spec.recipe.feature_batch * 2 * sum(_count_layer_macs(spec.frozen_critic)[:-1])
+
+
+def _step_flops(spec: StepSpec) -> int:
+    if spec.critic is None:
+        return student_step_flops(spec.generator)
+    recipe = spec.recipe
+    critic_steps = recipe.critic_steps if recipe.train_critic else 0
+    penalty = recipe.loss == "wgan_gp"
+    return adversarial_step_flops(spec.generator, spec.critic, critic_steps, penalty=penalty)
+
+
+def _generator_backward_flops(generator: Generator) -> int:
+    return 2 * generator_flops(generator) - 2 * _count_layer_macs(generator)[0]
+
+
+def _first_layer_flops(critic: Critic) -> int:
+    return 2 * _count_layer_macs(critic)[0]
+
+
+def _critic_flops(critic: Critic) -> int:
+    """Operations to score one image."""
+    return 2 * sum(_count_layer_macs(critic))
+
+
+def _count_layer_macs(network: Generator | Critic) -> list[int]:
+    return family_of(network).count_layer_macs(network)
+
+
+def state_bytes(specs: RunSpecs) -> int:
+    """Counts the bytes that the runs of a group keep between steps.
+
+    These are float32 weights, Adam's two moments of each, batch norm's statistics and averages of
+    weights: about 12 bytes for each trained number, 16 in a generator whose average is kept.
+    """
+    return sum(_tree_bytes(_state_shapes(spec.spec)) for spec in specs.values())
+
+
+def gradient_bytes(specs: RunSpecs) -> int:
+    """Counts the bytes that devices which share a batch add up in a step.
+
+    There is one gradient of each weight, each time that it is updated.  Batch norm's moments and
+    the losses come on top, a few numbers per channel.  A CPU also adds up the critic's gradients
+    twice, for real and for fake images.
+    """
+    return sum(_gradient_bytes(spec.spec) for spec in specs.values())
+
+
+def _gradient_bytes(spec: StepSpec) -> int:
+    state = _state_shapes(spec)
+    critic_steps = spec.recipe.critic_steps if state.critic and spec.recipe.train_critic else 0
+    critic = critic_steps * _tree_bytes(state.critic.params) if state.critic else 0
+    return _tree_bytes(state.generator.params) + critic
+
+
+@functools.cache
+def _state_shapes(spec: StepSpec) -> TrainState:
+    return jax.eval_shape(lambda: create_train_state(spec, 0))
+
+
+def _tree_bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,90 @@
+"""Times ONNX Runtime in a process of its own: a generator on all cores, or an exported file on one.
+
+JAX is imported only where a generator is built from its settings: the peak memory of an exported
+file is then that of Python, ONNX Runtime and the model.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from gankd_jax.bench.worker import WorkerCase, median_seconds, serve_cases
+
+BATCH_SIZE = 64
+PROCESS_STATUS = Path("/proc/self/status")
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+def build_sampling(**generator_fields: Any) -> Callable[[], object]:
+    """Builds a call that generates one batch with a file such as `gankd export` writes.
+
+    Args:
+      **generator_fields: Of a `DCGANGenerator`; its weights are random.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from gankd_jax.export import onnx
+    from gankd_jax.models import folding
+    from gankd_jax.models.dcgan import DCGANGenerator
+    from gankd_jax.models.sampling import TrainedGenerator
+
+    generator = DCGANGenerator(**generator_fields)
+    blank = jnp.zeros((2, generator.latent_dim))
+    variables = generator.init(jax.random.key(0), blank, train=False)
+    layers = folding.fold_generator(TrainedGenerator(generator, variables))
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in PROVIDERS if name in available]
+    session = onnxruntime.InferenceSession(onnx.write_onnx(layers), providers=providers)
+    shape = (BATCH_SIZE, generator.latent_dim)
+    latents = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return lambda: session.run(["images"], {"latents": latents})
+
+
+def measure_file(path: str) -> dict[str, float]:
+    """Times an ONNX generator on one CPU thread.
+
+    Args:
+      path: Of the file; '' for none, which measures what this process holds without a model.
+
+    Returns:
+      'peak_mib' and, of a file, 'milliseconds' for one image and 'images_per_second' in batches.
+    """
+    timings = _time_file(path) if path else {}
+    return timings | {"peak_mib": _peak_mib()}
+
+
+def _time_file(path: str) -> dict[str, float]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    [latent_input] = session.get_inputs()
+    shape = (BATCH_SIZE, latent_input.shape[1])
+    latents = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    one = median_seconds(lambda: session.run(None, {latent_input.name: latents[:1]}))
+    batch = median_seconds(lambda: session.run(None, {latent_input.name: latents}))
+    return {"milliseconds": 1e3 * one, "images_per_second": BATCH_SIZE / batch}
+
+
+def _peak_mib() -> float:
+    """The most memory that this process has held.
+
+    `getrusage` would also count what the parent process held when this one was forked.
+    """
+    lines = PROCESS_STATUS.read_text().splitlines()
+    [peak] = [line for line in lines if line.startswith("VmHWM:")]
+    return int(peak.split()[1]) / 1024
+
+
+def _build_measurement(case: WorkerCase) -> Callable[[], Any]:
+    if "file" in case:
+        return partial(measure_file, case["file"])
+    return partial(median_seconds, build_sampling(**case))
+
+
+if __name__ == "__main__":
+    serve_cases(_build_measurement)

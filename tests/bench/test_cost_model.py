@@ -1,0 +1,122 @@
+"""Counted operations against XLA's count of the program before it is optimised."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from gankd_jax.bench import cost_model, programs
+from gankd_jax.config.recipe import Recipe
+from gankd_jax.models.cost import generator_cost
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+from gankd_jax.study import networks, plan
+from gankd_jax.training import train_step
+from gankd_jax.training.multi_run import RunSpec
+from gankd_jax.training.train_state import StepSpec, create_train_state
+
+# XLA counts a convolution as it is only in this implementation; it leaves out what a kernel
+# multiplies beyond the image, which the cost model counts.
+SHAPE = {"width": 16, "image_size": 32, "channels": 3, "conv_impl": "dilated"}
+BATCH_SIZE = 8
+
+
+def count_by_xla(recipe, critic, *, has_teacher, feature_critic=None):
+    """Operations of a step for one image."""
+    spec = StepSpec(DCGANGenerator(**SHAPE), critic, recipe, feature_critic)
+    images = jax.ShapeDtypeStruct((BATCH_SIZE, 32, 32, 3), jnp.float32)
+    real = jax.ShapeDtypeStruct((1, *images.shape), jnp.float32) if critic else None
+    sizes = {"critic_steps": 1, "batch": BATCH_SIZE, "latent": 100}
+    noise = jax.eval_shape(lambda: train_step.sample_noise(0, jnp.zeros((), int), **sizes))
+    state = jax.eval_shape(lambda: create_train_state(spec, 0))
+    params = critic_params(feature_critic) if feature_critic else {}
+
+    def step(state, noise, real, images, params):
+        frozen, target = {"params": params}, None
+        if images is not None:
+            compared = images[: recipe.feature_batch]
+            features = (
+                train_step.critic_features(feature_critic, frozen, compared)
+                if feature_critic
+                else None
+            )
+            target = train_step.TeacherTargets(images, features)
+        return train_step.train_step(spec, state, noise, real=real, target=target, frozen=frozen)
+
+    teacher_images = images if has_teacher else None
+    lowered = jax.jit(step).lower(state, noise, real, teacher_images, params)
+    return lowered.cost_analysis()["flops"] / BATCH_SIZE
+
+
+def critic_params(critic):
+    """Shapes of a critic's parameters."""
+    spec = StepSpec(DCGANGenerator(**SHAPE), critic, Recipe())
+    return jax.eval_shape(lambda: create_train_state(spec, 0)).critic.params
+
+
+def test_student_step_has_the_operations_that_xla_counts():
+    flops = cost_model.student_step_flops(DCGANGenerator(**SHAPE))
+    recipe = Recipe(alpha=0.0, batch_size=BATCH_SIZE)
+    assert count_by_xla(recipe, None, has_teacher=True) == pytest.approx(flops, rel=0.15)
+
+
+def test_feature_distance_adds_the_operations_that_xla_counts():
+    critic = DCGANCritic(**SHAPE, norm="none")
+    recipe = Recipe(alpha=0.0, batch_size=BATCH_SIZE, features="l1", feature_batch=4)
+    spec = RunSpec(StepSpec(DCGANGenerator(**SHAPE), None, recipe, critic), 0, 0)
+    teacher = DCGANGenerator(**SHAPE)
+    # The teacher's images come from outside of the step that XLA counts.
+    flops = cost_model.group_step_flops({"run": spec}, teacher)
+    flops -= BATCH_SIZE * cost_model.generator_flops(teacher)
+    by_xla = count_by_xla(recipe, None, has_teacher=True, feature_critic=critic)
+    assert by_xla == pytest.approx(flops / BATCH_SIZE, rel=0.15)
+    added = by_xla - count_by_xla(recipe, None, has_teacher=True)
+    assert added > 0.2 * cost_model.student_step_flops(teacher)
+
+
+@pytest.mark.parametrize("loss", ["bce", "wgan_gp"])
+def test_adversarial_step_has_the_operations_that_xla_counts(loss):
+    critic = DCGANCritic(**SHAPE, norm="none")
+    penalty = loss == "wgan_gp"
+    generator = DCGANGenerator(**SHAPE)
+    flops = cost_model.adversarial_step_flops(generator, critic, 1, penalty=penalty)
+    recipe = Recipe(loss=loss, batch_size=BATCH_SIZE)
+    assert count_by_xla(recipe, critic, has_teacher=False) == pytest.approx(flops, rel=0.15)
+
+
+def test_every_critic_step_costs_the_same():
+    pair = (DCGANGenerator(**SHAPE), DCGANCritic(**SHAPE, norm="none"))
+    one, two, five = (
+        cost_model.adversarial_step_flops(*pair, steps, penalty=True) for steps in (1, 2, 5)
+    )
+    assert five - one == 4 * (two - one)
+
+
+def test_group_step_has_the_operations_that_xla_counts():
+    fields = {"study__widths": (2, 8), "study__teacher_widths": (16,), "model__conv": "dilated"}
+    config = tiny.repository_config("mnist", **fields)
+    for group, program in zip(
+        plan.group_runs(config, plan.plan_runs(config)),
+        programs.training_programs(config),
+        strict=True,
+    ):
+        teacher = plan.teacher_runs(config)[0]
+        specs = {run.name: networks.make_run_spec(config, run, teacher) for run in group}
+        generator = networks.build_generator(config, 16) if group[0].kind == "student" else None
+        by_xla = program.function.lower(*program.arguments).cost_analysis()["flops"]
+        assert cost_model.group_step_flops(specs, generator) == pytest.approx(by_xla, rel=0.2)
+
+
+@pytest.mark.parametrize("width", [2, 16, 256])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_formulas_of_the_readme_hold(width, size):
+    """The cost model of gankd_jax/bench/README.md."""
+    d, s, c, z = width, size, 3, 100
+    generator = DCGANGenerator(d, s, c, latent_dim=z)
+    products = 2 * d * d * s * s * int(math.log2(s / 8)) + 4 * c * d * s * s + 2 * z * d * s
+    assert cost_model.generator_flops(generator) == 2 * products
+    kernels = d * d * (s * s - 64) // 6 + 2 * z * d * s + 16 * c * d
+    assert generator_cost(generator).parameters == pytest.approx(
+        kernels, rel=0.05 if width == 2 else 0.01
+    )

@@ -1,0 +1,108 @@
+"""The benchmark: its files, its table, the order of its turns, its worker processes."""
+
+import importlib.util
+import json
+import statistics
+
+import jax
+import pytest
+
+from gankd_jax.bench import measure
+from gankd_jax.bench.cases import CRITIC_STEPS, MATRIX_FLOPS, make_cases
+from gankd_jax.bench.measure import PACKAGES, WORKERS, Worker, format_table, run_benchmark
+from gankd_jax.utils.errors import UserError
+
+
+def is_installed(worker):
+    return all(map(importlib.util.find_spec, PACKAGES[worker]))
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """The folder, table and JSON of a benchmark of the smallest case."""
+    folder = tmp_path_factory.mktemp("bench") / "results"
+    against = [name for name in WORKERS if is_installed(name)]
+    table = run_benchmark(folder, against=against, only=["draw-2"], rounds=2)
+    return folder, table, json.loads((folder / "bench.json").read_text())
+
+
+def test_benchmark_writes_every_measured_time(benchmark):
+    folder, table, results = benchmark
+    assert (folder / "bench.md").read_text() == table + "\n"
+    assert results.keys() == {"machine", "cases"}
+    case = results["cases"]["draw-2"]
+    assert case.keys() == {"title", "operations", "seconds"}
+    workers = {name for name in WORKERS if is_installed(name)}
+    assert case["seconds"].keys() == {"ours", "matrix"} | workers
+    assert all(len(values) == 2 and min(values) > 0 for values in case["seconds"].values())
+    assert results["machine"]["jax"] == jax.__version__
+
+
+def test_shares_in_the_table_follow_from_the_times(benchmark):
+    _, table, results = benchmark
+    case = results["cases"]["draw-2"]
+    seconds = case["seconds"]
+    shares = [
+        case["operations"] / ours / (MATRIX_FLOPS / product)
+        for ours, product in zip(seconds["ours"], seconds["matrix"], strict=True)
+    ]
+    row = next(line for line in table.splitlines() if "d=2" in line)
+    assert f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})" in row
+
+
+def test_benchmark_does_not_overwrite_an_earlier_one(benchmark):
+    with pytest.raises(UserError, match=r"bench.json exists; name another folder"):
+        run_benchmark(benchmark[0], against=[], only=["draw-2"], rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"only": ["nothing"]}, "--only=nothing is no case of the benchmark: students, "),
+        ({"against": ["caffe"]}, "--against=caffe is not known; it can be torch"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_runs(tmp_path, settings, message):
+    settings = {"against": [], "only": [], "rounds": 1} | settings
+    with pytest.raises(UserError, match=message):
+        run_benchmark(tmp_path / "new", **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_speedup_is_the_median_of_the_ratios_of_each_round():
+    seconds = {"ours": [1.0, 2.0, 4.0], "torch": [4.0, 4.0, 4.0], "matrix": [1.0] * 3}
+    assert "| 2.00 (1.00 to 4.00) |" in format_table(make_cases(), {"student": seconds})
+
+
+def test_every_rival_of_a_case_has_a_row():
+    seconds = {"ours": [1.0, 1.25], "matrix": [1.0, 1.0], "torch": [2.0, 5.0], "a twin": [1.0, 1.0]}
+    table = format_table(make_cases(), {"draw-2": seconds}).splitlines()
+    assert any("torch" in row and "| 3.00 (2.00 to 4.00) |" in row for row in table)
+    assert any("a twin" in row and "| 0.90 (0.80 to 1.00) |" in row for row in table)
+
+
+def test_streamed_and_constant_batches_take_turns():
+    assert make_cases()["streamed"].variants.keys() == {"a constant batch"}
+    calls = {"ours": [], "a": []}
+    timers = {
+        name: (lambda name=name: calls[name].append(len(calls["a"])) or 1.0) for name in calls
+    }
+    assert measure._take_turns(timers, 3) == {"ours": [1.0] * 3, "a": [1.0] * 3}
+    assert calls["ours"] == [0, 1, 2]  # one of the other before each
+
+
+def test_more_seeds_add_students_but_no_pass_of_the_teacher():
+    cases = make_cases()
+    teacher = cases["draw-64"].flops
+    one_seed, three_seeds = cases["students"].flops, cases["students-seeds"].flops
+    assert three_seeds - teacher == 3 * (one_seed - teacher)
+    assert cases["teacher"].worker_cases["torch"]["critic_steps"] == CRITIC_STEPS
+
+
+def test_error_names_a_worker_that_ended(capfd):
+    # Importing this module prints nothing, and its process ends.
+    with (
+        Worker("gankd_jax.utils.errors", "the torch worker") as worker,
+        pytest.raises(UserError, match=r"the torch worker ended \(status 0\)"),
+    ):
+        worker.measure({"kind": "sampling"})
