@@ -90,18 +90,18 @@ def run_watch(args: Namespace) -> None:
 
 def run_sample(args: Namespace) -> None:
     """Write a grid of generated images as PNG, of a run or of a pretrained generator."""
-    from gankd_jax.study import sample_run
+    from gankd_jax.study import generators
 
     run_flags = {"--config": args.config, "--workdir": args.workdir, "--run": args.run_name}
     missing_flags = [flag for flag, value in run_flags.items() if value is None]
     if args.pretrained:
         if len(missing_flags) < len(run_flags):
             raise UserError("--pretrained is not a run of a study: give it, or --workdir and --run")
-        sample_run.sample_pretrained(args.pretrained, args.out)
+        generators.sample_pretrained(args.pretrained, args.out)
     elif missing_flags:
         raise UserError(f"`gankd sample` needs {missing_flags[0]}=... of a study, or --pretrained")
     else:
-        sample_run.sample_run(args.config.load(), args.workdir, args.run_name, out=args.out)
+        generators.sample_run(args.config.load(), args.workdir, args.run_name, out=args.out)
     print(args.out)
 
 
@@ -157,7 +157,7 @@ def run_weights_import_torch(args: Namespace) -> None:
 
 def run_export(args: Namespace) -> None:
     """Write a run's generator as a file for other programs, after checking its images."""
-    from gankd_jax.study.export_run import export_run
+    from gankd_jax.study.generators import export_run
 
     print(
         export_run(

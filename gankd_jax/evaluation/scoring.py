@@ -61,7 +61,7 @@ def pixel_errors(
 
     One value for each student; the teacher draws once for all of them.
     """
-    latents = latent_batches(teacher[0], seed, count=count, batch_size=batch_size)
+    latents = latent_batches(teacher.module, seed, count=count, batch_size=batch_size)
     return _mean_errors(students, teacher, latents)
 
 
@@ -90,7 +90,7 @@ def _mean_errors(
     total, count = np.zeros(len(students)), 0
     for latents, wanted in batches:
         preemption.raise_if_requested()
-        errors = _errors(generators, teacher[0], own, teacher[1], latents=latents)
+        errors = _errors(generators, teacher.module, own, teacher.variables, latents=latents)
         total += np.asarray(errors, np.float64)[:, :wanted].sum(axis=1)
         count += wanted
     return [float(value) for value in total / count]

@@ -1,52 +1,37 @@
-"""Trained generators that come with the project, found by name; any other by its file."""
+"""Trained generators that come with the project, by name; any other by its file."""
 
 from pathlib import Path
-from typing import Any
 
 from gankd_jax.export import safetensors
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils.errors import UserError
 
-RESULTS = Path(__file__).resolve().parents[1] / "configs" / "results"  # of a checkout
+RESULTS = Path(__file__).resolve().parents[2] / "configs" / "results"  # of a checkout
 
 
 def pretrained_paths() -> dict[str, Path]:
-    """The generators that come with the checkout, by name, such as `mnist-d2`."""
+    """Returns the files of the generators that come with the checkout, by name: `mnist-d2`."""
     return {path.stem: path for path in sorted(RESULTS.glob("*/pretrained/*.safetensors"))}
 
 
 def load_pretrained(name: str) -> TrainedGenerator:
-    """A generator and its variables, ready for `sampling.draw`.
+    """Loads a generator and its card.
 
     Args:
-      name: of `names()`, or the path of a file that `gankd export --format=safetensors` wrote.
+      name: Of `pretrained_paths()`, or the path of a file that `gankd export --format=safetensors`
+        wrote.
 
     Raises:
-      UserError: there is none of that name, or its file is damaged.
+      UserError: There is none of that name, or its file is damaged.
     """
-    return _read(name)[0]
-
-
-def load_card(name: str) -> dict[str, Any]:
-    """How it was made and how it scores.
-
-    Raises:
-      UserError: as `load`.
-    """
-    return _read(name)[1]
-
-
-def _read(name: str) -> tuple[TrainedGenerator, dict[str, Any]]:
     path = (
         Path(name).expanduser() if name.endswith(".safetensors") else pretrained_paths().get(name)
     )
     if path is None:
-        known = (
-            ", ".join(pretrained_paths()) or "none, as this is no checkout: give the path of a file"
-        )
-        raise UserError(f"no pretrained generator {name!r}; there are: {known}")
+        names = ", ".join(pretrained_paths()) or "none, as this is not a checkout: give a file"
+        raise UserError(f"no pretrained generator {name!r}; there are: {names}")
     if not path.is_file():
-        raise UserError(f"{path} is not there")
+        raise UserError(f"{path} does not exist")
     try:
         return safetensors.read_safetensors(path.read_bytes())
     except ValueError as error:

@@ -4,6 +4,7 @@
 `layerK.scale` `[o]`, by which the kernel is multiplied.  Nothing in the file can be executed.
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -40,11 +41,11 @@ def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
     return safetensors.numpy.save(whole, about)
 
 
-def read_safetensors(file: bytes) -> tuple[TrainedGenerator, dict[str, Any]]:
-    """The generator, which has no norm, its variables and its card.
+def read_safetensors(file: bytes) -> TrainedGenerator:
+    """Returns the generator in a file, whose module has no norm, with its card.
 
     Raises:
-      ValueError: these are not such a file's bytes.
+      ValueError: The bytes are not such a file's.
     """
     try:
         arrays = safetensors.numpy.load(file)
@@ -55,7 +56,7 @@ def read_safetensors(file: bytes) -> tuple[TrainedGenerator, dict[str, Any]]:
         card = json.loads(about["card"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a generator's weights: {error}") from error
-    return unfold_generator(generator, layers), card
+    return dataclasses.replace(unfold_generator(generator, layers), card=card)
 
 
 def _layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
@@ -77,5 +78,4 @@ def _about(file: bytes) -> dict[str, str]:
 
 def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:
     """The images that the file's generator draws."""
-    generator, _ = read_safetensors(file)
-    return np.asarray(sampling.sample_images(*generator, latents))
+    return np.asarray(sampling.sample_images(*read_safetensors(file), latents))

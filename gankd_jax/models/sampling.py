@@ -1,8 +1,10 @@
 """Images from a trained generator: fixed latents, grids, interpolation paths."""
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +23,22 @@ INTERPOLATION_PATHS, INTERPOLATION_STEPS = 4, 8
 MAX_BYTES, MIN_PART = 32 * 2**20, 16
 
 
-class TrainedGenerator(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedGenerator:
     """A generator and the variables to sample with; unpacks as `module, variables`.
 
     Attributes:
       module: The Flax module.
       variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+      card: How it was trained and how it scores; empty if nothing is recorded.
     """
 
     module: Generator
     variables: PyTree
+    card: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.module, self.variables))
 
     @property
     def latent_dim(self) -> int:
@@ -38,14 +46,27 @@ class TrainedGenerator(NamedTuple):
         return self.module.latent_dim
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image."""
-        return self.module.image_size, self.module.image_size, self.module.channels
+    def image_size(self) -> int:
+        """Pixels of an image's side."""
+        return self.module.image_size
 
-    def sample(self, seed: int, n: int) -> UInt8[np.ndarray, "n s s c"]:
-        """Generates `n` images as uint8, a function of the variables, `seed` and `n`."""
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 for grey, 3 for colour."""
+        return self.module.channels
+
+    def sample(self, seed: int = 0, n: int = 16) -> Float[np.ndarray, "n s s c"]:
+        """Generates images.
+
+        Args:
+          seed: Of the latents; another seed gives other images.
+          n: How many; at least 1.
+
+        Returns:
+          Images in -1..1, float32, a function of the variables, `seed` and `n`.
+        """
         latents = sample_latents(seed, n, self.latent_dim)
-        return to_uint8(sample_images(self.module, self.variables, latents))
+        return np.asarray(sample_images(self.module, self.variables, latents))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
@@ -24,8 +23,7 @@ from gankd_jax.evaluation.inception import load_inception_extractor
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import feature_stats, stats_io
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
-from gankd_jax.study import plan, workdir
-from gankd_jax.study.context import StudyContext
+from gankd_jax.study.generators import open_run
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
@@ -135,14 +133,10 @@ def score_with_inception(
 
 def _of_run(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
     """Images of a trained run, by its study's evaluation seed, in the batches of the network."""
-    config = ConfigDict(
-        workdir.read_study_json(folder.parent / "config.json", "name another folder")
-    )
-    lab, run = StudyContext(config, folder.parent), plan.find_run(config, folder.name)
-    if not workdir.is_trained(folder.parent, config, run):
-        raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
-    sizes = {"count": samples or config.evaluation.samples, "batch_size": extractor.batch_size}
-    images = inference.sample_batches(lab.drawer(run), config.evaluation.seed, **sizes)
+    context, run = open_run(folder)
+    evaluation = context.config.evaluation
+    sizes = {"count": samples or evaluation.samples, "batch_size": extractor.batch_size}
+    images = inference.sample_batches(context.drawer(run), evaluation.seed, **sizes)
     return feature_stats.compute_stats(images, extractor, count=sizes["count"])
 
 

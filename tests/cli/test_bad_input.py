@@ -440,7 +440,7 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
         "config.json is damaged",
     ),
     "study: score": (study("config.json", b"{"), OF_RUN, "config.json is damaged"),
-    "study: no config": (without("config.json"), OF_RUN, "config.json: No such file"),
+    "study: no config": (without("config.json"), OF_RUN, "holds no study (no config.json)"),
     "study: empty run": (study(f"{RUN}/run.json", b"{}"), REPORT, "run.json is damaged"),
     "study: cut scores": (study(f"{RUN}/scores.json", b'{"sco'), REPORT, "scores.json is damaged"),
     "study: other scores": (

@@ -174,7 +174,7 @@ def test_of_many_images_the_closest_pairs_are_kept():
 
 def test_folded_weights_draw_the_grid(drawer):
     arrays = scoring.folded_arrays(drawer)
-    plain = dataclasses.replace(drawer[0], norm="none")
+    plain = dataclasses.replace(drawer.module, norm="none")
     params = {
         f"layer{k}": {"kernel": arrays[f"kernel{k}"], "bias": arrays[f"bias{k}"]} for k in range(3)
     }

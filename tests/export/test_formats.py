@@ -15,7 +15,7 @@ from gankd_jax.export import torch as torch_format
 from gankd_jax.models import dcgan, sampling
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
-from gankd_jax.study import export_run
+from gankd_jax.study import generators
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils.atomic_io import read_json
 from gankd_jax.utils.constants import PRECISIONS
@@ -54,7 +54,7 @@ def need(*packages):
 
 def test_folded_layers_draw_what_batch_norm_draws(drawer):
     plain = unfold_generator(GENERATOR, fold_generator(drawer))
-    assert "batch_stats" not in plain[1]
+    assert "batch_stats" not in plain.variables
     theirs = sampling.sample_images(*drawer, latents(9))
     assert np.std(theirs) > 0.1
     np.testing.assert_allclose(sampling.sample_images(*plain, latents(9)), theirs, atol=2e-5)
@@ -159,10 +159,11 @@ def test_the_torch_file_loads_strictly(drawer, precision):
 def test_safetensors_hold_the_stored_weights_and_the_card(drawer, precision):
     layers = [quantize(layer, precision) for layer in fold_generator(drawer)]
     file = safetensors.add_card(safetensors.write_safetensors(GENERATOR, layers), {"made": "here"})
-    (generator, variables), card = safetensors.read_safetensors(file)
-    assert card == {"made": "here"}
+    read = safetensors.read_safetensors(file)
+    generator, variables = read
+    assert read.card == {"made": "here"}
     assert (generator.width, generator.image_size, generator.channels) == (3, 32, 3)
-    kept = unfold_generator(GENERATOR, layers)[1]
+    kept = unfold_generator(GENERATOR, layers).variables
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), variables, kept))
 
 
@@ -189,7 +190,7 @@ def settings(out, **changes):
 def test_the_command_writes_a_file_and_says_how_near_it_is(study, tmp_path, kind, precision):
     need(*formats.FORMATS[kind].needs)
     out = tmp_path / "made.bin"
-    said = export_run.export_run(
+    said = generators.export_run(
         *study, **settings(out, kind=kind, precision=precision)
     ).splitlines()
     assert said[0].startswith(f"{out}: {out.stat().st_size:,} bytes; largest difference")
@@ -207,7 +208,7 @@ def test_the_study_scores_the_images_that_the_exported_file_draws(study, tmp_pat
     need("onnx", "onnxruntime")
     config, folder = study
     name, out = "student-mse-d1-s0", tmp_path / "made.onnx"
-    export_run.export_run(config, folder, **settings(out, kind="onnx", precision="int8"))
+    generators.export_run(config, folder, **settings(out, kind="onnx", precision="int8"))
     lab, evaluation, total = StudyContext(config, folder), config.evaluation, 0.0
     teacher = lab.drawer(lab.teacher)
     for k in range(3):  # 200 latents, in batches of 80
@@ -239,7 +240,7 @@ def test_a_file_that_draws_other_images_is_not_left_behind(study, tmp_path, monk
     )
     monkeypatch.setitem(formats.FORMATS, "stablehlo", wrong)
     with pytest.raises(UserError, match="it draws other images"):
-        export_run.export_run(config, folder, **settings(tmp_path / "made.bin"))
+        generators.export_run(config, folder, **settings(tmp_path / "made.bin"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,7 +254,7 @@ def test_a_file_that_draws_other_images_is_not_left_behind(study, tmp_path, monk
 )
 def test_what_cannot_be_exported_is_said(study, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        export_run.export_run(*study, **settings(tmp_path / "made.bin", **changes))
+        generators.export_run(*study, **settings(tmp_path / "made.bin", **changes))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,5 +262,5 @@ def test_an_existing_file_is_kept(study, tmp_path):
     path = tmp_path / "made.bin"
     path.write_text("mine")
     with pytest.raises(UserError, match="exists; name another file"):
-        export_run.export_run(*study, **settings(path))
+        generators.export_run(*study, **settings(path))
     assert path.read_text() == "mine"

@@ -1,0 +1,202 @@
+"""Trained generators by name, file or run: load one, write its samples, or export it."""
+
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from gankd_jax.export import pretrained, safetensors
+from gankd_jax.export.formats import COUNT, FORMATS, export_generator, require_packages
+from gankd_jax.models import sampling
+from gankd_jax.models.sampling import TrainedGenerator
+from gankd_jax.study import evaluate, plan, workdir
+from gankd_jax.study.context import StudyContext
+from gankd_jax.study.plan import Run
+from gankd_jax.utils import atomic_io
+from gankd_jax.utils.constants import PRECISIONS
+from gankd_jax.utils.errors import UserError
+
+
+def load_generator(source: str | Path) -> TrainedGenerator:
+    """Loads a trained generator.
+
+    Args:
+        source: The name of a pretrained generator, such as 'mnist-d2'; the path of a .safetensors
+            file that `gankd export` wrote; or the folder of a trained run in a work directory,
+            such as 'runs/digits/student-mse-d4-s0'.
+
+    Returns:
+        The generator as evaluation uses it: with averaged weights where the recipe keeps them, and
+        with the batch-norm statistics of `config.evaluation.statistics`. Its `card` says how it was
+        trained and how it scores.
+
+    Raises:
+        UserError: There is no such generator, its run is not trained, or a file is damaged.
+
+    Example:
+        >>> import gankd_jax
+        >>> generator = gankd_jax.load_generator("mnist-d2")
+        >>> generator.sample(seed=0, n=16).shape
+        (16, 64, 64, 1)
+        >>> sorted(generator.card["scores"])[:2]
+        ['agreement', 'fd_classifier']
+    """
+    folder = Path(source).expanduser()
+    if not (folder / "run.json").is_file():
+        return pretrained.load_pretrained(str(source))
+    context, run = open_run(folder)
+    module, variables = context.drawer(run)
+    return TrainedGenerator(module, variables, make_card(context, run, "float32"))
+
+
+def open_run(folder: Path) -> tuple[StudyContext, Run]:
+    """Returns a trained run and its study, given the run's folder in the work directory.
+
+    Raises:
+        UserError: The folder is not a trained run's.
+    """
+    folder = folder.resolve()  # the parent of '.' or of a link is not the work directory
+    if not (folder.parent / workdir.CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder} has a run.json, but {folder.parent} holds no study (no config.json)"
+        )
+    config = workdir.read_config(folder.parent)
+    run = plan.find_run(config, folder.name)
+    if not workdir.is_trained(folder.parent, config, run):
+        raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
+    return StudyContext(config, folder.parent), run
+
+
+def sample_run(config: ml_collections.ConfigDict, folder: Path, name: str, *, out: Path) -> None:
+    """Writes a grid of a trained run's samples as PNG, always of the same latents.
+
+    Args:
+        config: The study's config.
+        folder: The work directory.
+        name: The run's name.
+        out: The file to write.
+
+    Raises:
+        UserError: There is no such run, it is not trained, or `out` exists.
+    """
+    run = plan.find_run(config, name)
+    workdir.require_trained(folder, config, run)
+    atomic_io.require_absent(out)
+    _write_grid(out, StudyContext(config, folder).drawer(run))
+
+
+def sample_pretrained(name: str, out: Path) -> None:
+    """Writes a grid of a pretrained generator's samples as PNG.
+
+    Raises:
+        UserError: There is no such generator, or `out` exists.
+    """
+    atomic_io.require_absent(out)
+    _write_grid(out, pretrained.load_pretrained(name))
+
+
+def _write_grid(out: Path, generator: TrainedGenerator) -> None:
+    try:
+        atomic_io.write_png(out, sampling.sample_grid(*generator))
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+
+
+def export_run(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    *,
+    run: str,
+    kind: str,
+    precision: str,
+    out: Path,
+) -> str:
+    """Writes a trained run's generator as a file for other programs.
+
+    The file is run on fresh latents before it is written.
+
+    Args:
+        config: The study's config.
+        folder: The work directory.
+        run: The run's name.
+        kind: A key of `export.formats.FORMATS`.
+        precision: Of the weights in the file; one of `PRECISIONS`.
+        out: The file to write.
+
+    Returns:
+        A text: the file's size, its error, and the change of the scores if the precision is lower.
+
+    Raises:
+        UserError: There is no such run, format or precision, the run is not trained, `out` exists,
+            a package is missing, or the file's images differ from the model's (nothing is written).
+    """
+    plan_run = _check_request(config, folder, run=run, kind=kind, precision=precision, out=out)
+    context = StudyContext(config, folder)
+    exported = export_generator(context.drawer(plan_run), kind, precision, what=run)
+    file = exported.file
+    if kind == "safetensors":
+        file = safetensors.add_card(file, make_card(context, plan_run, precision))
+    atomic_io.write_bytes(out, file)
+    lines = [
+        f"{out}: {len(file):,} bytes; largest difference to {run} on {COUNT} fresh latents"
+        f" {exported.difference:.1e} (images in -1..1)"
+    ]
+    if precision != "float32":
+        lines += _score_changes(context, plan_run, exported.stored)
+    return "\n".join(lines)
+
+
+def make_card(context: StudyContext, run: Run, precision: str) -> dict[str, Any]:
+    """Returns what is known of a run: its recipe, its data and, if it is scored, its scores.
+
+    Args:
+        context: The run's study.
+        run: A trained run.
+        precision: The scores are those of the weights in this precision.
+    """
+    card = {
+        "study": context.config.name,
+        "run": run.name,
+        "precision": precision,
+        "recipe": context.config.recipes[run.recipe].to_dict(),
+        "data": context.train.key,
+    }
+    path = context.folder / run.name / "scores.json"
+    if not path.exists():
+        return card
+    results = atomic_io.read_json(path)
+    stored = results.get("precisions", {}).get(precision, {})
+    return card | results | ({"scores": stored["scores"]} if "scores" in stored else {})
+
+
+def _check_request(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    *,
+    run: str,
+    kind: str,
+    precision: str,
+    out: Path,
+) -> Run:
+    if kind not in FORMATS:
+        raise UserError(f"--format={kind} is not known; it can be {', '.join(FORMATS)}")
+    if precision not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise UserError(f"--precision={precision} is not known; it can be {allowed}")
+    plan_run = plan.find_run(config, run)
+    workdir.require_trained(folder, config, plan_run)
+    atomic_io.require_absent(out)
+    require_packages(kind)
+    return plan_run
+
+
+def _score_changes(context: StudyContext, run: Run, stored: TrainedGenerator) -> list[str]:
+    """Returns a line for each of the report's scores: with the run's weights -> with the stored."""
+    before, after = evaluate.score_generators(context, run, [context.drawer(run), stored])
+    width = max(map(len, before))
+    lines = (
+        f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"
+        for name, value in before.items()
+        if name in after
+    )
+    return [f"scores of {context.config.evaluation.samples:,} images", *lines]
