@@ -31,6 +31,15 @@ class TrainedGenerator:
       module: The Flax module.
       variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
       card: How it was trained and how it scores; empty if nothing is recorded.
+
+    Example:
+      >>> import gankd_jax
+      >>> generator = gankd_jax.load_generator("mnist-d2")
+      >>> (generator.image_size, generator.channels, generator.latent_dim)
+      (32, 1, 100)
+      >>> module, variables = generator
+      >>> sorted(variables)
+      ['params']
     """
 
     module: Generator
@@ -100,7 +109,9 @@ def _part_size(generator: Generator, count: int) -> int:
     return min(count, max(MIN_PART, math.ceil(count / parts)))
 
 
-def to_uint8(images: Float[Array, "b s s c"]) -> UInt8[np.ndarray, "b s s c"]:
+def to_uint8(
+    images: Float[Array, "b s s c"] | Float[np.ndarray, "b s s c"],
+) -> UInt8[np.ndarray, "b s s c"]:
     """Converts images from -1..1 to 0..255, rounded."""
     return np.asarray(jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255).astype(jnp.uint8))
 

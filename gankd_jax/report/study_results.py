@@ -153,6 +153,31 @@ class StudyResults:
         return tuple(run for run in self.runs if (run.kind, run.recipe, run.width) == model)
 
 
+def load_study(workdir: str | Path) -> StudyResults:
+    """Loads the results of a study, finished or not.
+
+    Args:
+        workdir: The folder that `gankd study` was started with.
+
+    Returns:
+        Its config, runs and scores, as far as they are there.
+
+    Raises:
+        UserError: The folder is no work directory, or a file in it is damaged.
+
+    Example:
+        >>> import gankd_jax
+        >>> study = gankd_jax.load_study("runs/digits")
+        >>> study.teacher.kind
+        'teacher'
+        >>> students = [run for run in study.runs if run.kind == "student" and run.scores]
+        >>> best = min(students, key=lambda run: run.scores["fd_classifier"])
+        >>> (best.width, best.scores["fd_classifier"] > 0)
+        (1, True)
+    """
+    return read_study_results(Path(workdir).expanduser())
+
+
 def read_study_results(workdir: Path) -> StudyResults:
     """Reads the results of a study, finished or not.
 

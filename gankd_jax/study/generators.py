@@ -37,9 +37,9 @@ def load_generator(source: str | Path) -> TrainedGenerator:
         >>> import gankd_jax
         >>> generator = gankd_jax.load_generator("mnist-d2")
         >>> generator.sample(seed=0, n=16).shape
-        (16, 64, 64, 1)
-        >>> sorted(generator.card["scores"])[:2]
-        ['agreement', 'fd_classifier']
+        (16, 32, 32, 1)
+        >>> generator.card["scores"]["fd_classifier"] > 0
+        True
     """
     folder = Path(source).expanduser()
     if not (folder / "run.json").is_file():

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gankd_jax.data import registry
-from gankd_jax.data.loading import load_split
+from gankd_jax.data.loading import default_data_dir, load_split
 from gankd_jax.evaluation import inference, reference_stats
 from gankd_jax.evaluation.inception import load_inception_extractor
 from gankd_jax.interop import inception_weights
@@ -30,6 +30,7 @@ from gankd_jax.utils.errors import UserError
 IMAGE_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 MIN_IMAGES = 2  # images of a set, for a covariance
+ImageSource = str | Path | UInt8[np.ndarray, "n h w c"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,69 @@ class ScoreSettings:
     samples: int | None = None
 
 
+def score(
+    a: ImageSource,
+    b: ImageSource,
+    *,
+    image_size: int | None = None,
+    pad: int = 0,
+    samples: int | None = None,
+    data_dir: str | Path | None = None,
+    weights: str | Path | None = None,
+) -> dict[str, float]:
+    """Scores generated images against real ones by the FID network, as `gankd score` does.
+
+    Args:
+        a: The generated images: a folder of images; the folder of a trained run, which generates
+            them; an .npz of statistics, as torch-fidelity or pytorch-fid write them; a split of a
+            data set, such as 'mnist:test'; or an array of at least 2 uint8 images `(n, h, w, c)`
+            with 1 or 3 channels.
+        b: The real images, in one of the same forms.
+        image_size: Resizes the images of a data set to this size.
+        pad: Adds a border of so many pixels to the images of a data set first.
+        samples: Compares so many random images of each set; None compares all.
+        data_dir: The folder of prepared data sets; None: that of TFDS.
+        weights: Folded weights of the network; None: those of `gankd weights fetch`.
+
+    Returns:
+        Scores by key: `fid`, `kid`, `precision`, `recall`, `density` and `coverage`, with `_LAYER`
+        behind the key for a layer other than the last; `inception_score` and `sharpness` of `a`.
+
+    Raises:
+        UserError: A set cannot be read or is too small, or the weights are missing.
+
+    Example:
+        >>> import gankd_jax
+        >>> import numpy as np
+        >>> images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+        >>> scores = gankd_jax.score(images[:20], images[20:])
+        >>> scores["fd_64"] > 0
+        True
+        >>> scores = gankd_jax.score(
+        ...     "runs/digits/student-mse-d1-s0", "digits:test", image_size=16, pad=1, samples=100
+        ... )
+        >>> scores["fd_64"] > 0
+        True
+    """
+    data_path = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    result = score_with_inception(
+        a,
+        b,
+        weights=Path(weights).expanduser() if weights else None,
+        settings=ScoreSettings(data_path, image_size, pad, data_path / "gankd_cache", samples),
+        out=None,
+    )
+    own_scores = {key: result["a"].get(key) for key in ("inception_score", "sharpness")}
+    return {key: value for key, value in own_scores.items() if value is not None} | result["scores"]
+
+
 def score_sources(
-    a: str, b: str, extractor: FeatureExtractor, settings: ScoreSettings
+    a: ImageSource, b: ImageSource, extractor: FeatureExtractor, settings: ScoreSettings
 ) -> dict[str, Any]:
     """All scores of A (the generated images, say) against B (the real ones).
 
-    A and B are each a folder of images, a run's folder, an .npz of statistics, or a split of a
-    data set as `mnist:test`. Gives `{"a": own scores, "b": own scores, "scores": of A against B,
-    "made": how}`.
+    For the forms of A and B see `score`. Gives `{"a": own scores, "b": own scores, "scores": of A
+    against B, "made": how}`.
 
     Raises:
         UserError: A or B is none of these or too small, or the two have no layer in common.
@@ -70,13 +126,28 @@ def score_sources(
     found = feature_stats.compare_stats(fake, real)
     if not found:
         layers = [", ".join(x.moments) for x in (fake, real)]
-        raise UserError(f"{a} ({layers[0]}) and {b} ({layers[1]}) have no feature layer in common")
+        raise UserError(
+            f"{_describe_source(a)} ({layers[0]}) and {_describe_source(b)} ({layers[1]}) have no"
+            " feature layer in common"
+        )
     return {
-        "a": {"source": a, "images": fake.count, **feature_stats.single_set_scores(fake)},
-        "b": {"source": b, "images": real.count, **feature_stats.single_set_scores(real)},
+        "a": {
+            "source": _describe_source(a),
+            "images": fake.count,
+            **feature_stats.single_set_scores(fake),
+        },
+        "b": {
+            "source": _describe_source(b),
+            "images": real.count,
+            **feature_stats.single_set_scores(real),
+        },
         "scores": found,
         "made": describe_method(extractor),
     }
+
+
+def _describe_source(source: ImageSource) -> str:
+    return str(source) if isinstance(source, str | Path) else f"{len(source)} images"
 
 
 def describe_method(extractor: FeatureExtractor) -> dict[str, Any]:
@@ -96,8 +167,12 @@ def describe_method(extractor: FeatureExtractor) -> dict[str, Any]:
     }
 
 
-def source_stats(source: str, extractor: FeatureExtractor, settings: ScoreSettings) -> FeatureStats:
+def source_stats(
+    source: ImageSource, extractor: FeatureExtractor, settings: ScoreSettings
+) -> FeatureStats:
     """What the scores need of a set of images, out of the cache where it is a data set's."""
+    if not isinstance(source, str | Path):
+        return _of_array(source, extractor, settings.samples)
     path = Path(source).expanduser()
     if (path / "run.json").is_file():
         return _of_run(path, extractor, settings.samples)
@@ -105,8 +180,8 @@ def source_stats(source: str, extractor: FeatureExtractor, settings: ScoreSettin
         return _of_folder(path, extractor, settings.samples)
     if path.suffix == ".npz":
         return stats_io.read_stats(path)
-    if ":" in source:
-        name, split = source.split(":", 1)
+    if ":" in str(source):
+        name, split = str(source).split(":", 1)
         return _of_split(name, split, extractor, settings)
     raise UserError(
         f"{source} is no folder of images, no run's folder, no .npz of statistics, and no split"
@@ -115,7 +190,12 @@ def source_stats(source: str, extractor: FeatureExtractor, settings: ScoreSettin
 
 
 def score_with_inception(
-    a: str, b: str, *, weights: Path | None, settings: ScoreSettings, out: Path | None
+    a: ImageSource,
+    b: ImageSource,
+    *,
+    weights: Path | None,
+    settings: ScoreSettings,
+    out: Path | None,
 ) -> dict[str, Any]:
     """`score` by the FID network, all layers that the weights serve; written to `out` if given.
 
@@ -138,6 +218,19 @@ def _of_run(folder: Path, extractor: FeatureExtractor, samples: int | None) -> F
     sizes = {"count": samples or evaluation.samples, "batch_size": extractor.batch_size}
     images = inference.sample_batches(context.drawer(run), evaluation.seed, **sizes)
     return feature_stats.compute_stats(images, extractor, count=sizes["count"])
+
+
+def _of_array(
+    images: UInt8[np.ndarray, "n h w c"], extractor: FeatureExtractor, samples: int | None
+) -> FeatureStats:
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) < MIN_IMAGES:
+        raise UserError(
+            f"an array of images must be uint8 of shape (n, h, w, c), n >= {MIN_IMAGES};"
+            f" got {images.dtype} of shape {images.shape}"
+        )
+    images = images[reference_stats.subset_indices(len(images), samples)]
+    batches = batch_images(iter(images), extractor.batch_size)
+    return feature_stats.compute_stats(batches, extractor, count=len(images))
 
 
 def _of_folder(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
