@@ -49,19 +49,19 @@ def write_study(
     _write_run(folder, ("teacher", "teacher", 32, 0), teacher, size, channels)
     for width in widths:
         for seed in seeds:
-            for index, name in enumerate(students):
-                found = _scores(STUDENT[width], seed, scores)
-                if index and "inception_score" in found:
-                    found["inception_score"] += 0.05
-                _write_run(folder, ("student", name, width, seed), found, size, channels)
-            found = _scores(BASELINE[width], seed, scores)
-            found.pop("pixel_error", None)
-            _write_run(folder, ("baseline", "baseline", width, seed), found, size, channels)
+            for index, recipe in enumerate(students):
+                student = _scores(STUDENT[width], seed, scores)
+                if index and "inception_score" in student:
+                    student["inception_score"] += 0.05
+                _write_run(folder, ("student", recipe, width, seed), student, size, channels)
+            baseline = _scores(BASELINE[width], seed, scores)
+            baseline.pop("pixel_error", None)
+            _write_run(folder, ("baseline", "baseline", width, seed), baseline, size, channels)
     return folder
 
 
 def write_unfinished_study(folder: Path) -> Path:
-    """Write a study that stopped: one run failed, one trained, one half-way, one not begun."""
+    """Write an interrupted study: one run failed, one trained, one half-way, one not started."""
     write_study(folder, seeds=(0, 1), widths=(2, 4), students=("mse",))
     mark_failed(folder / "baseline-d2-s0")
     (folder / "student-mse-d2-s1" / "scores.json").unlink()
@@ -85,7 +85,7 @@ def write_study_without_teacher(folder: Path) -> Path:
 
 
 def add_teacher(folder: Path, *, width: int, inception_score: float) -> None:
-    """Add a teacher that was tried and not chosen."""
+    """Add a teacher candidate that was not chosen."""
     candidates = {"teacher-d32-s0": 20.5, f"teacher-d{width}-s0": 31.5}
     choice = {"run": "teacher-d32-s0", "chosen_by": "fd_classifier on validation"}
     _write_json(folder / "teacher.json", choice | {"candidates": candidates})
@@ -102,7 +102,7 @@ def drop_precisions(folder: Path) -> None:
 
 
 def mark_failed(run: Path) -> None:
-    """Make a run one that has failed."""
+    """Make a run a failed one."""
     _write_json(run / "failed.json", {"step": 120, "reason": "the critic's loss is not finite"})
 
 
@@ -133,8 +133,8 @@ def _config(
 
 
 def _scores(at_zero: tuple[float, ...], seed: int, keys: tuple[str, ...]) -> dict[str, float]:
-    known = dict(zip(SCORES, at_zero, strict=True))
-    return {key: known[key] + seed * STEP[key] for key in keys}
+    scores = dict(zip(SCORES, at_zero, strict=True))
+    return {key: scores[key] + seed * STEP[key] for key in keys}
 
 
 def _provenance(data: str) -> dict:
@@ -148,11 +148,11 @@ def _provenance(data: str) -> dict:
 
 
 def _write_run(
-    folder: Path, key: tuple[str, str, int, int], scores: dict[str, float], size: int, channels: int
+    folder: Path, run: tuple[str, str, int, int], scores: dict[str, float], size: int, channels: int
 ) -> None:
-    kind, recipe, width, seed = key
+    kind, recipe, width, seed = run
     name = f"{kind}-{recipe}-d{width}-s{seed}" if kind == "student" else f"{kind}-d{width}-s{seed}"
-    about = {
+    info = {
         "name": name,
         "kind": kind,
         "recipe": recipe,
@@ -163,13 +163,13 @@ def _write_run(
         "multiply_adds": 1000 * width**2,
         "bytes_float32": 4 * parameter_count(width),
     }
-    _write_json(folder / name / "run.json", about)
-    found = {
+    _write_json(folder / name / "run.json", info)
+    content = {
         "scores": scores,
         "made": _provenance("made-up"),
         "precisions": _precisions(width, scores),
     }
-    _write_json(folder / name / "scores.json", found)
+    _write_json(folder / name / "scores.json", content)
     lines = [json.dumps(_log_record(100 * (i + 1), kind, width, seed)) for i in range(10)]
     (folder / name / "log.jsonl").write_text("\n".join(lines) + "\n")
     _write_samples(folder / name, size, channels, blur=width)
@@ -199,18 +199,18 @@ def _log_record(step: int, kind: str, width: int, seed: int) -> dict[str, float]
 
 
 def _write_samples(folder: Path, size: int, channels: int, blur: int) -> None:
-    """Draw discs where the latent is the position; a narrow model's are paler."""
+    """Write images of discs at latent positions; those of a narrow model are paler."""
     rng = np.random.default_rng(0)
-    places = rng.uniform(0.3, 0.7, (64, 2))
+    positions = rng.uniform(0.3, 0.7, (64, 2))
     ends = rng.uniform(0.25, 0.75, (4, 2, 2))
-    mix = np.linspace(0, 1, 8)[None, :, None]
-    paths = ends[:, None, 0] * (1 - mix) + ends[:, None, 1] * mix
+    weight = np.linspace(0, 1, 8)[None, :, None]
+    paths = ends[:, None, 0] * (1 - weight) + ends[:, None, 1] * weight
     arrays = {
-        "grid": _draw_discs(places, size, channels, blur),
+        "grid": _draw_discs(positions, size, channels, blur),
         "interpolation": np.stack([_draw_discs(path, size, channels, blur) for path in paths]),
         "distances": np.linspace(blur, 2 * blur, 64),
         "closest": np.arange(8),
-        "nearest": _draw_discs(places[:8], size, channels, blur=50),
+        "nearest": _draw_discs(positions[:8], size, channels, blur=50),
     }
     np.savez(folder / "samples.npz", **arrays)
 
@@ -230,19 +230,19 @@ def add_latency(folder: Path, *, widths: tuple[int, ...]) -> None:
     """Add latencies of the teacher and of one student of each width; 2 is as slow as 4."""
     runs = ["teacher-d32-s0", *(f"student-mse-d{width}-s0" for width in widths)]
     numbers = {"images_per_second": 5000.0, "peak_mib": 50.0}
-    timed = {
+    latency = {
         run: {
             precision: {"bytes": 1000, "milliseconds": max(width, 4) / share, **numbers}
             for precision, share in (("float32", 10), ("int8", 20))
         }
         for run, width in zip(runs, (32, *widths), strict=True)
     }
-    _write_json(folder / "latency.json", {"machine": "a made-up machine", "runs": timed})
+    _write_json(folder / "latency.json", {"machine": "a made-up machine", "runs": latency})
 
 
-def _draw_discs(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
+def _draw_discs(positions: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
     y, x = np.mgrid[0:size, 0:size] / size
-    distance = np.hypot(x - places[:, 0, None, None], y - places[:, 1, None, None])
+    distance = np.hypot(x - positions[:, 0, None, None], y - positions[:, 1, None, None])
     ink = 255 / (1 + np.exp((distance - 0.2) * 4 * blur))
     tint = np.array([1.0, 0.7, 0.4])[:channels]
     return (ink[..., None] * tint).astype(np.uint8)

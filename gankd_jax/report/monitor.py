@@ -195,7 +195,7 @@ def render_screen(
     hosts = Counter(status.host for status in statuses if status.state == "training")
     lines = [
         f"{title}: {len(statuses)} runs: " + ", ".join(f"{n} {s}" for s, n in counts.items()),
-        *(f"training on {host}: {count} of them" for host, count in hosts.items()),
+        *(f"{count} training on {host}" for host, count in hosts.items()),
         "",
     ]
     rows = _collapse_rows(statuses, size[1] - len(lines)) if size else statuses

@@ -17,38 +17,41 @@ FRACTIONS = {"precision_classifier": 0.5, "recall_classifier": 0.8, "coverage_cl
 LAYERS = {"fd_64": 0.5, "fd_192": 5.0, "fd_768": 0.1}
 
 
-def add(folder, runs, scores):
-    """Give runs further scores."""
+def add_scores(folder, runs, scores):
     for path in folder.glob(f"{runs}/scores.json"):
-        found = json.loads(path.read_text())
-        found["scores"] |= scores
-        path.write_text(json.dumps(found))
+        content = json.loads(path.read_text())
+        content["scores"] |= scores
+        path.write_text(json.dumps(content))
 
 
-def drop(folder, runs, scores):
-    """Take scores from runs."""
+def remove_scores(folder, runs, scores):
     for path in folder.glob(f"{runs}/scores.json"):
-        found = json.loads(path.read_text())
-        found["scores"] = {k: v for k, v in found["scores"].items() if k not in scores}
-        path.write_text(json.dumps(found))
+        content = json.loads(path.read_text())
+        for key in scores:
+            content["scores"].pop(key, None)
+        path.write_text(json.dumps(content))
 
 
 @pytest.fixture
 def folder(tmp_path):
     """One seed; students err by 0.04 at d=2 and keep a half, 80 % and a quarter of three scores."""
-    made = fake_study.write_study(tmp_path, seeds=(0,))
-    add(made, "student-*", FRACTIONS | {"pixel_error_between": 0.05, "pixel_error_seen": 0.032})
-    add(made, "teacher-*", dict.fromkeys(FRACTIONS, 1.0))
-    return made
+    study_folder = fake_study.write_study(tmp_path, seeds=(0,))
+    add_scores(
+        study_folder,
+        "student-*",
+        FRACTIONS | {"pixel_error_between": 0.05, "pixel_error_seen": 0.032},
+    )
+    add_scores(study_folder, "teacher-*", dict.fromkeys(FRACTIONS, 1.0))
+    return study_folder
 
 
-def told(folder) -> dict[str, str]:
+def answer_texts(folder) -> dict[str, str]:
     return {answer.question: answer.text for answer in answer_questions(read_study_results(folder))}
 
 
-def test_each_answer_by_hand(folder):
-    found = told(folder)
-    assert list(found) == [
+def test_answers_by_hand(folder):
+    texts = answer_texts(folder)
+    assert list(texts) == [
         "Does the student copy the teacher's map?",
         "How small without a marked loss?",
         "Distilled or from scratch?",
@@ -56,8 +59,8 @@ def test_each_answer_by_hand(folder):
         "Which recipe stays sharp?",
         "Are training images repeated?",
     ]
-    copies, small, ahead, breaks, sharp, memory = found.values()
-    # joint scores 0.05 more than mse and so is the one that is spoken of.
+    copies, small, ahead, breaks, sharp, memory = texts.values()
+    # joint scores 0.05 more than mse and so is the best recipe.
     assert copies == (
         "At d=2 the joint student's mean square error is 0.0400 on fresh latents, 0.0500 between"
         " latents and 0.0320 on those of its last training steps: fresh to trained on 1.25."
@@ -81,19 +84,19 @@ def test_each_answer_by_hand(folder):
     )
 
 
-def test_a_width_within_a_part_is_named_with_its_sizes(folder):
-    add(folder, "student-joint-d4-s0", {"inception_score": 7.7})
-    small = told(folder)["How small without a marked loss?"]
+def test_smallest_width_is_named_with_its_size(folder):
+    add_scores(folder, "student-joint-d4-s0", {"inception_score": 7.7})
+    small = answer_texts(folder)["How small without a marked loss?"]
     assert small == (
         "By Inception Score, within 5 %: d=4 (joint: 1,600 parameters, 64:1, 6,400 bytes);"
         " within 1 %: no student."
     )
 
 
-def test_the_layer_nearest_to_the_papers_distances(tmp_path):
+def test_layer_nearest_to_the_paper_distances_is_named(tmp_path):
     folder = fake_study.write_study(tmp_path, seeds=(0,), data="cifar10")
-    add(folder, "*", LAYERS)
-    layers = told(folder)["Which layer is the paper's FID near?"]
+    add_scores(folder, "*", LAYERS)
+    layers = answer_texts(folder)["Which layer is the paper's FID near?"]
     assert layers.index("64-wide layer 0.500") < layers.index("192-wide layer 5.00")
     # The paper's student of d=8, the widest here, has 9.57.
     assert layers.endswith(
@@ -101,21 +104,21 @@ def test_the_layer_nearest_to_the_papers_distances(tmp_path):
     )
 
 
-def test_the_paper_has_no_fid_of_mnist(tmp_path):
+def test_layer_question_is_skipped_where_the_paper_has_no_fid(tmp_path):
     folder = fake_study.write_study(tmp_path, seeds=(0,))
-    add(folder, "*", LAYERS)
-    assert "Which layer is the paper's FID near?" not in told(folder)
+    add_scores(folder, "*", LAYERS)
+    assert "Which layer is the paper's FID near?" not in answer_texts(folder)
 
 
-def test_what_breaks_is_told_of_one_network_at_a_width_that_all_its_scores_have(folder):
-    """The FID network has looked at the teacher and, of the students, at some only."""
-    add(folder, "teacher-*", {"precision_768": 1.0, "recall_768": 1.0, "coverage_768": 1.0})
-    add(folder, "student-joint-d4-*", {"precision_768": 0.1, "recall_768": 0.1})
-    breaks = told(folder)["What breaks at the limit?"]
+def test_failure_mode_uses_one_network_at_a_common_width(folder):
+    """The FID network has scored the teacher and some of the students."""
+    add_scores(folder, "teacher-*", {"precision_768": 1.0, "recall_768": 1.0, "coverage_768": 1.0})
+    add_scores(folder, "student-joint-d4-*", {"precision_768": 0.1, "recall_768": 0.1})
+    breaks = answer_texts(folder)["What breaks at the limit?"]
     assert "At d=2" in breaks
     assert "precision 50%" in breaks
-    drop(folder, "*", FRACTIONS)
-    breaks = told(folder)["What breaks at the limit?"]
+    remove_scores(folder, "*", FRACTIONS)
+    breaks = answer_texts(folder)["What breaks at the limit?"]
     # At d=4 they are sharp by 2,500 of the teacher's 3,600.
     assert breaks.startswith(
         "At d=4 the joint student keeps of the teacher's precision 10%, recall 10%, sharpness 69%:"
@@ -123,58 +126,56 @@ def test_what_breaks_is_told_of_one_network_at_a_width_that_all_its_scores_have(
     assert breaks.endswith("(by the FID network's layer 768).")
 
 
-def test_a_recipe_does_not_lead_because_its_narrowest_run_has_no_score(folder):
+def test_best_recipe_gains_nothing_from_a_missing_narrow_run(folder):
     """joint is 0.05 behind where both have scores, and ahead on average of what it has."""
     for width in (4, 8):
         score = {4: 6.0, 8: 6.5}[width] - 0.05
-        add(folder, f"student-joint-d{width}-s0", {"inception_score": score})
+        add_scores(folder, f"student-joint-d{width}-s0", {"inception_score": score})
     (folder / "student-joint-d2-s0" / "scores.json").unlink()
-    assert "of the mse student" in told(folder)["Distilled or from scratch?"]
+    assert "of the mse student" in answer_texts(folder)["Distilled or from scratch?"]
 
 
-def test_without_classes_the_widest_layer_is_the_score_that_is_spoken_of(tmp_path):
+def test_widest_layer_is_the_main_metric_without_a_classifier(tmp_path):
     folder = fake_study.write_study(tmp_path, seeds=(0,), scores=("sharpness",), data="celeb_a")
     for runs, times in (("teacher-*", 1), ("student-mse-*", 2), ("student-joint-*", 1.03)):
-        add(folder, runs, {key: times * value for key, value in LAYERS.items()})
-    found = told(folder)
-    assert found["How small without a marked loss?"] == (
+        add_scores(folder, runs, {key: times * value for key, value in LAYERS.items()})
+    texts = answer_texts(folder)
+    assert texts["How small without a marked loss?"] == (
         "By Fréchet distance, 768-wide layer, within 5 %: d=2 (joint: 400 parameters, 256:1,"
         " 1,600 bytes); within 1 %: no student."
     )
 
 
-def test_what_is_not_measured_is_not_answered(tmp_path):
+def test_questions_without_scores_are_skipped(tmp_path):
     folder = fake_study.write_study(tmp_path, seeds=(0,), scores=("sharpness",))
-    assert list(told(folder)) == ["Which recipe stays sharp?", "Are training images repeated?"]
-    assert (
-        answer_questions(
-            read_study_results(fake_study.write_study_without_teacher(tmp_path / "none"))
-        )
-        == []
-    )
+    assert list(answer_texts(folder)) == [
+        "Which recipe stays sharp?",
+        "Are training images repeated?",
+    ]
+    assert answer_texts(fake_study.write_study_without_teacher(tmp_path / "none")) == {}
 
 
-def test_students_that_are_scored_before_their_teacher_are_not_compared_with_it(folder):
-    """As in a share of a study."""
+def test_students_are_not_compared_with_an_unscored_teacher(folder):
+    """As in a shard of a study."""
     (folder / "teacher-d32-s0" / "scores.json").unlink()
-    add(folder, "student-*", LAYERS)
-    assert list(told(folder)) == [
+    add_scores(folder, "student-*", LAYERS)
+    assert list(answer_texts(folder)) == [
         "Does the student copy the teacher's map?",
         "Are training images repeated?",
     ]
     write_report(folder)
 
 
-def test_the_report_holds_a_panel_for_each(folder):
+def test_report_has_a_panel_for_each_answer(folder):
     write_report(folder)
-    found = answer_questions(read_study_results(folder))
+    answers = answer_questions(read_study_results(folder))
     text = (folder / "answers.md").read_text()
     assert text.startswith("# made-up: questions and answers\n")
-    for place, answer in enumerate(found, 1):
-        assert f"**{place}. {answer.question}** {answer.text}" in text
-    drawn = Image.open(io.BytesIO((folder / "answers.png").read_bytes()))
+    for number, answer in enumerate(answers, 1):
+        assert f"**{number}. {answer.question}** {answer.text}" in text
+    image = Image.open(io.BytesIO((folder / "answers.png").read_bytes()))
     inches = (3 * questions.PANEL_INCHES[0], 2 * questions.PANEL_INCHES[1])
-    assert drawn.size == tuple(round(questions.PIXELS_PER_INCH * side) for side in inches)
-    assert draw_answers(found) == (folder / "answers.png").read_bytes()
-    one = Image.open(io.BytesIO(draw_answers(found[:1])))
-    assert one.height == drawn.height // 2
+    assert image.size == tuple(round(questions.PIXELS_PER_INCH * side) for side in inches)
+    assert draw_answers(answers) == (folder / "answers.png").read_bytes()
+    single = Image.open(io.BytesIO(draw_answers(answers[:1])))
+    assert single.height == image.height // 2

@@ -1,3 +1,5 @@
+"""A work directory read by the report, finished, unfinished or damaged."""
+
 import math
 
 import fake_study
@@ -7,7 +9,7 @@ from gankd_jax.report.study_results import describe_unscored_runs, read_study_re
 from gankd_jax.utils.errors import UserError
 
 
-def test_a_finished_study_is_read_whole(tmp_path):
+def test_finished_study_is_read_completely(tmp_path):
     study = read_study_results(
         fake_study.write_study(tmp_path, seeds=(0, 1), widths=(4, 2), students=("mse",))
     )
@@ -24,9 +26,8 @@ def test_a_finished_study_is_read_whole(tmp_path):
     assert study.real_scores["inception_score"] == 9.8
 
 
-def test_what_is_missing_is_said_run_by_run(tmp_path):
-    study = read_study_results(fake_study.write_unfinished_study(tmp_path))
-    assert describe_unscored_runs(study) == [
+def test_runs_without_scores_are_described(unfinished_study):
+    assert describe_unscored_runs(unfinished_study) == [
         "student-mse-d2-s1: trained, not evaluated yet",
         "baseline-d2-s0: failed at step 120: the critic's loss is not finite",
         "student-mse-d4-s1: at step 300 of 1,000",
@@ -34,30 +35,29 @@ def test_what_is_missing_is_said_run_by_run(tmp_path):
     ]
 
 
-def test_a_failed_run_has_no_scores(tmp_path):
-    study = read_study_results(fake_study.write_unfinished_study(tmp_path))
-    assert study.runs_of("baseline", "baseline", 2)[0].scores == {}
+def test_failed_run_has_no_scores(unfinished_study):
+    assert unfinished_study.runs_of("baseline", "baseline", 2)[0].scores == {}
 
 
-def test_steps_logged_twice_count_once_and_later(tmp_path):
+def test_step_logged_twice_counts_as_logged_last(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     log = tmp_path / "student-mse-d2-s0" / "log.jsonl"
     log.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 2, "a": 3}\n{"step": 3')
     assert read_study_results(tmp_path).runs[1].log == ({"step": 1, "a": 1}, {"step": 2, "a": 3})
 
 
-def test_a_null_score_is_not_a_number(tmp_path):
+def test_null_score_is_nan(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     (tmp_path / "student-mse-d2-s0" / "scores.json").write_text('{"scores": {"kid": null}}')
     assert math.isnan(read_study_results(tmp_path).runs[1].scores["kid"])
 
 
-def test_a_folder_that_is_no_study_is_refused(tmp_path):
+def test_folder_without_config_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
         read_study_results(tmp_path)
 
 
-def test_a_broken_file_is_named(tmp_path):
+def test_damaged_file_is_named_in_the_error(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     (tmp_path / "teacher.json").write_text('{"run": ')
     with pytest.raises(UserError, match=r"teacher\.json is damaged"):
