@@ -103,9 +103,13 @@ def scored_metrics(study: StudyResults) -> list[Metric]:
 
 
 def sort_metrics(keys: Iterable[str]) -> list[Metric]:
-    """Returns the metrics of these keys in the registry's order, unknown ones last.
+    """Returns the metrics of some keys in the registry's order.
 
-    Standard deviations of other metrics are left out.
+    Args:
+        keys: Keys of scores.json, in any order.
+
+    Returns:
+        The metrics, unknown ones last; without standard deviations of other metrics.
     """
     positions = {key: position for position, key in enumerate(METRICS)}
     ordered = sorted(keys, key=lambda key: (positions.get(key, len(positions)), key))
@@ -120,7 +124,15 @@ def list_models(study: StudyResults) -> list[tuple[str, str, int]]:
 
 
 def find_run_of_width(study: StudyResults, width: int) -> RunResults | None:
-    """Returns any student or baseline of a width, a scored one first: all have the same size."""
+    """Returns any run of a width, for its size, which all students and baselines share.
+
+    Args:
+        study: The results.
+        width: Of the generator.
+
+    Returns:
+        A student or baseline, one with scores if there is any; None before the first.
+    """
     runs = [run for run in study.runs if run.kind != "teacher" and run.width == width]
     return min(runs, key=lambda run: not run.scores, default=None)
 
@@ -128,7 +140,15 @@ def find_run_of_width(study: StudyResults, width: int) -> RunResults | None:
 def parameter_ratios(
     study: StudyResults, run: RunResults | None
 ) -> tuple[float | None, float | None]:
-    """Returns the teacher's parameters divided by a run's, by true and by the paper's count."""
+    """Returns the teacher's parameters divided by a run's.
+
+    Args:
+        study: The results.
+        run: A run, or None before the first of its width.
+
+    Returns:
+        The ratio by true count and by the paper's count; None for both without a teacher or run.
+    """
     teacher = study.teacher
     if teacher is None or run is None:
         return None, None
@@ -138,7 +158,16 @@ def parameter_ratios(
 def file_size(
     study: StudyResults, run: RunResults | None, precision: str
 ) -> tuple[int | None, float | None]:
-    """Returns the bytes of a run's exported weights, and the teacher's float32 bytes to them."""
+    """Returns how many bytes a run's exported weights take.
+
+    Args:
+        study: The results.
+        run: A run, or None before the first of its width.
+        precision: Of the weights: float32, float16 or int8.
+
+    Returns:
+        The bytes, and the teacher's float32 bytes divided by them; None where not measured.
+    """
     if run is None or precision not in run.precisions:
         return None, None
     size = run.precisions[precision].file_bytes
@@ -274,6 +303,10 @@ def compare_with_baselines(
 def welch_margin(a: SeedStats, b: SeedStats) -> float | None:
     """Returns half the width of Welch's 95 % confidence interval of the difference of two means.
 
+    Args:
+        a: Scores of the first model.
+        b: Scores of the second, for seeds of its own.
+
     Returns:
         The margin; 0 if neither varies; None if either has a single seed.
 
@@ -306,7 +339,15 @@ def _verdict(metric: Metric, difference: float, margin: float | None) -> str:
 
 
 def main_metric(rows: Iterable[ScoreRow]) -> Metric | None:
-    """Returns the first metric by which students are compared with the teacher, if any."""
+    """Returns the metric that summaries speak of.
+
+    Args:
+        rows: Score rows in the order of the report.
+
+    Returns:
+        The first metric with a better side by which a student is compared with the teacher; None
+        if there is none yet.
+    """
     compared = (row.metric for row in rows if row.kind == "student" and row.score_ratio is not None)
     return next((metric for metric in compared if metric.better), None)
 
@@ -315,8 +356,15 @@ def best_recipe(study: StudyResults, rows: Iterable[ScoreRow]) -> str:
     """Returns the students' recipe that keeps most of the teacher's main score.
 
     Only widths that all recipes have count, so that a recipe gains nothing from a narrow run that
-    failed or is not scored yet. Without such widths the recipe with the most scores is the best;
-    without any score, the last of the config.
+    failed or is not scored yet.
+
+    Args:
+        study: The results.
+        rows: Its score rows.
+
+    Returns:
+        The recipe's name. Without a common width it is the recipe with the most scores; without
+        any score, the last of the config.
     """
     rows = list(rows)
     metric = main_metric(rows)
@@ -382,7 +430,16 @@ def width_advantage(
 def width_advantages(
     rows: Iterable[ScoreRow], metric: Metric, recipe: str
 ) -> dict[int, tuple[str, float]]:
-    """Returns `width_advantage` of a student recipe at each width; {} without baselines."""
+    """Computes the width advantage of a student recipe at each width.
+
+    Args:
+        rows: Score rows of students and baselines.
+        metric: What is scored; positive.
+        recipe: The students' recipe.
+
+    Returns:
+        The result of `width_advantage` by width; {} without baselines.
+    """
     rows = [row for row in rows if row.metric == metric]
     baselines = best_baselines(rows, metric)
     if not baselines:
@@ -395,7 +452,12 @@ def width_advantages(
 
 
 def best_baselines(rows: Iterable[ScoreRow], metric: Metric) -> dict[int, float]:
-    """Returns the best baseline's mean score at each width, where it is positive."""
+    """Returns the best baseline's mean score at each width.
+
+    Args:
+        rows: Score rows.
+        metric: What is scored; means that are not positive are left out.
+    """
     best: dict[int, float] = {}
     choose = max if metric.better == "higher" else min
     for row in rows:
@@ -406,12 +468,22 @@ def best_baselines(rows: Iterable[ScoreRow], metric: Metric) -> dict[int, float]
 
 
 def find_equally_fast_width(study: StudyResults, width: int, precision: str) -> int | None:
-    """Returns the next wider width if it is as fast, within `FASTER_FACTOR`; else None."""
-    wider = [other for other, p in study.latency if p == precision and other > width]
+    """Returns the next wider width if it is as fast, so that nothing is gained by this width.
+
+    Args:
+        study: The results.
+        width: Of the generator.
+        precision: Of the weights.
+
+    Returns:
+        The wider width; None if it is slower by more than `FASTER_FACTOR`, or was not measured.
+    """
+    wider = [d for d, p in study.latency if p == precision and d > width]
     if not wider or (width, precision) not in study.latency:
         return None
-    own, other = (study.latency[d, precision].milliseconds for d in (width, min(wider)))
-    return None if other > FASTER_FACTOR * own else min(wider)
+    narrow_ms = study.latency[width, precision].milliseconds
+    wide_ms = study.latency[min(wider), precision].milliseconds
+    return None if wide_ms > FASTER_FACTOR * narrow_ms else min(wider)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,12 @@ _TERMINAL_FORMAT = tabulate.TableFormat(
 
 
 def model_name(kind: str, recipe: str) -> str:
-    """Returns the name of a model: its recipe, followed by "student" for a student."""
+    """Returns the name of a model in reports.
+
+    Args:
+        kind: teacher, student or baseline.
+        recipe: The recipe's name, to which a student's adds that it is one.
+    """
     return f"{recipe} student" if kind == "student" else recipe
 
 
@@ -33,7 +38,12 @@ def format_number(value: float) -> str:
 
 
 def format_with_std(value: float, std: float | None) -> str:
-    """Writes a number and its standard deviation with the same number of decimals."""
+    """Writes a number and its standard deviation with the same number of decimals.
+
+    Args:
+        value: The number; NaN is written "-".
+        std: Its standard deviation; None leaves it out.
+    """
     if std is None or math.isnan(value):
         return format_number(value)
     return f"{format_number(value)} ± {std:{_number_format(value)}}"
@@ -58,6 +68,16 @@ def _number_format(value: float) -> str:
         return ".1e"
     decimals_from = ((1000, 0), (100, 1), (1, 2), (0.1, 3), (0.01, 4))
     return f",.{next((digits for least, digits in decimals_from if abs(value) >= least), 5)}f"
+
+
+def format_seeds(count: int, planned: int) -> str:
+    """Writes how many seeds there are, and of how many if some are missing ("1 of 3").
+
+    Args:
+        count: How many have a score.
+        planned: How many the config has.
+    """
+    return f"{count}" if count == planned else f"{count} of {planned}"
 
 
 def format_percent(fraction: float | None) -> str:
@@ -115,17 +135,22 @@ def number_cell(value: float | None) -> Cell:
 
 
 def wrap_line(line: str, indent: str = "") -> str:
-    """Breaks a line to the width of a terminal."""
+    """Breaks a line to the width of a terminal.
+
+    Args:
+        line: The text.
+        indent: Put before the first line; further lines are indented by two more columns.
+    """
     return textwrap.fill(line, TEXT_WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
 def format_text_table(table: Table) -> str:
     """Returns a table as plain text for a terminal."""
     rows = [table.header, *(tuple(cell.text for cell in row) for row in table.rows)]
-    shown = [tuple(map(_shorten_cell, row[: table.terminal_columns])) for row in rows]
+    header, *body = (tuple(map(_shorten_cell, row[: table.terminal_columns])) for row in rows)
     # The header goes in as a row: tabulate would pad its columns by two more characters.
     text = tabulate.tabulate(
-        [shown[0], tabulate.SEPARATING_LINE, *shown[1:]],
+        [header, tabulate.SEPARATING_LINE, *body],
         tablefmt=_TERMINAL_FORMAT,
         stralign="right",
         disable_numparse=True,

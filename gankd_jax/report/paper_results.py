@@ -16,6 +16,7 @@ from gankd_jax.report.formatting import (
     Table,
     format_difference,
     format_number,
+    format_seeds,
     format_text_table,
     format_with_std,
     model_name,
@@ -125,7 +126,15 @@ PAPER_ROWS = (
 
 
 def paper_result(dataset: str, width: int) -> PaperResult | None:
-    """Returns the paper's result for a data set and a width, or None where it has none."""
+    """Returns the paper's result for a data set and a width.
+
+    Args:
+        dataset: The name of the data set.
+        width: Of the generator.
+
+    Returns:
+        The result; None where the paper has none.
+    """
     return paper_results_on(dataset).get(width)
 
 
@@ -308,18 +317,12 @@ def _comparison_row(pair: ResultPair) -> tuple[Cell, ...]:
     texts = [
         f"{row.width}",
         model_name(row.kind, row.recipe),
-        format_seeds(row),
+        format_seeds(len(row.stats.values), row.planned_seeds),
         format_with_std(mean, row.stats.std),
         *(["-"] * 3 if published is None else _difference_texts(mean, published)),
         *(_ahead_texts(pair) if row.kind == "student" else [""] * len(AHEAD_HEADER)),
     ]
     return tuple(map(Cell, texts))
-
-
-def format_seeds(row: ScoreRow) -> str:
-    """Writes how many seeds have the score, and of how many if some are missing."""
-    count = len(row.stats.values)
-    return f"{count}" if count == row.planned_seeds else f"{count} of {row.planned_seeds}"
 
 
 def _difference_texts(mean: float, published: float) -> list[str]:
@@ -334,14 +337,14 @@ def _difference_texts(mean: float, published: float) -> list[str]:
 def _ahead_texts(pair: ResultPair) -> list[str]:
     """Returns whether the student beats the baseline here, there and in both; "-" if unknown."""
     metric, comparison, published = pair.row.metric, pair.row.comparison, pair.published
-    here = _is_ahead(metric, comparison.difference) if comparison else None
-    there = None
+    ahead_here = _is_ahead(metric, comparison.difference) if comparison else None
+    ahead_there = None
     if published.baseline is not None:
-        there = _is_ahead(metric, published.student - published.baseline)
-    both = None if here is None or there is None else here and there
+        ahead_there = _is_ahead(metric, published.student - published.baseline)
+    both = None if ahead_here is None or ahead_there is None else ahead_here and ahead_there
     doubtful = comparison and comparison.verdict in ("one seed", "within spread")
     mark = "?" if doubtful else ""
-    return [YES_NO[here] + mark, YES_NO[there], YES_NO[both] + (mark if both else "")]
+    return [YES_NO[ahead_here] + mark, YES_NO[ahead_there], YES_NO[both] + (mark if both else "")]
 
 
 def _is_ahead(metric: Metric, difference: float) -> bool | None:
@@ -382,10 +385,11 @@ def _network_name(metric: Metric) -> str:
 
 def _unmatched_widths(study: StudyResults, results: list[PublishedResult]) -> list[str]:
     """Names the widths that only one side has."""
-    here = {run.width for run in study.planned_runs if run.kind != "teacher"}
-    there = {result.width for result in results}
+    study_widths = {run.width for run in study.planned_runs if run.kind != "teacher"}
+    published_widths = {result.width for result in results}
+    unmatched = {"here": study_widths - published_widths, "there": published_widths - study_widths}
     return [
         f"widths only {side}: {', '.join(map(str, sorted(widths)))}."
-        for side, widths in (("here", here - there), ("there", there - here))
+        for side, widths in unmatched.items()
         if widths
     ]

@@ -88,7 +88,13 @@ class QuestionContext:
     def select(
         self, metric: Metric, *, kind: str = "student", recipe: str | None = None
     ) -> list[ScoreRow]:
-        """Returns the rows of a metric and kind, of one recipe or of all."""
+        """Returns the rows of a metric.
+
+        Args:
+            metric: What is scored.
+            kind: teacher, student or baseline.
+            recipe: One recipe; None for all.
+        """
         rows = [row for row in self.rows if (row.metric, row.kind) == (metric, kind)]
         return rows if recipe is None else [row for row in rows if row.recipe == recipe]
 
@@ -98,7 +104,11 @@ class QuestionContext:
 
 
 def answer_questions(study: StudyResults) -> list[Answer]:
-    """Returns the questions that the study can answer, as far as it has come."""
+    """Answers the questions that the results of a study allow.
+
+    Args:
+        study: The results, also of an unfinished study.
+    """
     rows = [row for row in score_rows(study) if row.stats.values]
     context = QuestionContext(study, rows, main_metric(rows), best_recipe(study, rows))
     answers = [
@@ -114,7 +124,12 @@ def answer_questions(study: StudyResults) -> list[Answer]:
 
 
 def format_answers(study: StudyResults, answers: Iterable[Answer]) -> str:
-    """Returns the answers as Markdown, below the image of their panels."""
+    """Returns the answers as Markdown, below the image of their panels.
+
+    Args:
+        study: The results, for the name of the study.
+        answers: The answers, in order.
+    """
     lines = [f"# {study.config['name']}: questions and answers", "", "![A panel each](answers.png)"]
     for number, answer in enumerate(answers, 1):
         lines += ["", f"**{number}. {answer.question}** {answer.text}"]
@@ -122,7 +137,11 @@ def format_answers(study: StudyResults, answers: Iterable[Answer]) -> str:
 
 
 def draw_answers(answers: list[Answer]) -> bytes:
-    """Returns a PNG with a panel for each answer, numbered as in the text."""
+    """Returns a PNG with a panel for each answer, numbered as in the text.
+
+    Args:
+        answers: The answers, at least one.
+    """
     rows = math.ceil(len(answers) / COLUMNS)
     width, height = PANEL_INCHES
     with matplotlib.rc_context(STYLE):
@@ -143,12 +162,12 @@ def _answer_imitation(context: QuestionContext) -> Answer | None:
     rows = {key: context.select_best(get_metric(key)) for key in PIXEL_ERRORS}
     if not all(rows.values()):
         return None
-    fresh, between, seen = (rows[key][0].stats.mean for key in PIXEL_ERRORS)
+    fresh, between, trained = (rows[key][0].stats.mean for key in PIXEL_ERRORS)
     text = (
         f"At d={rows['pixel_error'][0].width} the {recipe} student's mean square error is"
         f" {format_number(fresh)} on fresh latents, {format_number(between)} between latents and"
-        f" {format_number(seen)} on those of its last training steps: fresh to trained on"
-        f" {fresh / seen:.2f}."
+        f" {format_number(trained)} on those of its last training steps: fresh to trained on"
+        f" {fresh / trained:.2f}."
     )
 
     def draw_panel(axes: Axes) -> None:

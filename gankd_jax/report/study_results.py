@@ -148,7 +148,13 @@ class StudyResults:
         return str(self.config["data"]["name"])
 
     def runs_of(self, kind: str, recipe: str, width: int) -> tuple[RunResults, ...]:
-        """Returns the started runs of one model, which differ by their seed only."""
+        """Returns the started runs of one model, which differ by their seed only.
+
+        Args:
+            kind: teacher, student or baseline.
+            recipe: The recipe's name in the config.
+            width: Of the generators.
+        """
         model = (kind, recipe, width)
         return tuple(run for run in self.runs if (run.kind, run.recipe, run.width) == model)
 
@@ -180,6 +186,12 @@ def load_study(workdir: str | Path) -> StudyResults:
 
 def read_study_results(workdir: Path) -> StudyResults:
     """Reads the results of a study, finished or not.
+
+    Args:
+        workdir: The study's work directory.
+
+    Returns:
+        The results; parts that do not exist yet are None or empty.
 
     Raises:
         UserError: The folder is no work directory, or a file in it is damaged.
@@ -213,7 +225,14 @@ def read_study_results(workdir: Path) -> StudyResults:
 
 
 def list_planned_runs(config: dict[str, Any]) -> tuple[Run, ...]:
-    """Returns every run of a config: teachers, then students and baselines by width."""
+    """Returns every run of a config in the order of the report.
+
+    Args:
+        config: A study's config, as read from JSON.
+
+    Returns:
+        The teachers, then students and baselines by width.
+    """
     runs = plan_runs(ml_collections.ConfigDict(config))
     return tuple(sorted(runs, key=lambda run: 0 if run.kind == "teacher" else run.width))
 
@@ -301,6 +320,9 @@ def _read_scores(
 @contextlib.contextmanager
 def blame_file(path: Path) -> Iterator[None]:
     """Names a file in the error if parsing its contents fails.
+
+    Args:
+        path: The file.
 
     Raises:
         UserError: The body of the `with` statement raised an error that damaged contents cause.

@@ -33,6 +33,7 @@ from gankd_jax.report.formatting import (
     format_number,
     format_percent,
     format_ratio,
+    format_seeds,
     format_text_table,
     format_with_std,
     model_name,
@@ -59,12 +60,11 @@ CSV_FIELDS = (
 def format_report_text(study: StudyResults) -> str:
     """Returns the report for a terminal, at most 100 columns wide, with the main metrics."""
     metrics = scored_metrics(study)
-    shown = [metric for metric in metrics if metric.main] or metrics
+    main_metrics = [metric for metric in metrics if metric.main] or metrics
     parts = ["\n".join(map(wrap_line, summarize_study(study)))]
-    parts += map(format_text_table, _all_tables(study, shown))
-    if len(shown) < len(metrics):
-        others = ", ".join(metric.key for metric in metrics if metric not in shown)
-        parts.append(wrap_line(f"Further scores, in table.md: {others}"))
+    parts += map(format_text_table, _all_tables(study, main_metrics))
+    if further := [metric.key for metric in metrics if metric not in main_metrics]:
+        parts.append(wrap_line(f"Further scores, in table.md: {', '.join(further)}"))
     if unscored := describe_unscored_runs(study):
         lines = [wrap_line(line, "  ") for line in unscored]
         parts.append("\n".join(["Runs without scores", *lines]))
@@ -314,27 +314,28 @@ def _score_cells(row: ScoreRow) -> tuple[Cell, ...]:
     return (
         Cell("") if row.width is None else count_cell(row.width),
         Cell("real images" if is_real else model_name(row.kind, row.recipe)),
-        Cell("" if is_real else paper_results.format_seeds(row)),
+        Cell("" if is_real else format_seeds(len(row.stats.values), row.planned_seeds)),
         Cell(format_with_std(mean, row.stats.std), None if math.isnan(mean) else mean),
     )
 
 
 def _comparison_cells(row: ScoreRow) -> tuple[Cell, ...]:
     """Returns what the model keeps of the teacher's score, and how it compares to the baseline."""
-    kept = Cell("" if row.kind == "real" else format_percent(row.score_ratio), row.score_ratio)
+    kept_text = "" if row.kind == "real" else format_percent(row.score_ratio)
+    kept_cell = Cell(kept_text, row.score_ratio)
     comparison = row.comparison
     if comparison is None:
-        return kept, Cell(""), Cell("")
+        return kept_cell, Cell(""), Cell("")
     text = format_difference(comparison.difference, comparison.margin, row.stats.mean)
-    return kept, Cell(text, comparison.difference), Cell(comparison.verdict)
+    return kept_cell, Cell(text, comparison.difference), Cell(comparison.verdict)
 
 
 def _paper_cell(study: StudyResults, row: ScoreRow) -> Cell:
     score, ratio = paper_results.paper_score(study.dataset, row)
     if score is None:
         return Cell("")
-    kept = "" if ratio is None else f" ({format_percent(ratio)})"
-    return Cell(f"{score:.2f}{kept}", score)
+    kept_text = "" if ratio is None else f" ({format_percent(ratio)})"
+    return Cell(f"{score:.2f}{kept_text}", score)
 
 
 def _seeds_cell(row: ScoreRow) -> Cell:
@@ -415,16 +416,16 @@ def _describe_limit(students: list[ScoreRow]) -> str:
     for level in LEVELS:
         row = narrowest_row(students, level)
         if row and not any(_describe_model(row) in part for part in parts):
-            kept = f"{format_percent(level)} of the teacher's is kept"
-            parts.append(f"{kept} down to {_describe_model(row)}")
+            level_text = f"{format_percent(level)} of the teacher's is kept"
+            parts.append(f"{level_text} down to {_describe_model(row)}")
     if not parts:
         parts.append(f"no student keeps {format_percent(LEVELS[-1])} of the teacher's")
     narrowest = min(row.width or 0 for row in students)
     last = max(
         (row for row in students if row.width == narrowest), key=lambda row: row.score_ratio or 0
     )
-    kept = format_percent(last.score_ratio)
-    return f"{'; '.join(parts)}. The smallest, {_describe_model(last)}, keeps {kept}."
+    ratio = format_percent(last.score_ratio)
+    return f"{'; '.join(parts)}. The smallest, {_describe_model(last)}, keeps {ratio}."
 
 
 def _describe_model(row: ScoreRow) -> str:
