@@ -189,18 +189,18 @@ def describe_slow_runs(timing: FileTiming, others: list[FileTiming]) -> list[str
     Returns:
       A line for each way of use, one image or batches, in which there are such models.
     """
+    recipes = (timing.run.recipe, "teacher")
     larger = [
-        other
-        for other in others
-        if other.parameters > timing.parameters
-        and other.run.recipe in (timing.run.recipe, "teacher")
+        rival
+        for rival in others
+        if rival.parameters > timing.parameters and rival.run.recipe in recipes
     ]
     uses = {"milliseconds": "one image at a time", "images_per_second": "in batches"}
     lines = []
     for measure, use in uses.items():
-        rivals = [other for other in larger if not _is_faster(timing, other, measure)]
+        rivals = [rival for rival in larger if not _is_faster(timing, rival, measure)]
         if rivals:
-            names = ", ".join(f"{o.run.name} ({o.parameters:,})" for o in rivals)
+            names = ", ".join(f"{rival.run.name} ({rival.parameters:,})" for rival in rivals)
             lines.append(
                 f"{timing.run.name} ({timing.parameters:,} parameters) is not faster {use} than"
                 f" {names}."

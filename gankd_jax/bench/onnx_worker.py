@@ -65,9 +65,9 @@ def _time_file(path: str) -> dict[str, float]:
     [latent_input] = session.get_inputs()
     shape = (BATCH_SIZE, latent_input.shape[1])
     latents = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    one = median_seconds(lambda: session.run(None, {latent_input.name: latents[:1]}))
+    single = median_seconds(lambda: session.run(None, {latent_input.name: latents[:1]}))
     batch = median_seconds(lambda: session.run(None, {latent_input.name: latents}))
-    return {"milliseconds": 1e3 * one, "images_per_second": BATCH_SIZE / batch}
+    return {"milliseconds": 1e3 * single, "images_per_second": BATCH_SIZE / batch}
 
 
 def _peak_mib() -> float:
