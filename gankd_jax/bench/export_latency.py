@@ -112,7 +112,7 @@ def _export_files(context: StudyContext, folder: Path) -> Iterator[tuple[Path, F
         generator = context.drawer(run)
         parameters = generator_cost(generator.module).parameters
         for precision in PRECISIONS:
-            file = export_generator(generator, "onnx", precision, what=run.name).file
+            file = export_generator(generator, "onnx", precision, run_name=run.name).content
             path = folder / f"{run.name}-{precision}"
             path.write_bytes(file)
             yield path, FileTiming(run, parameters, precision, len(file), [])

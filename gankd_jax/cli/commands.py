@@ -164,7 +164,7 @@ def run_export(args: Namespace) -> None:
             args.config.load(),
             args.workdir,
             run=args.run_name,
-            kind=args.format,
+            format_name=args.format,
             precision=args.precision,
             out=args.out,
         )

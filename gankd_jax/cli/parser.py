@@ -420,7 +420,7 @@ def _add_weights_commands(parser: CommandParser) -> None:
         "gankd export --config=configs/digits.py --workdir=runs/digits --run=teacher-d32-s0"
         " --format=torch --out=teacher.pth",
         "gankd weights import-torch teacher.pth --config=configs/digits.py"
-        " --workdir=runs/imported --run=teacher-d32-s0",
+        " --workdir=runs/imported --run=teacher-d32-s0 --config.model.generator_norm=none",
     )
     import_torch.add_flag(
         "FILE",

@@ -1,4 +1,4 @@
-"""Trained generators that come with the project, by name; any other by its file."""
+"""Pretrained generators: those in the repository by name, any other by its file."""
 
 from pathlib import Path
 
@@ -10,25 +10,24 @@ RESULTS = Path(__file__).resolve().parents[2] / "configs" / "results"  # of a ch
 
 
 def pretrained_paths() -> dict[str, Path]:
-    """Returns the files of the generators that come with the checkout, by name: `mnist-d2`."""
+    """Returns the files of the generators in the repository by name, such as `mnist-d2`."""
     return {path.stem: path for path in sorted(RESULTS.glob("*/pretrained/*.safetensors"))}
 
 
 def load_pretrained(name: str) -> TrainedGenerator:
-    """Loads a generator and its card.
+    """Loads a generator with its card: its run, recipe, data, scores and versions.
 
     Args:
-      name: Of `pretrained_paths()`, or the path of a file that `gankd export --format=safetensors`
-        wrote.
+      name: A key of `pretrained_paths()`, or the path of a file that
+        `gankd export --format=safetensors` wrote.
 
     Raises:
-      UserError: There is none of that name, or its file is damaged.
+      UserError: There is none of that name, or its file is missing or damaged.
     """
-    path = (
-        Path(name).expanduser() if name.endswith(".safetensors") else pretrained_paths().get(name)
-    )
+    paths = pretrained_paths()
+    path = Path(name).expanduser() if name.endswith(".safetensors") else paths.get(name)
     if path is None:
-        names = ", ".join(pretrained_paths()) or "none, as this is not a checkout: give a file"
+        names = ", ".join(paths) or "none, as this is not a checkout: give the path of a file"
         raise UserError(f"no pretrained generator {name!r}; there are: {names}")
     if not path.is_file():
         raise UserError(f"{path} does not exist")

@@ -1,7 +1,8 @@
-"""A generator as safetensors: its layers, what they make up, and a card of how they came about.
+"""safetensors: a generator's layers, its sizes, and a card with its recipe and scores.
 
-`layerK.kernel` `[4, 4, i, o]` and `layerK.bias` `[o]`, batch norm folded in; for int8 also
-`layerK.scale` `[o]`, by which the kernel is multiplied.  Nothing in the file can be executed.
+The file holds `layerK.kernel` `[4, 4, i, o]` and `layerK.bias` `[o]`, with batch norm folded in.
+An int8 file also holds `layerK.scale` `[o]`, the factor of the kernel.  Nothing in a file can be
+executed.
 """
 
 import dataclasses
@@ -13,13 +14,13 @@ import safetensors.numpy
 from jaxtyping import Float
 from safetensors import SafetensorError
 
+from gankd_jax.export.formats import ExportFormat, register_format
 from gankd_jax.models import conv, sampling
-from gankd_jax.models.dcgan import DCGANGenerator
-from gankd_jax.models.family import FoldedLayer, Generator
+from gankd_jax.models.family import FAMILIES, FoldedLayer, Generator
 from gankd_jax.models.folding import unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 
-# Keys of the file -> attributes of the module.
+# Keys of the file -> attributes of the generator.
 SIZES = {
     "width": "width",
     "image_size": "image_size",
@@ -29,53 +30,60 @@ SIZES = {
 
 
 def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
-    """The file's bytes, without a card."""
+    """Serialises a generator's sizes and layers; the card is empty."""
     arrays: dict[str, np.ndarray] = {}
     for k, layer in enumerate(layers):
         arrays |= {f"layer{k}.kernel": layer.kernel, f"layer{k}.bias": layer.bias}
-        if layer.kernel.dtype == np.int8:
+        if layer.has_scale:
             arrays[f"layer{k}.scale"] = layer.scale
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = {key: getattr(generator, name) for key, name in SIZES.items()}
-    about = {"generator": json.dumps(sizes), "card": "{}"}
-    return safetensors.numpy.save(whole, about)
+    return safetensors.numpy.save(contiguous, {"generator": json.dumps(sizes), "card": "{}"})
 
 
 def read_safetensors(file: bytes) -> TrainedGenerator:
-    """Returns the generator in a file, whose module has no norm, with its card.
+    """Reads a generator, which has no norm, with its card.
 
     Raises:
-      ValueError: The bytes are not such a file's.
+      ValueError: The bytes are not those of such a file.
     """
     try:
         arrays = safetensors.numpy.load(file)
-        about = _about(file)
-        sizes = {SIZES[key]: value for key, value in json.loads(about["generator"]).items()}
-        generator = DCGANGenerator(**sizes, conv_impl=conv.resolve_conv_impl("auto"))
-        layers = [_layer(arrays, k) for k in range(sum(n.endswith("kernel") for n in arrays))]
-        card = json.loads(about["card"])
+        metadata = _read_metadata(file)
+        sizes = {SIZES[key]: value for key, value in json.loads(metadata["generator"]).items()}
+        generator = FAMILIES["dcgan"].generator(**sizes, conv_impl=conv.resolve_conv_impl("auto"))
+        count = sum(name.endswith("kernel") for name in arrays)
+        layers = [_read_layer(arrays, k) for k in range(count)]
+        card = json.loads(metadata["card"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a generator's weights: {error}") from error
     return dataclasses.replace(unfold_generator(generator, layers), card=card)
 
 
-def _layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
+def _read_layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
     bias = arrays[f"layer{k}.bias"]
     scale = arrays.get(f"layer{k}.scale", np.ones_like(bias))
     return FoldedLayer(arrays[f"layer{k}.kernel"], scale, bias)
 
 
 def add_card(file: bytes, card: dict[str, Any]) -> bytes:
-    """The same file with that card."""
-    about = _about(file) | {"card": json.dumps(card)}
-    return safetensors.numpy.save(safetensors.numpy.load(file), about)
+    """Returns the file with a JSON object as its card."""
+    metadata = _read_metadata(file) | {"card": json.dumps(card)}
+    return safetensors.numpy.save(safetensors.numpy.load(file), metadata)
 
 
-def _about(file: bytes) -> dict[str, str]:
-    """The header's text fields: JSON behind its own length in eight bytes."""
+def _read_metadata(file: bytes) -> dict[str, str]:
+    """Reads the text fields of the header, which is JSON after eight bytes with its length."""
     return json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])["__metadata__"]
 
 
 def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:
-    """The images that the file's generator draws."""
+    """Generates images with the generator that a file holds."""
     return np.asarray(sampling.sample_images(*read_safetensors(file), latents))
+
+
+register_format(
+    ExportFormat(
+        name="safetensors", write=write_safetensors, run=run_safetensors, add_card=add_card
+    )
+)

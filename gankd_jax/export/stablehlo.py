@@ -1,7 +1,7 @@
-"""A generator as serialised StableHLO: latents `[n, z]` to images `[n, s, s, c]` in -1..1, any n.
+"""StableHLO: a serialised program from latents `[n, z]` to images `[n, s, s, c]`, for any n.
 
-`jax.export` reads it again, on a CPU, an NVIDIA GPU or a TPU.  Weights in float16 or int8 are
-stored so, and cast when it runs.
+`jax.export` reads it again on a CPU, an NVIDIA GPU or a TPU.  Weights in float16 or int8 are stored
+as such and cast when the program runs.
 """
 
 import contextlib
@@ -14,19 +14,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gankd_jax.models.family import FoldedLayer, Generator
+from gankd_jax.export.formats import ExportFormat, register_format
+from gankd_jax.models.family import FoldedLayer, Generator, family_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_stablehlo(generator: Generator, layers: list[FoldedLayer]) -> bytes:
-    """The program's bytes, its weights within."""
-    plain = dataclasses.replace(generator, norm="none", conv_impl="dilated")  # type: ignore[type-var]
+    """Exports a generator and its weights as one program.
 
-    def draw(latents: Float[Array, "n z"]) -> Float[Array, "n s s c"]:
+    Args:
+      generator: Gives the sizes; its norm is ignored.
+      layers: Its folded layers.
+
+    Returns:
+      The serialised program, for the platforms of `PLATFORMS`.
+    """
+    plain, _ = family_of(generator).unfold(generator, layers)
+    # The other implementations are tuned for one backend; this one suits all.
+    plain = dataclasses.replace(plain, conv_impl="dilated")  # type: ignore[type-var]
+
+    def generate(latents: Float[Array, "n z"]) -> Float[Array, "n s s c"]:
         params = {}
         for k, layer in enumerate(layers):
-            # The barrier keeps the small numbers small until the program runs.
+            # Without the barrier, XLA would store the cast weights in the program.
             kernel = jax.lax.optimization_barrier(jnp.asarray(layer.kernel))
             weights = kernel.astype(jnp.float32) * layer.scale
             params[f"layer{k}"] = {"kernel": weights, "bias": jnp.asarray(layer.bias)}
@@ -34,13 +45,13 @@ def write_stablehlo(generator: Generator, layers: list[FoldedLayer]) -> bytes:
 
     (count,) = jax.export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((count, generator.latent_dim), jnp.float32)
-    with _no_places():
-        return bytes(jax.export.export(jax.jit(draw), platforms=PLATFORMS)(shape).serialize())
+    with _without_source_locations():
+        return bytes(jax.export.export(jax.jit(generate), platforms=PLATFORMS)(shape).serialize())
 
 
 @contextlib.contextmanager
-def _no_places() -> Iterator[None]:
-    """Programs that do not tell the files and lines of this machine which made them."""
+def _without_source_locations() -> Iterator[None]:
+    """Keeps the paths of this machine out of programs."""
     limit = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -52,5 +63,8 @@ def _no_places() -> Iterator[None]:
 def run_stablehlo(
     program: bytes, latents: Float[np.ndarray, "n z"]
 ) -> Float[np.ndarray, "n s s c"]:
-    """The images that the deserialised program draws."""
+    """Runs a serialised program on JAX's default backend."""
     return np.asarray(jax.export.deserialize(bytearray(program)).call(latents))
+
+
+register_format(ExportFormat(name="stablehlo", write=write_stablehlo, run=run_stablehlo))

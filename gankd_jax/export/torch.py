@@ -1,7 +1,7 @@
-"""A generator without batch norm as a PyTorch `state_dict`: `[n, z, 1, 1]` to `[n, c, s, s]`.
+"""PyTorch: a `state_dict` for a network from latents `[n, z, 1, 1]` to images `[n, c, s, s]`.
 
-It loads with `strict=True` into an `nn.Sequential` of transposed convolutions and activations;
-with int8 weights after each `weight` is multiplied by the `scale` beside it, [1, o, 1, 1].
+It loads with `strict=True` into an `nn.Sequential` of transposed convolutions and activations.  In
+a file of int8 weights a `scale` `[1, o, 1, 1]` stands beside each `weight`: multiply the two first.
 """
 
 import io
@@ -9,23 +9,28 @@ import io
 import numpy as np
 from jaxtyping import Float
 
-from gankd_jax.interop.torch_writer import torch_bytes
+from gankd_jax.export.formats import ExportFormat, register_format
 from gankd_jax.models.family import FoldedLayer
 
 
 def write_torch(layers: list[FoldedLayer]) -> bytes:
-    """The file's bytes; each layer takes two places of the Sequential, with its activation."""
+    """Saves layers with `torch.save`; layer k is module 2k, its activation module 2k + 1."""
+    import torch
+
     arrays = {}
     for k, layer in enumerate(layers):
-        arrays[f"{2 * k}.weight"] = np.ascontiguousarray(layer.kernel.transpose(2, 3, 0, 1))
+        arrays[f"{2 * k}.weight"] = layer.kernel.transpose(2, 3, 0, 1)
         arrays[f"{2 * k}.bias"] = layer.bias
-        if layer.kernel.dtype == np.int8:
+        if layer.has_scale:
             arrays[f"{2 * k}.scale"] = layer.scale[None, :, None, None]
-    return torch_bytes(arrays)
+    state = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def run_torch(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:
-    """The images that PyTorch draws in float32, channels last."""
+    """Runs a file with PyTorch in float32; returns images with channels last."""
     import torch
     from torch.nn.functional import conv_transpose2d
 
@@ -39,3 +44,14 @@ def run_torch(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarra
         images = conv_transpose2d(images, weight, bias, stride, padding)
         images = images.tanh() if k == count - 1 else images.relu()
     return images.permute(0, 2, 3, 1).numpy()
+
+
+register_format(
+    ExportFormat(
+        name="torch",
+        write=lambda _, layers: write_torch(layers),
+        run=run_torch,
+        packages=("torch",),
+        extra="torch",
+    )
+)

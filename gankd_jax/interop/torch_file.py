@@ -27,18 +27,19 @@ _DTYPES = {
     "BoolStorage": "<?",
 }
 
-# (dtype, key, number of values) -> the values of a storage
-_Storages = Callable[[np.dtype, str, int], np.ndarray]
+# (dtype, key, number of values) -> values of a storage
+_StorageReader = Callable[[np.dtype, str, int], np.ndarray]
 
 
 def read_torch_file(path: Path) -> Any:
-    """What `torch.save` wrote, tensors as numpy arrays: dicts, lists, numbers, text and tensors.
+    """Reads a file that `torch.save` wrote, with tensors as NumPy arrays.
 
-    Both formats are read: the zip of torch 1.6 and later, and the older one. Any other class or
-    function that the file names is refused, so none is imported or called.
+    Both formats are read: the zip of torch 1.6 and later, and the older one.  A file may hold
+    dicts, lists, numbers, text and tensors.  If it names any other class or function, it is
+    refused, so none is imported or called.
 
     Raises:
-        UserError: the file is not one of these, is damaged, or holds more than plain tensors.
+      UserError: The file is damaged, has another format, or holds more than plain tensors.
     """
     try:
         with path.open("rb") as file:
@@ -51,26 +52,26 @@ def read_torch_file(path: Path) -> Any:
         raise UserError(f"{path}: not a PyTorch file of plain tensors ({error})") from error
 
 
-# What unpickling damaged bytes may raise.
+# Errors of unpickling damaged bytes.
 _DAMAGE = (
     *(AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError, OverflowError),
-    *(MemoryError, RecursionError),  # it says that it holds more than there is room for
+    *(MemoryError, RecursionError),  # from sizes and depths that the file claims to have
 )
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the few names that a state_dict needs, and no others."""
+    """Resolves only the few names that a state_dict needs."""
 
-    def __init__(self, file: io.BufferedIOBase, storages: _Storages):
+    def __init__(self, file: io.BufferedIOBase, read_storage: _StorageReader):
         super().__init__(file)
-        self._storages = storages
+        self._read_storage = read_storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in for an allowed name; a new one each time, so a file cannot alter it."""
+        """Returns a replacement for an allowed name; a new one each time, which no file altered."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda *arguments: _tensor(*arguments[:4])
+            return lambda *arguments: _view_storage(*arguments[:4])
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
         if module == "torch" and name in _DTYPES:
@@ -78,17 +79,17 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The storage that a tensor is a view of."""
+        """Returns the storage that a tensor is a view of."""
         kind, dtype, key, _, length, *view = pid
         if kind != "storage" or any(part is not None for part in view):
-            raise pickle.UnpicklingError("it holds something that is no plain storage")
-        return self._storages(dtype, key, length)
+            raise pickle.UnpicklingError("it holds something other than a plain storage")
+        return self._read_storage(dtype, key, length)
 
 
-def _tensor(
+def _view_storage(
     storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> np.ndarray:
-    """A view of a storage (strides in values), checked to lie inside it."""
+    """Returns a view of a storage, after checking that it lies inside; strides count values."""
     steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
     if min((offset, *shape, *strides)) < 0 or np.prod(shape, dtype=object) > storage.size:
         raise ValueError("a tensor does not fit its storage")
@@ -108,33 +109,36 @@ def _read_zip(file: io.BufferedReader) -> Any:
         if any(member.compress_type for member in archive.infolist()):
             raise ValueError("it is compressed, which torch.save does not do")
         root = index.removesuffix("data.pkl")
-        order = f"{root}byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
+        byteorder = f"{root}byteorder"
+        if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
             raise ValueError("it was written on a big-endian machine")
 
-        def storages(dtype: np.dtype, key: str, length: int) -> np.ndarray:
+        def read_storage(dtype: np.dtype, key: str, length: int) -> np.ndarray:
             return np.frombuffer(archive.read(f"{root}data/{key}"), dtype, length)
 
-        return _Unpickler(io.BytesIO(archive.read(index)), storages).load()
+        return _Unpickler(io.BytesIO(archive.read(index)), read_storage).load()
 
 
 def _read_legacy(file: io.BufferedReader) -> Any:
-    """Pickles of a magic number, a version, the machine, the object and its storages' keys; then
-    each storage as its length and its values."""
-    size = Path(file.name).stat().st_size
-    found: dict[str, np.ndarray] = {}
+    """Reads the format before torch 1.6.
 
-    def storages(dtype: np.dtype, key: str, length: int) -> np.ndarray:
+    It consists of pickles of a magic number, a version, the machine, the object and the keys of its
+    storages; then of each storage's length and values.
+    """
+    size = Path(file.name).stat().st_size
+    storages: dict[str, np.ndarray] = {}
+
+    def read_storage(dtype: np.dtype, key: str, length: int) -> np.ndarray:
         if length * dtype.itemsize > size:
             raise ValueError("a storage is larger than the file")
-        return found.setdefault(key, np.empty(length, dtype))
+        return storages.setdefault(key, np.empty(length, dtype))
 
-    magic, _, machine, content, keys = (_Unpickler(file, storages).load() for _ in range(5))
+    magic, _, machine, content, keys = (_Unpickler(file, read_storage).load() for _ in range(5))
     if magic != _LEGACY_MAGIC or not machine["little_endian"]:
         raise ValueError("not little-endian, or not written by torch.save")
     for key in keys:
         length = int.from_bytes(file.read(8), "little")
-        if length != found[key].size:
+        if length != storages[key].size:
             raise ValueError("a storage has another length than its tensors say")
-        found[key][:] = np.frombuffer(file.read(found[key].nbytes), found[key].dtype)
+        storages[key][:] = np.frombuffer(file.read(storages[key].nbytes), storages[key].dtype)
     return content

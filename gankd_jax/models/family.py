@@ -74,7 +74,7 @@ class FoldedLayer:
 
     Attributes:
       kernel: `[4, 4, i, o]`, in float32, float16 or int8.
-      scale: `[o]`, the factor of each output channel: ones unless the kernel is int8.
+      scale: `[o]`, the factor of each output channel: ones unless the kernel is of integers.
       bias: `[o]`, added after the scale.
     """
 
@@ -83,15 +83,19 @@ class FoldedLayer:
     bias: Float[np.ndarray, " o"]
 
     @property
+    def has_scale(self) -> bool:
+        """Whether the kernel is of integers, so that a file must hold the scale."""
+        return np.issubdtype(self.kernel.dtype, np.integer)
+
+    @property
     def weights(self) -> Float[np.ndarray, "4 4 i o"]:
         """The scaled kernel in float32."""
         return self.kernel.astype(np.float32) * self.scale
 
     @property
     def nbytes(self) -> int:
-        """Size in a file: kernel, float32 bias, and the float32 scales of an int8 kernel."""
-        scales = self.scale.nbytes if self.kernel.dtype == np.int8 else 0
-        return self.kernel.nbytes + self.bias.nbytes + scales
+        """Size in a file: the kernel, the float32 bias and, with an integer kernel, the scale."""
+        return self.kernel.nbytes + self.bias.nbytes + self.has_scale * self.scale.nbytes
 
 
 @dataclasses.dataclass(frozen=True)

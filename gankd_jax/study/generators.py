@@ -5,8 +5,8 @@ from typing import Any
 
 import ml_collections
 
-from gankd_jax.export import pretrained, safetensors
-from gankd_jax.export.formats import COUNT, FORMATS, export_generator, require_packages
+from gankd_jax.export import pretrained
+from gankd_jax.export.formats import CHECK_COUNT, FORMATS, export_generator, require_packages
 from gankd_jax.models import sampling
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import evaluate, plan, workdir
@@ -107,7 +107,7 @@ def export_run(
     folder: Path,
     *,
     run: str,
-    kind: str,
+    format_name: str,
     precision: str,
     out: Path,
 ) -> str:
@@ -119,7 +119,7 @@ def export_run(
         config: The study's config.
         folder: The work directory.
         run: The run's name.
-        kind: A key of `export.formats.FORMATS`.
+        format_name: A key of `export.formats.FORMATS`.
         precision: Of the weights in the file; one of `PRECISIONS`.
         out: The file to write.
 
@@ -130,19 +130,23 @@ def export_run(
         UserError: There is no such run, format or precision, the run is not trained, `out` exists,
             a package is missing, or the file's images differ from the model's (nothing is written).
     """
-    plan_run = _check_request(config, folder, run=run, kind=kind, precision=precision, out=out)
+    _check_names(format_name, precision)
+    plan_run = plan.find_run(config, run)
+    workdir.require_trained(folder, config, plan_run)
+    atomic_io.require_absent(out)
+    require_packages(format_name)
     context = StudyContext(config, folder)
-    exported = export_generator(context.drawer(plan_run), kind, precision, what=run)
-    file = exported.file
-    if kind == "safetensors":
-        file = safetensors.add_card(file, make_card(context, plan_run, precision))
+    exported = export_generator(context.drawer(plan_run), format_name, precision, run_name=run)
+    file, add_card = exported.content, FORMATS[format_name].add_card
+    if add_card:
+        file = add_card(file, make_card(context, plan_run, precision))
     atomic_io.write_bytes(out, file)
     lines = [
-        f"{out}: {len(file):,} bytes; largest difference to {run} on {COUNT} fresh latents"
+        f"{out}: {len(file):,} bytes; largest difference to {run} on {CHECK_COUNT} fresh latents"
         f" {exported.difference:.1e} (images in -1..1)"
     ]
     if precision != "float32":
-        lines += _score_changes(context, plan_run, exported.stored)
+        lines += _score_changes(context, plan_run, exported.generator)
     return "\n".join(lines)
 
 
@@ -169,30 +173,17 @@ def make_card(context: StudyContext, run: Run, precision: str) -> dict[str, Any]
     return card | results | ({"scores": stored["scores"]} if "scores" in stored else {})
 
 
-def _check_request(
-    config: ml_collections.ConfigDict,
-    folder: Path,
-    *,
-    run: str,
-    kind: str,
-    precision: str,
-    out: Path,
-) -> Run:
-    if kind not in FORMATS:
-        raise UserError(f"--format={kind} is not known; it can be {', '.join(FORMATS)}")
+def _check_names(format_name: str, precision: str) -> None:
+    if format_name not in FORMATS:
+        raise UserError(f"--format={format_name} is not known; it can be {', '.join(FORMATS)}")
     if precision not in PRECISIONS:
         allowed = ", ".join(PRECISIONS)
         raise UserError(f"--precision={precision} is not known; it can be {allowed}")
-    plan_run = plan.find_run(config, run)
-    workdir.require_trained(folder, config, plan_run)
-    atomic_io.require_absent(out)
-    require_packages(kind)
-    return plan_run
 
 
-def _score_changes(context: StudyContext, run: Run, stored: TrainedGenerator) -> list[str]:
-    """Returns a line for each of the report's scores: with the run's weights -> with the stored."""
-    before, after = evaluate.score_generators(context, run, [context.drawer(run), stored])
+def _score_changes(context: StudyContext, run: Run, rounded: TrainedGenerator) -> list[str]:
+    """Returns a line for each of the report's scores: with the run's weights -> with rounded."""
+    before, after = evaluate.score_generators(context, run, [context.drawer(run), rounded])
     width = max(map(len, before))
     lines = (
         f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"

@@ -1,4 +1,4 @@
-"""Takes a teacher from a PyTorch file into a study, and a run's generator out of it as one."""
+"""Imports a PyTorch DCGAN as the trained teacher of a study."""
 
 import hashlib
 import tempfile
@@ -28,11 +28,11 @@ from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import Checkpoints
 from gankd_jax.utils.errors import UserError
 
-# What decides each property of a network, for who has to change it.
+# Property of a network -> config field that sets it.
 GENERATOR_FIELDS = {
     "image_size": "data.image_size",
     "channels": "data.name",
-    "latent": "model.latent",
+    "latent_dim": "model.latent",
     "width": "study.teacher_widths",
     "norm": "model.generator_norm",
 }
@@ -47,106 +47,108 @@ CRITIC_FIELDS = {
 def import_torch_teacher(
     config: ConfigDict, folder: Path, path: Path, *, run: str, critic_path: Path | None = None
 ) -> Path:
-    """Make a PyTorch DCGAN the trained teacher `run` of the study in `folder`; the run's folder.
+    """Imports a PyTorch DCGAN as a trained teacher.
 
-    The run is left as training leaves it: a checkpoint of its recipe's last step (the optimizers
-    fresh, the average equal to the weights) and run.json; imported.json says where the weights are
-    from. `critic_path` is the file of its critic, which may be `path` again; without one the critic
-    is untrained, which is refused where a student would go on from it or look through it. What the
-    file must look like is told by `torch_weights.read_generator`. With the config's
-    `evaluation.statistics` 'running' the teacher draws with the file's own batch-norm statistics.
+    The run looks as if it had been trained: it has run.json and a checkpoint of its recipe's last
+    step, with new optimizers and averaged weights equal to the weights.  In addition, imported.json
+    names the files.  With `evaluation.statistics='running'` in the config, the teacher generates
+    images with the file's own batch-norm statistics.
+
+    Args:
+      config: The study's config.
+      folder: Its work directory, which is created if need be.
+      path: The generator's file, as `torch_weights.read_generator` describes it.
+      run: Name of a teacher that is not trained yet.
+      critic_path: The critic's file, which may be `path`.  None leaves the critic untrained, which
+        is refused if a student starts from it or compares its features.
+
+    Returns:
+      The run's folder.
 
     Raises:
-        UserError: `run` is no teacher or was begun already, or a file cannot be read or does not
-            fit the config; nothing is written then.
+      UserError: `run` is no teacher or has started already, or a file cannot be read or does not
+        fit the config.  Nothing is written then.
     """
-    chosen = plan.find_run(config, run)
-    if chosen.kind != "teacher":
+    selected = plan.find_run(config, run)
+    if selected.kind != "teacher":
         names = ", ".join(teacher.name for teacher in plan.teacher_runs(config))
         raise UserError(f"--run={run} is no teacher; weights can be imported as {names}")
     runner.validate_study(config)
     target = folder / run
     if workdir.matches_config(folder, config) and target.exists():
-        raise UserError(f"{target} exists, so that run was begun; name another --workdir")
+        raise UserError(f"{target} exists, so the run has started; name another --workdir")
     if critic_path is None:
         _check_no_student_needs_critic(config)
-    member = networks.make_run_spec(config, chosen, None)
-    generator, critic = _read(member.spec, chosen, path, critic_path=critic_path)
+    run_spec = networks.make_run_spec(config, selected, None)
+    generator, critic = _read_weights(run_spec.spec, selected, path, critic_path=critic_path)
     workdir.create_workdir(folder, config)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as work:
-        workdir.write_run_info(Path(work), config, chosen)
-        atomic_io.write_json(Path(work, run, "imported.json"), _origin(path, critic_path))
-        _save(Path(work, run, "checkpoints"), _state(member, generator, critic))
-        Path(work, run).rename(target)  # the run is there whole or not at all
+        workdir.write_run_info(Path(work), config, selected)
+        atomic_io.write_json(Path(work, run, "imported.json"), _describe_files(path, critic_path))
+        state = _make_train_state(run_spec, generator, critic)
+        _save_checkpoint(Path(work, run, "checkpoints"), state)
+        Path(work, run).rename(target)  # so that the run is complete or absent
     evaluate.select_teacher(StudyContext(config, folder))
     return target
 
 
-def export_torch(config: ConfigDict, folder: Path, *, run: str, out: Path) -> None:
-    """Write a trained run's generator as a PyTorch `state_dict`, as evaluation draws with it.
-
-    That is with averaged weights where the recipe keeps them, and with the batch-norm statistics
-    that `evaluation.statistics` names. The layers' names: `torch_weights.write_generator`.
-
-    Raises:
-        UserError: no such run, it is not trained yet, or `out` exists.
-    """
-    chosen = plan.find_run(config, run)
-    workdir.require_trained(folder, config, chosen)
-    _, variables = StudyContext(config, folder).drawer(chosen)
-    torch_weights.write_generator(out, variables["params"], variables.get("batch_stats", {}))
-
-
-def _read(
+def _read_weights(
     spec: StepSpec, run: Run, path: Path, *, critic_path: Path | None
 ) -> tuple[ParamsAndStats, ParamsAndStats | None]:
-    """The weights in the files, which fit the run's networks; None for a critic not given."""
+    """Reads the files and checks that they fit the run's networks."""
     generator = torch_weights.read_generator(path)
-    found = torch_weights.infer_generator(generator[0])
-    _check_fit(path, found, spec.generator, run=run, fields=GENERATOR_FIELDS)
+    module = torch_weights.infer_generator(generator[0])
+    _check_fit(path, module, spec.generator, run=run, fields=GENERATOR_FIELDS)
     if critic_path is None:
         return generator, None
-    assert spec.critic is not None  # for a teacher is trained as a GAN
+    assert spec.critic is not None  # teachers are trained as GANs
     critic = torch_weights.read_critic(critic_path)
-    judged = torch_weights.infer_critic(critic[0])
-    _check_fit(critic_path, judged, spec.critic, run=run, fields=CRITIC_FIELDS)
+    critic_module = torch_weights.infer_critic(critic[0])
+    _check_fit(critic_path, critic_module, spec.critic, run=run, fields=CRITIC_FIELDS)
     return generator, critic
 
 
-def _state(member: RunSpec, generator: ParamsAndStats, critic: ParamsAndStats | None) -> TrainState:
-    """The weights as the run's last state."""
-    recipe = member.spec.recipe
-    drawer = _network(generator, make_generator_optimizer(recipe, member.spec.generator.width))
+def _make_train_state(
+    run_spec: RunSpec, generator: ParamsAndStats, critic: ParamsAndStats | None
+) -> TrainState:
+    """Returns the state that training would end with."""
+    recipe = run_spec.spec.recipe
+    width = run_spec.spec.generator.width
+    generator_state = _make_network_state(generator, make_generator_optimizer(recipe, width))
     if critic:
-        judge = _network(critic, make_critic_optimizer(recipe))
+        critic_state = _make_network_state(critic, make_critic_optimizer(recipe))
     else:
-        judge = jax.jit(lambda: create_train_state(member.spec, member.seed).critic)()
+        critic_state = jax.jit(lambda: create_train_state(run_spec.spec, run_spec.seed).critic)()
     return TrainState(
         step=jnp.asarray(recipe.steps, jnp.int32),
-        generator=drawer,
-        critic=judge,
-        average=drawer.params if recipe.ema else None,
+        generator=generator_state,
+        critic=critic_state,
+        average=generator_state.params if recipe.ema else None,
     )
 
 
-def _network(trees: ParamsAndStats, optimizer: optax.GradientTransformation) -> NetworkState:
-    params, stats = jax.tree.map(jnp.asarray, trees)
+def _make_network_state(
+    params_and_stats: ParamsAndStats, optimizer: optax.GradientTransformation
+) -> NetworkState:
+    params, stats = jax.tree.map(jnp.asarray, params_and_stats)
     return NetworkState(params=params, stats=stats, optimizer=optimizer.init(params))
 
 
 def _check_fit(
     path: Path,
-    found: Generator | Critic,
-    wanted: Generator | Critic,
+    actual: Generator | Critic,
+    expected: Generator | Critic,
     *,
     run: Run,
     fields: dict[str, str],
 ) -> None:
     for name, field in fields.items():
-        theirs, ours = getattr(found, name), getattr(wanted, name)
-        if theirs != ours:
-            what = f"its {name.replace('_', ' ')} is {theirs}, not {ours}"
-            raise UserError(f"{path} does not fit {run.name}: {what}; see config.{field}")
+        in_file, in_config = getattr(actual, name), getattr(expected, name)
+        if in_file != in_config:
+            raise UserError(
+                f"{path} does not fit {run.name}: its {name} is {in_file}, not {in_config};"
+                f" see config.{field}"
+            )
 
 
 def _check_no_student_needs_critic(config: ConfigDict) -> None:
@@ -154,26 +156,27 @@ def _check_no_student_needs_critic(config: ConfigDict) -> None:
         recipe = config.recipes[name]
         if recipe.alpha > 0 and recipe.critic == "teacher":
             raise UserError(
-                f"students of recipe {name} go on from the teacher's critic: give its file by"
+                f"students of recipe {name} start from the teacher's critic: give its file by"
                 f" --critic=FILE, or set config.recipes.{name}.critic to fresh"
             )
         if recipe.features != "none":
             raise UserError(
-                f"students of recipe {name} look through the teacher's critic: give its file by"
-                f" --critic=FILE, or set config.recipes.{name}.features to none"
+                f"students of recipe {name} compare features of the teacher's critic: give its"
+                f" file by --critic=FILE, or set config.recipes.{name}.features to none"
             )
 
 
-def _origin(path: Path, critic_path: Path | None) -> dict[str, dict[str, str] | None]:
-    return {"generator": _file(path), "critic": _file(critic_path) if critic_path else None}
+def _describe_files(path: Path, critic_path: Path | None) -> dict[str, dict[str, str] | None]:
+    critic = _describe_file(critic_path) if critic_path else None
+    return {"generator": _describe_file(path), "critic": critic}
 
 
-def _file(path: Path) -> dict[str, str]:
+def _describe_file(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _save(folder: Path, state: TrainState) -> None:
+def _save_checkpoint(folder: Path, state: TrainState) -> None:
     checkpoints = Checkpoints(folder)
     try:
         checkpoints.save(int(state.step), state)

@@ -37,7 +37,7 @@ def test_teacher_and_students_are_timed_as_files(study):
         assert list(timings) == ["float32", "float16", "int8"]
         generator = StudyContext(config, folder).drawer(plan.find_run(config, name))
         for precision, timing in timings.items():
-            file = export_generator(generator, "onnx", precision, what=name).file
+            file = export_generator(generator, "onnx", precision, run_name=name).content
             assert timing["bytes"] == len(file)
             assert 64 * timing["milliseconds"] / 1e3 > 64 / timing["images_per_second"] > 0
             assert 10 < timing["peak_mib"] < 1000

@@ -21,7 +21,6 @@ import pytest
 import tiny
 from PIL import Image
 
-from gankd_jax.interop.torch_writer import write_torch
 from gankd_jax.models.inception import parameter_shapes
 from gankd_jax.study import score_images
 
@@ -182,7 +181,11 @@ def generator(width: int) -> dict[str, np.ndarray]:
 
 
 def torch_file(state: dict[str, np.ndarray]) -> Make:
-    return lambda d: write_torch(d / "bad", state)
+    def make(folder: Path) -> None:
+        torch = pytest.importorskip("torch", reason="torch is not installed")
+        torch.save({name: torch.tensor(array) for name, array in state.items()}, folder / "bad")
+
+    return make
 
 
 def critic() -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""PyTorch DCGANs read and written: the same images, exact round trips, and what is refused."""
+"""PyTorch DCGANs as Flax parameters: equal images and scores, and refused files."""
 
 import itertools
 import pickle
@@ -16,7 +16,6 @@ from gankd_jax.interop.torch_weights import (
     infer_generator,
     read_critic,
     read_generator,
-    write_generator,
 )
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.models.family import Critic, Generator
@@ -32,8 +31,8 @@ LATENT = 7
 
 
 def generator(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
-    made = twin.generator(width, size, channels, latent_dim=LATENT, **settings)
-    return twin.randomise(made, seed=width).eval()
+    network = twin.generator(width, size, channels, latent_dim=LATENT, **settings)
+    return twin.randomise(network, seed=width).eval()
 
 
 def critic(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
@@ -52,7 +51,7 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-# How public DCGANs name and order the layers of one network.
+# Ways in which public DCGANs name and order the layers of one network.
 
 
 def in_main(state: State) -> State:
@@ -61,18 +60,18 @@ def in_main(state: State) -> State:
 
 def numbered(state: State, kind: str = "deconv") -> State:
     """deconv1, deconv1_bn, deconv2 ..."""
-    found, layer = {}, 0
+    renamed, layer = {}, 0
     for key, value in state.items():
-        place, part = key.split(".")
+        module, part = key.split(".")
         if value.ndim == 4:
             layer += 1
-        norm = f"{place}.running_mean" in state
-        found[f"{kind}{layer}{'_bn' * norm}.{part}"] = value
-    return found
+        norm = f"{module}.running_mean" in state
+        renamed[f"{kind}{layer}{'_bn' * norm}.{part}"] = value
+    return renamed
 
 
 def norms_last(state: State) -> State:
-    """A module that makes its convolutions first, and then its batch norms."""
+    """A module that creates its convolutions first, and then its batch norms."""
     norms = {key.split(".")[0] for key in state if key.endswith("running_mean")}
     return dict(sorted(state.items(), key=lambda item: item[0].split(".")[0] in norms))
 
@@ -82,7 +81,7 @@ def in_blocks(state: State) -> State:
     return {f"{'up' if int(k.split('.')[0]) < 6 else 'out'}.{k}": v for k, v in state.items()}
 
 
-def nowhere_counted(state: State) -> State:
+def without_counters(state: State) -> State:
     return {key: value for key, value in state.items() if "num_batches" not in key}
 
 
@@ -103,15 +102,17 @@ def with_optimizers(state: State) -> dict:
     return {"netD": critic().state_dict(), "optimG": adam, "netG": state, "epoch": 3}
 
 
-WAYS = (dict, in_main, numbered, norms_last, in_blocks, nowhere_counted)
-WAYS += (parallel, with_critic, with_optimizers)
+NAMINGS = (dict, in_main, numbered, norms_last, in_blocks, without_counters)
+NAMINGS += (parallel, with_critic, with_optimizers)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_names_and_wrappings_do_not_matter(tmp_path: Path, way: Callable, parity) -> None:
+@pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: naming.__name__)
+def test_names_of_layers_and_wrappers_do_not_matter(
+    tmp_path: Path, naming: Callable, parity
+) -> None:
     network = generator()
-    found = read_generator(saved(tmp_path / "g.pth", way(network.state_dict())))
-    check_images(network, *found, parity, "imported generator's images")
+    trees = read_generator(saved(tmp_path / "g.pth", naming(network.state_dict())))
+    check_images(network, *trees, parity, "imported generator's images")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_names_and_wrappings_do_not_matter(tmp_path: Path, way: Callable, parity
         (1, 128, 3, "batch"),
     ],
 )
-def test_the_network_is_known_by_its_shapes(
+def test_the_network_is_recognised_by_its_shapes(
     tmp_path: Path, width: int, size: int, channels: int, norm: str, parity
 ) -> None:
     network = generator(width, size, channels, norm=norm)
@@ -137,17 +138,17 @@ def test_the_network_is_known_by_its_shapes(
     check_scores(network, params, stats, parity)
 
 
-def test_convolutions_without_bias_get_a_zero_one(tmp_path: Path, parity) -> None:
+def test_a_missing_bias_becomes_zero(tmp_path: Path, parity) -> None:
     network = without_bias(generator(size=64))
     params, stats = read_generator(saved(tmp_path / "g.pth", network.state_dict()))
     assert not params["layer4"]["bias"].any()
     check_images(network, params, stats, parity, "imported generator's images")
     network = without_bias(critic(size=64))
-    found = read_critic(saved(tmp_path / "c.pth", numbered(network.state_dict(), "conv")))
-    check_scores(network, *found, parity)
+    trees = read_critic(saved(tmp_path / "c.pth", numbered(network.state_dict(), "conv")))
+    check_scores(network, *trees, parity)
 
 
-def test_the_critic_of_a_checkpoint_is_found(tmp_path: Path, parity) -> None:
+def test_the_critic_in_a_checkpoint_is_read(tmp_path: Path, parity) -> None:
     path = saved(tmp_path / "both.pth", with_optimizers(generator().state_dict()))
     check_scores(critic(), *read_critic(path), parity)
 
@@ -157,76 +158,19 @@ def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
     params, _ = read_generator(saved(tmp_path / "g.pth", state))
     kernel = params["layer0"]["kernel"]
     assert kernel.dtype == np.float32
-    wanted = state["0.weight"].float().permute(2, 3, 0, 1)
-    np.testing.assert_array_equal(kernel, wanted.numpy())
+    expected = state["0.weight"].float().permute(2, 3, 0, 1)
+    np.testing.assert_array_equal(kernel, expected.numpy())
 
 
-class Public(nn.Module):
-    """The best-known public DCGAN, with biases."""
-
-    def __init__(self, main: nn.Sequential):
-        super().__init__()
-        self.main = main
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.main(latents)
-
-
-@pytest.mark.parametrize("norm", ["batch", "none"])
-@pytest.mark.parametrize(("size", "channels"), [(16, 1), (64, 3)])
-def test_a_written_generator_loads_strictly_and_draws_the_same(
-    tmp_path: Path, size: int, channels: int, norm: str, parity
-) -> None:
-    params, stats = trained(size, channels, norm)
-    write_generator(tmp_path / "g.pth", params, stats)
-    module = Public(twin.generator(2, size, channels, latent_dim=LATENT, norm=norm)).eval()
-    state = torch.load(tmp_path / "g.pth", weights_only=True)
-    module.load_state_dict(state, strict=True)
-    assert {k: v.dtype for k, v in state.items()} == {
-        k: v.dtype for k, v in module.state_dict().items()
-    }
-    check_images(module.main, params, stats, parity, "exported generator's images")
-
-
-def test_ours_to_pytorch_and_back_is_exact(tmp_path: Path) -> None:
-    params, stats = trained(64, 3, "batch")
-    write_generator(tmp_path / "g.pth", params, stats)
-    assert_equal(read_generator(tmp_path / "g.pth"), (params, stats))
-
-
-def test_pytorch_to_ours_and_back_is_exact(tmp_path: Path) -> None:
-    state = Public(generator(size=32, channels=3)).state_dict()
-    write_generator(tmp_path / "b.pth", *read_generator(saved(tmp_path / "a.pth", state)))
-    found = torch.load(tmp_path / "b.pth", weights_only=True)
-    assert list(found) == list(state)
-    assert all(torch.equal(found[key], state[key]) for key in state)
-
-
-def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
-    for name in ("a.pth", "b.pth"):
-        write_generator(tmp_path / name, *trained(16, 1, "batch"))
-    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
-
-
-def test_no_file_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "g.pth").write_text("mine")
-    with pytest.raises(UserError, match=r"g\.pth exists"):
-        write_generator(tmp_path / "g.pth", *trained(16, 1, "batch"))
-    assert (tmp_path / "g.pth").read_text() == "mine"
-
-
-def test_places_that_cannot_be_read_or_written_are_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written: "):
-        write_generator(tmp_path / "file" / "g.pth", *trained(16, 1, "batch"))
+def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read_generator(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         read_generator(tmp_path / "none.pth")
 
 
-def changed(key: str, value: torch.Tensor | None, **more: torch.Tensor) -> State:
-    """A generator's state_dict with one entry replaced, or taken out."""
+def with_entry(key: str, value: torch.Tensor | None, **more: torch.Tensor) -> State:
+    """A generator's state_dict with one entry replaced, or removed if the value is None."""
     state = generator().state_dict() | {key: value} | more
     return {k: v for k, v in state.items() if v is not None}
 
@@ -241,9 +185,9 @@ def narrowing(*widths: int) -> State:
     return nn.Sequential(*layers).state_dict()
 
 
-def without_norm(place: int) -> State:
+def without_norm(module: int) -> State:
     state = generator().state_dict()
-    return {key: value for key, value in state.items() if not key.startswith(f"{place}.")}
+    return {key: value for key, value in state.items() if not key.startswith(f"{module}.")}
 
 
 NO_GENERATOR = {
@@ -255,20 +199,23 @@ NO_GENERATOR = {
     "two layers": (lambda: narrowing(7, 4, 1), "has 2 convolutions"),
     "one batch norm missing": (lambda: without_norm(1), r"widths \[2\], not \[4, 2\] or none"),
     "a norm without statistics": (
-        lambda: changed("1.running_mean", None),
+        lambda: with_entry("1.running_mean", None),
         r"1 \(weight 4, bias 4, running_var 4\) is neither",
     ),
-    "a ragged norm": (lambda: changed("1.bias", torch.zeros(3)), "is no batch norm"),
-    "a bias of another length": (lambda: changed("0.bias", torch.zeros(3)), "not follow"),
+    "a ragged norm": (lambda: with_entry("1.bias", torch.zeros(3)), "is no batch norm"),
+    "a bias of another length": (lambda: with_entry("0.bias", torch.zeros(3)), "not follow"),
     "a linear layer": (
-        lambda: changed("x.weight", torch.zeros(3, 2)),
+        lambda: with_entry("x.weight", torch.zeros(3, 2)),
         r"x \(weight 3x2\) is neither",
     ),
     "whole numbers": (
-        lambda: changed("0.weight", torch.zeros(7, 4, 4, 4, dtype=torch.int8)),
-        "not of finite numbers",
+        lambda: with_entry("0.weight", torch.zeros(7, 4, 4, 4, dtype=torch.int8)),
+        "0.weight has values that are not finite",
     ),
-    "not a number": (lambda: changed("6.bias", torch.tensor([torch.nan])), "6.bias is not of"),
+    "not a number": (
+        lambda: with_entry("6.bias", torch.tensor([torch.nan])),
+        "6.bias has values that are not finite",
+    ),
     "two generators": (
         lambda: {"g": generator().state_dict(), "ema": generator().state_dict()},
         r"several generators \(g, ema\)",
@@ -283,7 +230,7 @@ NO_GENERATOR = {
 
 
 @pytest.mark.parametrize(("content", "message"), NO_GENERATOR.values(), ids=NO_GENERATOR)
-def test_what_is_no_such_generator_is_refused(
+def test_other_networks_are_refused_as_generators(
     tmp_path: Path, content: Callable, message: str
 ) -> None:
     path = saved(tmp_path / "g.pth", content())
@@ -300,19 +247,21 @@ def two_scores() -> State:
 
 NO_CRITIC = {
     "a generator": (lambda: generator().state_dict(), "is a generator"),
-    "two scores": (two_scores, "gives 2 numbers"),
+    "two scores": (two_scores, "returns 2 numbers"),
     "a norm per image": (lambda: critic(norm="layer").state_dict(), "nor a batch norm"),
 }
 
 
 @pytest.mark.parametrize(("content", "message"), NO_CRITIC.values(), ids=NO_CRITIC)
-def test_what_is_no_such_critic_is_refused(tmp_path: Path, content: Callable, message: str) -> None:
+def test_other_networks_are_refused_as_critics(
+    tmp_path: Path, content: Callable, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         read_critic(saved(tmp_path / "c.pth", content()))
 
 
 class Harm:
-    """What a harmful file holds: unpickling it runs a command."""
+    """Content of a harmful file: unpickling it runs a command."""
 
     def __reduce__(self) -> tuple:
         import os
@@ -321,7 +270,7 @@ class Harm:
 
 
 @pytest.mark.parametrize("read", [read_generator, read_critic])
-def test_a_file_that_holds_code_is_refused_and_does_not_run(
+def test_a_file_with_code_is_refused_and_does_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -333,36 +282,19 @@ def test_a_file_that_holds_code_is_refused_and_does_not_run(
     assert not Path("harm").exists()
 
 
-def test_a_whole_module_is_refused(tmp_path: Path) -> None:
+def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "g.pth", generator())
     with pytest.raises(UserError, match=re.escape("torch.nn.modules.container.Sequential")):
         read_generator(path)
 
 
-def trained(size: int, channels: int, norm: str) -> tuple[dict, dict]:
-    """Our own generator of width 2, its norms not trivial."""
-    network = DCGANGenerator(2, size, channels, LATENT, norm)
-    shapes = jax.eval_shape(
-        lambda: network.init(jax.random.key(0), jnp.zeros((1, LATENT)), train=False)
-    )
-    rng = np.random.default_rng(size)
-
-    def drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if len(leaf.shape) == 4:
-            return rng.normal(0, (4 * leaf.shape[2]) ** -0.5, leaf.shape).astype(np.float32)
-        return rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32)
-
-    tree = jax.tree.map(drawn, shapes)
-    return tree["params"], tree.get("batch_stats", {})
-
-
 def check_images(network: nn.Sequential, params: dict, stats: dict, parity, what: str) -> None:
     latents = np.random.default_rng(1).normal(size=(5, LATENT)).astype(np.float32)
     with torch.no_grad():
-        wanted = twin.channels_last(twin.draw(network, latents))
-    found = applied(infer_generator(params), params, stats, latents)
-    assert np.std(wanted) > 0.01
-    parity.check(what, np.abs(found - wanted).max(), bound=1e-5)
+        expected = twin.channels_last(twin.draw(network, latents))
+    images = apply_network(infer_generator(params), params, stats, latents)
+    assert np.std(expected) > 0.01
+    parity.check(what, np.abs(images - expected).max(), bound=1e-5)
 
 
 def check_scores(network: nn.Sequential, params: dict, stats: dict, parity) -> None:
@@ -370,20 +302,14 @@ def check_scores(network: nn.Sequential, params: dict, stats: dict, parity) -> N
     shape = (5, module.image_size, module.image_size, module.channels)
     images = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
     with torch.no_grad():
-        wanted = network(twin.channels_first(images)).numpy()
-    found = applied(module, params, stats, images)
-    assert np.std(wanted) > 0.01
-    parity.check("imported critic's scores", np.abs(found - wanted).max(), bound=1e-5)
+        expected = network(twin.channels_first(images)).numpy()
+    scores = apply_network(module, params, stats, images)
+    assert np.std(expected) > 0.01
+    parity.check("imported critic's scores", np.abs(scores - expected).max(), bound=1e-5)
 
 
-def applied(
+def apply_network(
     module: Generator | Critic, params: dict, stats: dict, inputs: np.ndarray
 ) -> np.ndarray:
     tree, inputs = jax.tree.map(jnp.asarray, (make_variables(params, stats), inputs))
     return np.asarray(jax.jit(module.apply, static_argnames="train")(tree, inputs, train=False))
-
-
-def assert_equal(found: tuple[dict, dict], wanted: tuple[dict, dict]) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(a, b)

@@ -1,11 +1,10 @@
-"""A teacher taken from PyTorch into a study, and a run's generator given back."""
+"""Import of a PyTorch DCGAN as a study's teacher."""
 
 import hashlib
 import json
 import os
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -49,8 +48,8 @@ def tiny(data_dir: Path | str = "", **changes: object) -> ConfigDict:
 
 
 def generator(**settings: object) -> torch.nn.Sequential:
-    made = twin.generator(**(GENERATOR | settings), latent_dim=LATENT)
-    return twin.randomise(made, seed=0).eval()
+    network = twin.generator(**(GENERATOR | settings), latent_dim=LATENT)
+    return twin.randomise(network, seed=0).eval()
 
 
 def critic(**settings: object) -> torch.nn.Sequential:
@@ -67,41 +66,41 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return saved(tmp_path / "netG.pth", generator()), saved(tmp_path / "netD.pth", critic())
 
 
-def into(config: ConfigDict, folder: Path, files: tuple[Path, Path | None]) -> Path:
+def import_files(config: ConfigDict, folder: Path, files: tuple[Path, Path | None]) -> Path:
     return import_torch.import_torch_teacher(
         config, folder, files[0], run=TEACHER, critic_path=files[1]
     )
 
 
-def test_the_study_goes_on_with_an_imported_teacher(
+def test_a_study_trains_students_of_an_imported_teacher(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StudyContext, "judges", ())  # whose training takes the longest
     config, folder = tiny(tmp_path / "data"), tmp_path / "work"
-    assert into(config, folder, files) == folder / TEACHER
+    assert import_files(config, folder, files) == folder / TEACHER
     before = {p: p.read_bytes() for p in (folder / TEACHER).rglob("*") if p.is_file()}
 
     runner.run_study(config, folder)
 
-    found = read_study_results(folder)
-    assert found.teacher is not None
-    assert found.teacher.name == TEACHER
-    assert all(run.scores for run in found.runs)
-    assert len(found.runs) == len(found.planned_runs) == 2
-    assert "joint student" in format_report_text(found)
+    results = read_study_results(folder)
+    assert results.teacher is not None
+    assert results.teacher.name == TEACHER
+    assert all(run.scores for run in results.runs)
+    assert len(results.runs) == len(results.planned_runs) == 2
+    assert "joint student" in format_report_text(results)
     assert all(path.read_bytes() == content for path, content in before.items())
     grid = np.load(folder / TEACHER / "samples.npz")["grid"]
     latents = np.asarray(sampling.grid_latents(LATENT))
     with torch.no_grad():
-        wanted = twin.channels_last(twin.draw(generator(), latents))
-    assert np.abs(grid - (wanted * 127.5 + 127.5)).max() < 0.51  # rounded to 256 levels
+        expected = twin.channels_last(twin.draw(generator(), latents))
+    assert np.abs(grid - (expected * 127.5 + 127.5)).max() < 0.51  # rounded to 256 levels
 
 
-def test_the_joint_student_starts_from_the_files_critic(
+def test_the_joint_student_starts_from_the_imported_critic(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     config, folder = tiny(), tmp_path / "work"
-    into(config, folder, files)
+    import_files(config, folder, files)
     lab = StudyContext(config, folder)
     teacher = lab.drawn_teacher.critic
     assert teacher is not None
@@ -112,25 +111,27 @@ def test_the_joint_student_starts_from_the_files_critic(
     )
 
 
-def test_what_was_imported_is_noted(tmp_path: Path, files: tuple[Path, Path]) -> None:
+def test_names_and_hashes_of_imported_files_are_recorded(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
     config = tiny(**{"study.students": ("mse",)})
-    into(config, tmp_path / "with", files)
-    into(config, tmp_path / "without", (files[0], None))
+    import_files(config, tmp_path / "with", files)
+    import_files(config, tmp_path / "without", (files[0], None))
     sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    note = json.loads((tmp_path / "with" / TEACHER / "imported.json").read_text())
-    assert note == {
+    record = json.loads((tmp_path / "with" / TEACHER / "imported.json").read_text())
+    assert record == {
         "generator": {"file": "netG.pth", "sha256": sums[0]},
         "critic": {"file": "netD.pth", "sha256": sums[1]},
     }
-    note = json.loads((tmp_path / "without" / TEACHER / "imported.json").read_text())
-    assert note["critic"] is None
+    record = json.loads((tmp_path / "without" / TEACHER / "imported.json").read_text())
+    assert record["critic"] is None
 
 
-def test_the_state_is_one_that_training_could_have_left(
+def test_the_checkpoint_looks_like_one_of_training(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     config, folder = tiny(**{"recipes.teacher.ema": 0.9}), tmp_path / "work"
-    into(config, folder, files)
+    import_files(config, folder, files)
     run = find_run(config, TEACHER)
     assert workdir.is_trained(folder, config, run)
     state = StudyContext(config, folder).state(run)
@@ -142,56 +143,23 @@ def test_the_state_is_one_that_training_could_have_left(
     assert not moments.any()
 
 
-def test_settled_statistics_are_those_of_the_study_not_of_the_file(
+def test_recomputed_statistics_replace_those_of_the_file(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     config, folder = tiny(**{"evaluation.statistics": "recomputed"}), tmp_path / "work"
-    into(config, folder, files)
+    import_files(config, folder, files)
     _, variables = StudyContext(config, folder).drawer(find_run(config, TEACHER))
     file_mean = twin.to_flax(generator())[1]["norm0"]["batch"]["mean"]
     # Before the first norm stands `z @ kernel + bias`, whose mean over normal latents is the bias.
-    settled = variables["batch_stats"]["norm0"]["batch"]["mean"]
+    recomputed = variables["batch_stats"]["norm0"]["batch"]["mean"]
     bias = variables["params"]["layer0"]["bias"]
-    assert np.abs(settled - bias).max() < 0.1 < np.abs(file_mean - bias).max()
-
-
-@pytest.mark.parametrize("statistics", ["running", "recomputed"])
-def test_an_exported_run_draws_what_evaluation_draws(
-    tmp_path: Path, files: tuple[Path, Path], statistics: str, parity
-) -> None:
-    config = tiny(**{"evaluation.statistics": statistics, "recipes.teacher.ema": 0.9})
-    into(config, tmp_path / "work", files)
-    import_torch.export_torch(config, tmp_path / "work", run=TEACHER, out=tmp_path / "out.pth")
-    state = torch.load(tmp_path / "out.pth", weights_only=True)
-    network = twin.generator(**GENERATOR, latent_dim=LATENT).eval()
-    torch.nn.ModuleDict({"main": network}).load_state_dict(state, strict=True)
-    module, variables = StudyContext(config, tmp_path / "work").drawer(find_run(config, TEACHER))
-    latents = np.random.default_rng(0).normal(size=(6, LATENT)).astype(np.float32)
-    with torch.no_grad():
-        found = twin.channels_last(twin.draw(network, latents))
-    wanted = sampling.sample_images(module, variables, jnp.asarray(latents))
-    parity.check("exported run's images", np.abs(found - wanted).max(), bound=1e-5)
-
-
-def test_export_refuses_what_is_there_or_not_trained(
-    tmp_path: Path, files: tuple[Path, Path]
-) -> None:
-    config, folder = tiny(), tmp_path / "work"
-    into(config, folder, files)
-    (tmp_path / "out.pth").write_text("mine")
-    with pytest.raises(UserError, match=r"out\.pth exists"):
-        import_torch.export_torch(config, folder, run=TEACHER, out=tmp_path / "out.pth")
-    assert (tmp_path / "out.pth").read_text() == "mine"
-    with pytest.raises(UserError, match=f"{STUDENT} is not trained"):
-        import_torch.export_torch(config, folder, run=STUDENT, out=tmp_path / "b.pth")
-    with pytest.raises(UserError, match="no-such is not a run"):
-        import_torch.export_torch(config, folder, run="no-such", out=tmp_path / "b.pth")
+    assert np.abs(recomputed - bias).max() < 0.1 < np.abs(file_mean - bias).max()
 
 
 UNFIT = {
     "width": ({"study.teacher_widths": (2,)}, {}, {}, "width is 3, not 2; .*teacher_widths"),
-    "size": ({"data.image_size": 32}, {}, {}, "image size is 16, not 32; .*image_size"),
-    "latent": ({"model.latent": 9}, {}, {}, "latent is 8, not 9; .*model.latent"),
+    "size": ({"data.image_size": 32}, {}, {}, "image_size is 16, not 32; .*image_size"),
+    "latent": ({"model.latent": 9}, {}, {}, "latent_dim is 8, not 9; .*model.latent"),
     "channels": ({}, {"channels": 3}, {}, "channels is 3, not 1; .*data.name"),
     "norm": ({"model.generator_norm": "none"}, {}, {}, "norm is batch, not none"),
     "critic's width": ({}, {}, {"width": 2}, "netD.*width is 2, not 3; .*critic_width"),
@@ -199,15 +167,17 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize(("changes", "made", "judge", "message"), UNFIT.values(), ids=UNFIT)
+@pytest.mark.parametrize(
+    ("changes", "generator_settings", "critic_settings", "message"), UNFIT.values(), ids=UNFIT
+)
 def test_a_file_that_does_not_fit_is_refused_and_nothing_written(
-    tmp_path: Path, changes: dict, made: dict, judge: dict, message: str
+    tmp_path: Path, changes: dict, generator_settings: dict, critic_settings: dict, message: str
 ) -> None:
     config = tiny(**changes)
     run = f"teacher-d{config.study.teacher_widths[0]}-s0"
     path, other = tmp_path / "netG.pth", tmp_path / "netD.pth"
-    saved(path, generator(**made))
-    saved(other, critic(**judge))
+    saved(path, generator(**generator_settings))
+    saved(other, critic(**critic_settings))
     with pytest.raises(UserError, match=message):
         import_torch.import_torch_teacher(
             config, tmp_path / "work", path, run=run, critic_path=other
@@ -215,19 +185,19 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_written(
     assert not (tmp_path / "work").exists()
 
 
-def test_students_that_need_a_critic_are_told_at_once(
+def test_a_missing_critic_is_refused_if_a_student_needs_it(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     with pytest.raises(UserError, match=r"recipe joint .*--critic=FILE"):
-        into(tiny(), tmp_path / "work", (files[0], None))
-    looking = {"critic": "fresh", "features": "energy", "feature_batch": 4}
-    looking = {f"recipes.joint.{field}": value for field, value in looking.items()}
-    with pytest.raises(UserError, match=r"recipe joint look through .*--critic=FILE"):
-        into(tiny(**looking), tmp_path / "work", (files[0], None))
+        import_files(tiny(), tmp_path / "work", (files[0], None))
+    changes = {"critic": "fresh", "features": "energy", "feature_batch": 4}
+    changes = {f"recipes.joint.{field}": value for field, value in changes.items()}
+    with pytest.raises(UserError, match=r"recipe joint compare features .*--critic=FILE"):
+        import_files(tiny(**changes), tmp_path / "work", (files[0], None))
     assert not (tmp_path / "work").exists()
 
 
-def test_only_a_teacher_not_yet_begun_can_be_imported(
+def test_only_a_teacher_that_has_not_started_can_be_imported(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     config, folder = tiny(), tmp_path / "work"
@@ -235,37 +205,39 @@ def test_only_a_teacher_not_yet_begun_can_be_imported(
         import_torch.import_torch_teacher(
             config, folder, files[0], run=STUDENT, critic_path=files[1]
         )
-    into(config, folder, files)
+    import_files(config, folder, files)
     before = sorted(folder.rglob("*"))
-    with pytest.raises(UserError, match="that run was begun"):
-        into(config, folder, files)
+    with pytest.raises(UserError, match="the run has started"):
+        import_files(config, folder, files)
     with pytest.raises(UserError, match="another config"):
-        into(tiny(name="other"), folder, files)
+        import_files(tiny(name="other"), folder, files)
     assert sorted(folder.rglob("*")) == before
 
 
-def test_the_other_candidates_are_still_to_train(tmp_path: Path, files: tuple[Path, Path]) -> None:
+def test_other_teacher_candidates_remain_to_be_trained(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
     changes = {"study.teacher_seeds": (0, 1), "data.validation": 10}
     config, folder = tiny(**changes), tmp_path / "work"
-    into(config, folder, files)
+    import_files(config, folder, files)
     lab = StudyContext(config, folder)
     assert resume_groups(lab, teacher_runs(config)) == [[find_run(config, "teacher-d3-s1")]]
     assert not (folder / "teacher.json").exists()
 
 
-def test_an_import_cut_short_leaves_no_run(
+def test_an_interrupted_import_leaves_no_run(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     config, folder = tiny(), tmp_path / "work"
     with monkeypatch.context() as patch:
-        patch.setattr(import_torch, "_save", killed)
+        patch.setattr(import_torch, "_save_checkpoint", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            into(config, folder, files)
+            import_files(config, folder, files)
     assert not (folder / TEACHER).exists()
-    into(config, folder, files)
+    import_files(config, folder, files)
     assert workdir.is_trained(folder, config, find_run(config, TEACHER))
 
 
@@ -274,13 +246,13 @@ class Harm:
         return os.system, ("touch harm",)
 
 
-def test_a_file_that_holds_code_does_not_run(
+def test_a_file_with_code_is_refused_and_does_not_run(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(generator().state_dict() | {"harm": Harm()}, "bad.pth")
     for pair in ((Path("bad.pth"), files[1]), (files[0], Path("bad.pth"))):
         with pytest.raises(UserError, match="not allowed"):
-            into(tiny(), tmp_path / "work", pair)
+            import_files(tiny(), tmp_path / "work", pair)
     assert not Path("harm").exists()
     assert not (tmp_path / "work").exists()
