@@ -1,4 +1,4 @@
-"""The FID network with its weights, as the scores use it."""
+"""The FID network as a feature extractor."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,66 +9,80 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from gankd_jax.interop import inception_weights
-from gankd_jax.metrics.feature_stats import FeatureExtractor, Features
+from gankd_jax.metrics.feature_stats import ExtractFn, FeatureExtractor
 from gankd_jax.models.inception import LOGIT_LAYERS, POOL_LAYERS, FidInception, preprocess_images
 
-# Images in one pass of a CPU, which needs 31 MiB for them: glibc keeps no more from call to call,
-# and 32 images in one pass take a fifth more time.
-FEW = 4
+# Images per pass on a CPU, for which the network needs 31 MiB.  glibc keeps no larger blocks from
+# call to call: 32 images in one pass take a fifth more time.
+CPU_BATCH_SIZE = 4
 
 
 def load_inception_extractor(
     weights: Path, *, layers: Sequence[str] | None = None, batch_size: int = 32
 ) -> FeatureExtractor:
-    """The FID network with a file of folded weights: these layers, or all that the file serves.
+    """Loads the FID network.
+
+    Args:
+        weights: File of folded weights, as `gankd weights` writes it.
+        layers: Layers to use: pooled ones by their width, "logits_unbiased".  None for all that
+            the weights serve.
+        batch_size: Images per call.  Larger batches help on accelerators only.
+
+    Returns:
+        The network.  Its `pair_layer` is the widest of the layers.
 
     Raises:
-        UserError: the file is missing, or lacks what the layers need.
+        UserError: The file is missing, or lacks weights of a layer.
     """
-    wanted = tuple(layers or inception_weights.available_layers(weights))
-    params = inception_weights.load_weights(weights, wanted)
-    distances = tuple(
-        x for x in POOL_LAYERS if x in wanted
-    )  # always in one order: the last is kept
-    logits = LOGIT_LAYERS[0] if LOGIT_LAYERS[0] in wanted else None
-    used = distances + ((logits,) if logits else ())
+    requested = tuple(layers or inception_weights.available_layers(weights))
+    params = inception_weights.load_weights(weights, requested)
+    fd_layers = tuple(layer for layer in POOL_LAYERS if layer in requested)  # from narrow to wide
+    logit_layer = LOGIT_LAYERS[0] if LOGIT_LAYERS[0] in requested else None
     fingerprint = inception_weights.params_fingerprint(params)
-    at_once = min(FEW, batch_size) if jax.default_backend() == "cpu" else batch_size
+    on_cpu = jax.default_backend() == "cpu"
     return FeatureExtractor(
         name=f"inception-{fingerprint}",
-        about=f"Inception of 2015-12-05, weights {fingerprint}, images resized to 299x299 as by"
-        " TensorFlow 1 and torch-fidelity (pytorch-fid resizes otherwise)",
-        features=inception_features(params, used, batch_size=at_once),
-        distances=distances,
-        kept=distances[-1],
-        logits=logits,
+        description=f"Inception of 2015-12-05, weights {fingerprint}, images resized to 299x299 as"
+        " by TensorFlow 1 and torch-fidelity (pytorch-fid resizes otherwise)",
+        extract=inception_features(
+            params,
+            fd_layers + ((logit_layer,) if logit_layer else ()),
+            batch_size=min(CPU_BATCH_SIZE, batch_size) if on_cpu else batch_size,
+        ),
+        fd_layers=fd_layers,
+        pair_layer=fd_layers[-1],
+        logit_layer=logit_layer,
         batch_size=batch_size,
     )
 
 
 def inception_features(
     params: Mapping[str, Mapping[str, np.ndarray]], layers: Sequence[str], *, batch_size: int
-) -> Features:
-    """The FID network's features of uint8 images, grey or colour, of any size and number.
+) -> ExtractFn:
+    """Builds the function from uint8 images to features of the FID network.
 
-    The network sees batches of one size, the last one padded, and so is compiled once.
+    The function takes grey or colour images of any size and number.
+
+    Args:
+        params: Folded weights, `{name: {"kernel", "bias"}}`.
+        layers: Layers to return.
+        batch_size: Images per pass.  The last batch is padded, so that the network is compiled once.
     """
     network = FidInception(tuple(layers))
     variables = jax.device_put({"params": params})
-    resized = jax.jit(
-        preprocess_images
-    )  # apart from the network, which is slow to compile, for each size
+    # Resizing is compiled for each image size; apart from the network, which is slow to compile.
+    preprocess = jax.jit(preprocess_images)
     apply = jax.jit(network.apply)
 
-    def features(images: UInt8[np.ndarray, "n h w c"]) -> dict[str, Array]:
+    def extract(images: UInt8[np.ndarray, "n h w c"]) -> dict[str, Array]:
         parts = []
         for first in range(0, len(images), batch_size):
-            part = images[first : first + batch_size]
-            padding = (batch_size - len(part), *images.shape[1:])
-            whole = np.concatenate([part, np.zeros(padding, np.uint8)])
-            colour = np.repeat(whole, 3, axis=3) if whole.shape[3] == 1 else whole
-            parts.append(apply(variables, resized(colour)))
-        joined = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(images)], *parts)
-        return {layer: joined[layer] for layer in layers}
+            batch = images[first : first + batch_size]
+            padding = (batch_size - len(batch), *images.shape[1:])
+            padded = np.concatenate([batch, np.zeros(padding, np.uint8)])
+            colour = np.repeat(padded, 3, axis=3) if padded.shape[3] == 1 else padded
+            parts.append(apply(variables, preprocess(colour)))
+        features = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(images)], *parts)
+        return {layer: features[layer] for layer in layers}
 
-    return features
+    return extract

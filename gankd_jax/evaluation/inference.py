@@ -1,4 +1,4 @@
-"""A trained generator in evaluation: its batch-norm statistics, its images batch by batch."""
+"""Sampling from trained generators: batch-norm statistics for inference, images in batches."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -15,66 +15,87 @@ from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.training.train_state import TrainState, make_variables
 from gankd_jax.utils import preemption
 
-# Latents whose batches settle batch norm: 8 batches of 250 (see `inference_variables`).
-BN_BATCHES, BN_BATCH_SIZE = 8, 250
-
-
-BATCH_STATISTICS = ("recomputed", "running")  # of a trained generator
-BN_SEED = 2_000_000
-
-
-def inference_variables(generator: Generator, state: TrainState, statistics: str) -> PyTree:
-    """The variables to draw images with: averaged weights where kept, and settled batch norm.
-
-    `statistics` is 'running' (the averages of training) or 'recomputed': the mean over 8 batches of
-    250 fixed latents of each batch's mean and variance, under the weights that are used.
-    """
-    params = state.generator.params if state.average is None else state.average
-    stats = state.generator.stats
-    if stats and statistics == "recomputed":
-        stats = _settled(generator, params, stats)
-    return make_variables(params, stats)
-
-
-@partial(jax.jit, static_argnums=0)
-def _settled(generator: Generator, params: PyTree, stats: PyTree) -> PyTree:
-    blank = jax.tree.map(jnp.zeros_like, stats)
-
-    def one(seed: Array) -> PyTree:
-        latents = jax.random.normal(seed, (BN_BATCH_SIZE, generator.latent_dim))
-        _, updated = generator.apply(
-            make_variables(params, blank), latents, train=True, mutable=["batch_stats"]
-        )
-        return updated["batch_stats"]
-
-    seeds = jax.random.split(jax.random.key(BN_SEED), BN_BATCHES)
-    # From zeros, one update of momentum 0.9 leaves a tenth of the batch's own statistics.
-    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0) * 10.0, lax.map(one, seeds))
-
+BATCH_STATISTICS = ("recomputed", "running")  # options of evaluation.statistics
+# Latents that batch-norm statistics are recomputed on.  Fewer or smaller batches make them noisier;
+# any change changes all scores a little.
+BN_BATCHES, BN_BATCH_SIZE, BN_SEED = 8, 250, 2_000_000
 
 Batches = Iterator[UInt8[np.ndarray, "_ s s c"]]
 
 
-def sample_batches(drawer: TrainedGenerator, seed: int, *, count: int, batch_size: int) -> Batches:
-    """`count` images of a generator, batch by batch, on the latents of `seed`."""
-    generator, variables = drawer
-    for latents, wanted in latent_batches(generator, seed, count=count, batch_size=batch_size):
-        yield sampling.to_uint8(sampling.sample_images(generator, variables, latents))[:wanted]
+def inference_variables(generator: Generator, state: TrainState, statistics: str) -> PyTree:
+    """Returns the variables that a trained generator samples with.
+
+    The parameters are the moving average where the recipe has one.
+
+    Args:
+        generator: The Flax module.
+        state: A state of its training.
+        statistics: 'running' for the moving averages of training.  'recomputed' for the mean of the
+            batch statistics over `BN_BATCHES` batches of fixed latents, under the parameters used.
+    """
+    params = state.generator.params if state.average is None else state.average
+    stats = state.generator.stats
+    if stats and statistics == "recomputed":
+        stats = _recompute_batch_stats(generator, params, stats)
+    return make_variables(params, stats)
+
+
+@partial(jax.jit, static_argnums=0)
+def _recompute_batch_stats(generator: Generator, params: PyTree, stats: PyTree) -> PyTree:
+    zero_stats = jax.tree.map(jnp.zeros_like, stats)
+
+    def update_from_zeros(key: Array) -> PyTree:
+        latents = jax.random.normal(key, (BN_BATCH_SIZE, generator.latent_dim))
+        _, updated = generator.apply(
+            make_variables(params, zero_stats), latents, train=True, mutable=["batch_stats"]
+        )
+        return updated["batch_stats"]
+
+    keys = jax.random.split(jax.random.key(BN_SEED), BN_BATCHES)
+    # From zeros, one update of momentum 0.9 leaves a tenth of the batch's own statistics.
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0) * 10.0, lax.map(update_from_zeros, keys))
+
+
+def sample_batches(
+    generator: TrainedGenerator, seed: int, *, count: int, batch_size: int
+) -> Batches:
+    """Yields images of a generator in batches.
+
+    Args:
+        generator: Module and variables.
+        seed: Seed of the latents; with `batch_size` it determines the images.
+        count: Total number of images.
+        batch_size: Images per batch; the last batch may be smaller.
+    """
+    batches = latent_batches(generator.module, seed, count=count, batch_size=batch_size)
+    for latents, size in batches:
+        images = sampling.sample_images(generator.module, generator.variables, latents)
+        yield sampling.to_uint8(images)[:size]
 
 
 def latent_batches(
     generator: Generator, seed: int, *, count: int, batch_size: int
 ) -> Iterator[tuple[Float[Array, "b z"], int]]:
-    """Batches of one size, so that one program serves, and how many of each are wanted."""
+    """Yields batches of latents, and how many of each batch to use.
+
+    All batches have the same shape, so that one compiled program serves.
+
+    Args:
+        generator: The module whose `latent_dim` the latents have.
+        seed: Seed of the latents.
+        count: Total number of latents to use.
+        batch_size: Latents per batch.
+    """
     for k in range(-(-count // batch_size)):
         preemption.raise_if_requested()
-        wanted = min(batch_size, count - k * batch_size)
+        size = min(batch_size, count - k * batch_size)
         key = jax.random.fold_in(jax.random.key(seed), k)
-        yield jax.random.normal(key, (batch_size, generator.latent_dim)), wanted
+        yield jax.random.normal(key, (batch_size, generator.latent_dim)), size
 
 
-def iterate_batches(images: UInt8[np.ndarray, "n s s c"], size: int) -> Batches:
-    """A set of images, batch by batch."""
-    for first in range(0, len(images), size):
+def iterate_batches(images: UInt8[np.ndarray, "n s s c"], batch_size: int) -> Batches:
+    """Yields a set of images in batches; the last batch may be smaller."""
+    for first in range(0, len(images), batch_size):
         preemption.raise_if_requested()
-        yield np.asarray(images[first : first + size])
+        yield np.asarray(images[first : first + batch_size])

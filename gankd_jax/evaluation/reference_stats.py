@@ -1,4 +1,4 @@
-"""What a network says of real images, worked out once and kept beside the data set."""
+"""Statistics of a data set's images by a network, computed once and cached beside the data set."""
 
 from pathlib import Path
 
@@ -12,28 +12,39 @@ from gankd_jax.metrics import stats_io
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats, compute_stats
 
 
-def cached_image_stats(
-    images: ImageSplit, extractor: FeatureExtractor, cache: Path, samples: int | None = None
+def load_or_compute_stats(
+    images: ImageSplit, extractor: FeatureExtractor, cache_dir: Path, samples: int | None = None
 ) -> FeatureStats:
-    """A network's statistics of a split, or of `samples` of its images, drawn at random.
+    """Returns the statistics of a split, from the cache if they are there.
 
-    They are read from the folder `cache` where they are there, and written to it else.
+    Args:
+        images: The split.
+        extractor: The network.
+        cache_dir: Where the statistics are read, or written after they are computed.
+        samples: Size of a fixed random subset to use; None for all images.
     """
-    places = subset_indices(len(images.pixels), samples)
-    fewer = len(places) < len(images.pixels)
-    key = f"{images.key}{f'-{len(places)}-of-them' if fewer else ''}-{extractor.name}"
-    cached = stats_io.read_cached_stats(cache, key, extractor.distances)
-    if cached is not None and extractor.kept in cached.kept:  # not where other layers were asked
+    indices = subset_indices(len(images.pixels), samples)
+    is_subset = len(indices) < len(images.pixels)
+    subset_name = f"-{len(indices)}-of-them" if is_subset else ""
+    key = f"{images.key}{subset_name}-{extractor.name}"
+    cached = stats_io.read_cached_stats(cache_dir, key, extractor.fd_layers)
+    # Another choice of layers may have cached the moments of these without the features.
+    if cached is not None and extractor.pair_layer in cached.features:
         return cached
-    pixels, size = images.pixels[places] if fewer else images.pixels, extractor.batch_size
-    shown = {"total": -(-len(pixels) // size), "desc": images.key, "unit": "batch", "disable": None}
-    batches = tqdm(inference.iterate_batches(pixels, size), **shown)
-    found = compute_stats(iter(batches), extractor, count=len(pixels))
-    stats_io.write_stats(found, cache, key)
-    return found
+    pixels, size = images.pixels[indices] if is_subset else images.pixels, extractor.batch_size
+    bar = {"total": -(-len(pixels) // size), "desc": images.key, "unit": "batch", "disable": None}
+    batches = tqdm(inference.iterate_batches(pixels, size), **bar)
+    stats = compute_stats(iter(batches), extractor, count=len(pixels))
+    stats_io.write_stats(stats, cache_dir, key)
+    return stats
 
 
 def subset_indices(count: int, samples: int | None) -> Int[np.ndarray, " n"]:
-    """The places of so many of a set's images (all, if it has fewer), drawn at random, in order."""
-    drawn = np.random.default_rng(0).permutation(count)[:samples]
-    return np.sort(drawn)
+    """Returns sorted indices of a fixed random subset of a set.
+
+    Args:
+        count: Size of the set.
+        samples: Size of the subset; None, or `count` and more, for all.
+    """
+    shuffled = np.random.default_rng(0).permutation(count)[:samples]
+    return np.sort(shuffled)

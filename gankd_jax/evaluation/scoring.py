@@ -1,4 +1,4 @@
-"""Scores of a generator, and of real images: one pass over the images feeds all of a network's."""
+"""Scores of generators and of real images, and the images that a report shows of them."""
 
 import importlib.metadata
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from gankd_jax.evaluation.inference import Batches, iterate_batches, latent_batches
-from gankd_jax.metrics import feature_stats
+from gankd_jax.metrics import feature_stats, registry
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
@@ -18,7 +18,7 @@ from gankd_jax.models.folding import fold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import preemption
 
-CLOSEST = 8  # pairs of an image and its nearest training image that are kept
+NEAREST_PAIRS = 8  # pairs of a sample and its nearest training image that a report shows
 
 
 def compute_scores(
@@ -27,25 +27,26 @@ def compute_scores(
     *,
     count: int,
 ) -> dict[str, float]:
-    """All scores of a set of `count` images against the real images of each network.
+    """Computes all metrics of an image set, in one pass per network.
 
-    `batches` starts the set anew for each network; without any network there is the sharpness.
+    Args:
+        batches: Starts an iteration over the images; called once per network.
+        references: Each network with its statistics of the real images.  Without any, the
+            sharpness is the only metric.
+        count: Total number of images.
+
+    Returns:
+        Values by metric key, see `metrics.registry`.
     """
-    values: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for extractor, reference in references:
-        found = feature_stats.compute_stats(batches(), extractor, count=count)
-        own = feature_stats.single_set_scores(found)
-        if "inception_score" in values:  # by another network: its name tells them apart
-            own = {_by(extractor, name): value for name, value in own.items()}
-        values |= own | feature_stats.compare_stats(found, reference)
-    return values or {"sharpness": _sharpness(batches()) / count}
+        stats = feature_stats.compute_stats(batches(), extractor, count=count)
+        scores |= feature_stats.single_set_scores(stats, extractor.pair_layer)
+        scores |= feature_stats.compare_stats(stats, reference)
+    return scores or {registry.SHARPNESS: _total_sharpness(batches()) / count}
 
 
-def _by(extractor: FeatureExtractor, name: str) -> str:
-    return f"{name}_{extractor.kept}" if name.startswith("inception_score") else name
-
-
-def _sharpness(batches: Batches) -> float:
+def _total_sharpness(batches: Batches) -> float:
     return sum(float(variance_of_laplacian(images).sum()) for images in batches)
 
 
@@ -57,9 +58,19 @@ def pixel_errors(
     count: int,
     batch_size: int,
 ) -> list[float]:
-    """E ||G_t(z) - G_s(z)||^2 per number of an image, images in -1..1, on the latents of `seed`.
+    """Computes the mean square difference between students' and teacher's images.
 
-    One value for each student; the teacher draws once for all of them.
+    The teacher's images are generated once for all students.
+
+    Args:
+        students: Generators to compare with the teacher.
+        teacher: Takes the same latents.
+        seed: Seed of the latents.
+        count: Number of latents.
+        batch_size: Latents per batch.
+
+    Returns:
+        For each student the mean over latents, pixels and channels, of images in -1..1.
     """
     latents = latent_batches(teacher.module, seed, count=count, batch_size=batch_size)
     return _mean_errors(students, teacher, latents)
@@ -72,9 +83,16 @@ def pixel_error_on(
     *,
     batch_size: int,
 ) -> float:
-    """The same on latents that are given; `batch_size` divides their number."""
-    firsts = range(0, len(latents), batch_size)
-    batches = ((latents[first : first + batch_size], batch_size) for first in firsts)
+    """Computes one student's pixel error on given latents.
+
+    Args:
+        student: The generator to compare with the teacher.
+        teacher: Takes the same latents.
+        latents: The latents.
+        batch_size: Latents per batch; a divisor of their number.
+    """
+    starts = range(0, len(latents), batch_size)
+    batches = ((latents[start : start + batch_size], batch_size) for start in starts)
     [error] = _mean_errors([student], teacher, batches)
     return error
 
@@ -84,39 +102,48 @@ def _mean_errors(
     teacher: TrainedGenerator,
     batches: Iterable[tuple[Array, int]],
 ) -> list[float]:
-    """Over batches of latents, of each of which so many are wanted."""
-    generators = tuple(generator for generator, _ in students)
-    own = [variables for _, variables in students]
+    """Averages the errors over the first images of each batch, as many as it says."""
+    modules = tuple(student.module for student in students)
+    variables = [student.variables for student in students]
     total, count = np.zeros(len(students)), 0
-    for latents, wanted in batches:
+    for latents, size in batches:
         preemption.raise_if_requested()
-        errors = _errors(generators, teacher.module, own, teacher.variables, latents=latents)
-        total += np.asarray(errors, np.float64)[:, :wanted].sum(axis=1)
-        count += wanted
+        errors = _image_errors(
+            modules, teacher.module, variables, teacher.variables, latents=latents
+        )
+        total += np.asarray(errors, np.float64)[:, :size].sum(axis=1)
+        count += size
     return [float(value) for value in total / count]
 
 
 @jax.jit(static_argnums=(0, 1))
-def _errors(
+def _image_errors(
     students: tuple[Generator, ...],
     teacher: Generator,
-    own: list[PyTree],
-    theirs: PyTree,
+    student_variables: list[PyTree],
+    teacher_variables: PyTree,
     *,
     latents: Float[Array, "b z"],
 ) -> Float[Array, "k b"]:
-    wanted = teacher.apply(theirs, latents, train=False)
-    images = [s.apply(v, latents, train=False) for s, v in zip(students, own, strict=True)]
-    return jnp.mean(jnp.square(jnp.stack(images) - wanted), axis=(2, 3, 4))
+    teacher_images = teacher.apply(teacher_variables, latents, train=False)
+    student_images = [
+        student.apply(variables, latents, train=False)
+        for student, variables in zip(students, student_variables, strict=True)
+    ]
+    return jnp.mean(jnp.square(jnp.stack(student_images) - teacher_images), axis=(2, 3, 4))
 
 
-def report_samples(drawer: TrainedGenerator) -> dict[str, UInt8[np.ndarray, "..."]]:
-    """The pictures that a report shows, of the same latents for all runs: a grid, and paths."""
-    generator, variables = drawer
-    grid = sampling.sample_images(generator, variables, sampling.grid_latents(generator.latent_dim))
-    paths = sampling.sample_images(
-        generator, variables, sampling.interpolation_latents(generator.latent_dim)
-    )
+def report_samples(generator: TrainedGenerator) -> dict[str, UInt8[np.ndarray, "..."]]:
+    """Generates the samples that a report shows, from latents that all runs share.
+
+    Returns:
+        `grid` `(n, s, s, c)`, and `interpolation` `(paths, steps, s, s, c)` along paths between
+        latents.
+    """
+    module, variables = generator
+    latent_dim = generator.latent_dim
+    grid = sampling.sample_images(module, variables, sampling.grid_latents(latent_dim))
+    paths = sampling.sample_images(module, variables, sampling.interpolation_latents(latent_dim))
     shape = (sampling.INTERPOLATION_PATHS, sampling.INTERPOLATION_STEPS, *paths.shape[1:])
     return {
         "grid": sampling.to_uint8(grid),
@@ -127,9 +154,12 @@ def report_samples(drawer: TrainedGenerator) -> dict[str, UInt8[np.ndarray, "...
 def extract_features(
     images: UInt8[np.ndarray, "n s s c"], extractor: FeatureExtractor
 ) -> Float[np.ndarray, "n f"]:
-    """A network's features of every image, in float16: distances keep three digits."""
+    """Returns the features of every image by `extractor.pair_layer`.
+
+    They are float16, which halves the memory; distances keep three digits.
+    """
     parts = [
-        np.asarray(extractor.features(batch)[extractor.kept], np.float16)
+        np.asarray(extractor.extract(batch)[extractor.pair_layer], np.float16)
         for batch in iterate_batches(images, extractor.batch_size)
     ]
     return np.concatenate(parts)
@@ -138,39 +168,49 @@ def extract_features(
 def nearest_neighbours(
     images: UInt8[np.ndarray, "n s s c"],
     extractor: FeatureExtractor,
-    known: Float[np.ndarray, "m f"],
+    reference_features: Float[np.ndarray, "m f"],
     *,
-    pixels: UInt8[np.ndarray, "m s s c"],
+    reference_images: UInt8[np.ndarray, "m s s c"],
 ) -> dict[str, np.ndarray]:
-    """How near images come to training images `pixels`, whose features are `known`.
+    """Finds the nearest training image of each image, by Euclidean distance of features.
+
+    Args:
+        images: Samples of a generator, say.
+        extractor: The network.
+        reference_features: `extract_features` of the training images.
+        reference_images: The training images.
 
     Returns:
-      `distances` [n], Euclidean in the network's features, from each image to its nearest training
-      image; `closest` [k], the places of the `CLOSEST` images that come nearest, nearest first;
-      `nearest` [k s s c], the training images that they come near to.
+        `distances` `(n,)` from each image to its nearest training image; `closest` `(k,)`, the
+        indices of the `NEAREST_PAIRS` images with the smallest distances, nearest first; `nearest`
+        `(k, s, s, c)`, their nearest training images.
     """
     from sklearn.metrics import pairwise_distances_argmin_min  # slow to import
 
-    own = extract_features(images, extractor).astype(np.float32)
-    places, distances = pairwise_distances_argmin_min(own, known.astype(np.float32))
-    closest = np.argsort(distances, kind="stable")[:CLOSEST]
-    found = np.stack([pixels[place] for place in places[closest]])
-    return {"distances": distances, "closest": closest, "nearest": found}
+    features = extract_features(images, extractor).astype(np.float32)
+    indices, distances = pairwise_distances_argmin_min(
+        features, reference_features.astype(np.float32)
+    )
+    closest = np.argsort(distances, kind="stable")[:NEAREST_PAIRS]
+    nearest = np.stack([reference_images[index] for index in indices[closest]])
+    return {"distances": distances, "closest": closest, "nearest": nearest}
 
 
-def folded_arrays(drawer: TrainedGenerator) -> dict[str, Float[np.ndarray, "..."]]:
-    """What draws the pictures without Flax: `kernel0` [4 4 i o], `bias0` [o] and so on.
+def folded_arrays(generator: TrainedGenerator) -> dict[str, Float[np.ndarray, "..."]]:
+    """Returns what the report's browser demo needs to run a generator without Flax.
 
-    Batch norm is folded in. `latents` [n z] are those of the grid.
+    Returns:
+        `kernel0` `(4, 4, i, o)`, `bias0` `(o,)` and so on, with batch norm folded in; `latents`
+        `(n, z)` of the grid of `report_samples`.
     """
-    arrays = {"latents": np.asarray(sampling.grid_latents(drawer.latent_dim))}
-    for k, layer in enumerate(fold_generator(drawer)):
+    arrays = {"latents": np.asarray(sampling.grid_latents(generator.latent_dim))}
+    for k, layer in enumerate(fold_generator(generator)):
         arrays |= {f"kernel{k}": layer.kernel, f"bias{k}": layer.bias}
     return arrays
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that numbers depend on."""
-    names = ("gankd-jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return found | {"backend": jax.default_backend()}
+    """Returns the versions of the libraries that scores depend on, and the JAX backend."""
+    packages = ("gankd-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return versions | {"backend": jax.default_backend()}

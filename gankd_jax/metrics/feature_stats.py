@@ -1,4 +1,4 @@
-"""One pass of images through a network feeds every score; then the scores of what passes left."""
+"""Statistics of an image set from one pass of a network, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -9,161 +9,208 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from gankd_jax.metrics import registry
 from gankd_jax.metrics.fid import Moments, frechet_from_moments
 from gankd_jax.metrics.inception_score import InceptionScoreStats, assign_splits
 from gankd_jax.metrics.kid import kernel_distance, kernel_sums_within_b
 from gankd_jax.metrics.prdc import neighbour_radii, prdc_scores
+from gankd_jax.metrics.registry import metric_key
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 
-MAX_FEATURES = 10_000  # feature vectors kept of a set, for the scores that compare pairs of them
-INCEPTION_SCORE_SPLITS = 10
-KID_SUBSET_SIZE = 1000
+# Feature vectors stored of a set, for the metrics that compare pairs of them.  Memory and file size
+# grow linearly with it, the time of precision and recall quadratically: 10,000 x 2048 is 80 MB.
+MAX_FEATURES = 10_000
+INCEPTION_SCORE_SPLITS = 10  # as torch-fidelity and the original code
+KID_SUBSET_SIZE = 1000  # as torch-fidelity; smaller subsets give larger deviations, not a bias
 
-Features = Callable[[UInt8[np.ndarray, "n h w c"]], Mapping[str, Float[Array, "n _"]]]
+ExtractFn = Callable[[UInt8[np.ndarray, "n h w c"]], Mapping[str, Float[Array, "n _"]]]
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A network as the scores use it.
+    """An evaluation network, and which of its layers each metric uses.
 
     Attributes:
-        name: network and weights, fit for a file name: equal names, equal features.
-        about: what a report says of the network and of how images are put to it.
-        features: uint8 images to each layer's features, as a device or numpy array.
-        distances: the layers of the Fréchet distance.
-        kept: the layer of the kernel distance and of precision and recall.
-        logits: the layer of the Inception Score; None where there is none.
-        batch_size: how many images it is best given at a time.
+        name: Network and weights, usable in file names.  Equal names mean equal features.
+        description: The network and its preprocessing, for reports.
+        extract: Maps uint8 images to `{layer: features}`, as device or numpy arrays.
+        fd_layers: Layers of the Fréchet distance.
+        pair_layer: Layer of KID, precision, recall, density, coverage and the nearest neighbours.
+        logit_layer: Layer of the Inception Score; None to leave that out.
+        batch_size: Images per call at which the network is fastest.
     """
 
     name: str
-    about: str
-    features: Features
-    distances: tuple[str, ...]
-    kept: str
-    logits: str | None
+    description: str
+    extract: ExtractFn
+    fd_layers: tuple[str, ...]
+    pair_layer: str
+    logit_layer: str | None
     batch_size: int
 
 
-@dataclass(frozen=True, eq=False)  # each is its own, so that what is known of it can be kept
+@dataclass(frozen=True, eq=False)  # hashed by identity, for the caches below
 class FeatureStats:
-    """What the scores need of a set of images; where something is unknown, its scores are left out.
+    """Sufficient statistics of an image set; a metric is left out where its part is missing.
 
     Attributes:
-        count: how many images.
-        sharpness: mean variance of the Laplacian.
-        moments: by layer.
-        kept: by layer, the features of all images or, of more than `KEPT`, of so many of them
-            drawn without regard to their order.
-        answers: of the logits, `SPLITS` splits.
+        count: Number of images; None if unknown.
+        sharpness: Mean variance of the Laplacian.
+        moments: Feature mean and scatter by layer, for the Fréchet distance.
+        features: Feature vectors by layer, in the order of the images.  A set of more than
+            `MAX_FEATURES` images keeps a random subset of that size.
+        inception_score_stats: Sums over the class probabilities of each split.
     """
 
     count: int | None
     sharpness: float | None
     moments: dict[str, Moments]
-    kept: dict[str, Float[np.ndarray, "_ _"]]
-    answers: InceptionScoreStats | None
+    features: dict[str, Float[np.ndarray, "_ _"]]
+    inception_score_stats: InceptionScoreStats | None
 
 
 def compute_stats(
     batches: Iterable[UInt8[np.ndarray, "_ _ _ c"]], extractor: FeatureExtractor, *, count: int
 ) -> FeatureStats:
-    """Look at each of `count` images once; memory does not grow with `count` past `KEPT`.
+    """Computes the statistics of an image set in one pass.
+
+    Memory does not grow with `count` beyond `MAX_FEATURES` images.
+
+    Args:
+        batches: Batches of images; their sizes may differ.
+        extractor: The network.
+        count: Total number of images, at least `INCEPTION_SCORE_SPLITS` with a logit layer.
 
     Raises:
-        UserError: fewer images than the Inception Score's splits.
-        ValueError: `batches` hold another number of images.
+        UserError: There are fewer images than splits of the Inception Score.
+        ValueError: `batches` hold another number of images than `count`.
     """
-    split = assign_splits(count, splits=INCEPTION_SCORE_SPLITS) if extractor.logits else None
-    keep = _drawn(count)
+    logit_layer = extractor.logit_layer
+    splits = assign_splits(count, splits=INCEPTION_SCORE_SPLITS) if logit_layer else None
+    is_stored = _select_stored(count)
     moments: dict[str, Moments] = {}
-    kept: list[np.ndarray] = []
-    answers, sharpness, seen = None, 0.0, 0
-    for images, found in _one_ahead(batches, extractor.features):
-        here = slice(seen, seen + len(images))
-        seen += len(images)
+    stored_features: list[np.ndarray] = []
+    score_stats, sharpness, position = None, 0.0, 0
+    for images, features in _extract_one_ahead(batches, extractor.extract):
+        batch = slice(position, position + len(images))
+        position += len(images)
         sharpness += float(variance_of_laplacian(images).sum())
-        for layer in extractor.distances:
-            part = Moments.of(np.asarray(found[layer]))
-            moments[layer] = moments[layer].merge(part) if layer in moments else part
-        kept.append(np.asarray(found[extractor.kept])[keep[here]])
-        if extractor.logits is not None and split is not None:
-            logits = np.asarray(found[extractor.logits])
-            answers = (
-                answers or InceptionScoreStats.empty(INCEPTION_SCORE_SPLITS, logits.shape[1])
-            ).add(logits, split[here])
-    if seen != count:
-        raise ValueError(f"{seen} images instead of {count}")
-    features = {extractor.kept: np.concatenate(kept)}
-    return FeatureStats(count, sharpness / count, moments, features, answers)
+        for layer in extractor.fd_layers:
+            batch_moments = Moments.of(np.asarray(features[layer]))
+            moments[layer] = (
+                moments[layer].merge(batch_moments) if layer in moments else batch_moments
+            )
+        stored_features.append(np.asarray(features[extractor.pair_layer])[is_stored[batch]])
+        if logit_layer is not None and splits is not None:
+            logits = np.asarray(features[logit_layer])
+            score_stats = (
+                score_stats or InceptionScoreStats.empty(INCEPTION_SCORE_SPLITS, logits.shape[1])
+            ).add(logits, splits[batch])
+    if position != count:
+        raise ValueError(f"{position} images instead of {count}")
+    return FeatureStats(
+        count=count,
+        sharpness=sharpness / count,
+        moments=moments,
+        features={extractor.pair_layer: np.concatenate(stored_features)},
+        inception_score_stats=score_stats,
+    )
 
 
-def single_set_scores(summary: FeatureStats) -> dict[str, float]:
-    """The scores of one set by itself: `sharpness`, `inception_score`, `inception_score_sd`."""
-    scores = {} if summary.sharpness is None else {"sharpness": summary.sharpness}
-    if summary.answers is not None:
-        mean, deviation = summary.answers.score()
-        scores |= {"inception_score": mean, "inception_score_sd": deviation}
+def single_set_scores(stats: FeatureStats, network: str = registry.CLASSIFIER) -> dict[str, float]:
+    """Computes the metrics of one image set that need no reference set.
+
+    Args:
+        stats: The statistics of the set.
+        network: `Metric.network` of the Inception Score.  The default gives the plain key, for
+            studies with one classifier and for the Inception network alike.
+
+    Returns:
+        Sharpness, the Inception Score and its standard deviation over splits, by metric key.
+    """
+    scores = {} if stats.sharpness is None else {registry.SHARPNESS: stats.sharpness}
+    if stats.inception_score_stats is not None:
+        name = registry.INCEPTION_SCORE
+        mean, deviation = stats.inception_score_stats.score()
+        scores[metric_key(name, network)] = mean
+        scores[metric_key(registry.deviation_name(name), network)] = deviation
     return scores
 
 
 def compare_stats(fake: FeatureStats, real: FeatureStats) -> dict[str, float]:
-    """The scores of a set against real images, for all layers that both know.
+    """Computes the metrics of an image set against a reference set.
 
-    `fd_LAYER` (`fid` for Inception's 2048), then `kid`, `kid_sd`, `precision`, `recall`, `density`
-    and `coverage`, with `_LAYER` behind them unless it is 2048. The kernel distance is over 100
-    subsets of `SUBSET` images, or of the smaller set's number.
+    Args:
+        fake: Statistics of the generated images.
+        real: Statistics of the reference images, by the same network.
+
+    Returns:
+        For each layer of both sets the Fréchet distance; for each layer with features of both KID
+        and its deviation, precision, recall, density and coverage.  Keys are those of
+        `metric_key`.  KID is over 100 subsets of `KID_SUBSET_SIZE` images, or of the smaller set.
     """
-    scores = {}
-    for layer in (x for x in fake.moments if x in real.moments):
-        name = "fid" if layer == "2048" else f"fd_{layer}"
-        scores[name] = frechet_from_moments(fake.moments[layer], real.moments[layer])
-    for layer in (x for x in fake.kept if x in real.kept):
-        end = "" if layer == "2048" else f"_{layer}"
-        found = _pair_scores(fake.kept[layer], real, layer)
-        scores |= {f"{name}{end}": value for name, value in found.items()}
+    scores = {
+        metric_key(registry.FRECHET_DISTANCE, layer): frechet_from_moments(
+            fake.moments[layer], real.moments[layer]
+        )
+        for layer in fake.moments
+        if layer in real.moments
+    }
+    for layer in fake.features:
+        if layer in real.features:
+            pair_scores = _pair_scores(fake.features[layer], real, layer)
+            scores |= {metric_key(name, layer): value for name, value in pair_scores.items()}
     return scores
 
 
 def _pair_scores(
-    fake: Float[np.ndarray, "n f"], summary: FeatureStats, layer: str
+    fake_features: Float[np.ndarray, "n f"], real: FeatureStats, layer: str
 ) -> dict[str, float]:
-    real = summary.kept[layer]
-    subset = min(KID_SUBSET_SIZE, len(fake), len(real))
-    within = _within(summary, layer, len(fake), subset)
-    mean, deviation = kernel_distance(fake, real, subset_size=subset, within_b=within)
-    kid = {"kid": mean, "kid_sd": deviation}
-    return kid | prdc_scores(fake, real, real_radii=_radii(summary, layer))
+    """Returns the metrics that compare pairs of features, by `Metric.name`."""
+    real_features = real.features[layer]
+    subset_size = min(KID_SUBSET_SIZE, len(fake_features), len(real_features))
+    mean, deviation = kernel_distance(
+        fake_features,
+        real_features,
+        subset_size=subset_size,
+        within_b=_real_kernel_sums(real, layer, len(fake_features), subset_size),
+    )
+    kid = {registry.KID: mean, registry.deviation_name(registry.KID): deviation}
+    return kid | prdc_scores(fake_features, real_features, real_radii=_real_radii(real, layer))
 
 
-# The real images are the same for every run of a study, and the larger set: half of the time.
+# The reference images are the same for every run of a study and usually the larger set, so caching
+# their part halves the time.  Four entries serve a study's networks; more would only hold memory.
 @functools.lru_cache(maxsize=4)
-def _within(real: FeatureStats, layer: str, count: int, subset: int) -> Float[np.ndarray, " k"]:
-    return kernel_sums_within_b(count, real.kept[layer], subset_size=subset)
+def _real_kernel_sums(
+    real: FeatureStats, layer: str, fake_count: int, subset_size: int
+) -> Float[np.ndarray, " k"]:
+    return kernel_sums_within_b(fake_count, real.features[layer], subset_size=subset_size)
 
 
 @functools.lru_cache(maxsize=4)
-def _radii(real: FeatureStats, layer: str) -> Float[np.ndarray, "n 2"]:
-    return neighbour_radii(real.kept[layer])
+def _real_radii(real: FeatureStats, layer: str) -> Float[np.ndarray, "n 2"]:
+    return neighbour_radii(real.features[layer])
 
 
-def _drawn(count: int) -> Bool[np.ndarray, " n"]:
-    """Which images' features are kept: drawn, as a set may be sorted by class."""
-    keep = np.ones(count, bool)
+def _select_stored(count: int) -> Bool[np.ndarray, " n"]:
+    """Returns which images' features are stored; random, because a set may be sorted by class."""
+    is_stored = np.ones(count, bool)
     if count > MAX_FEATURES:
-        keep[np.random.default_rng(0).choice(count, count - MAX_FEATURES, replace=False)] = False
-    return keep
+        dropped = np.random.default_rng(0).choice(count, count - MAX_FEATURES, replace=False)
+        is_stored[dropped] = False
+    return is_stored
 
 
-def _one_ahead(
-    batches: Iterable[np.ndarray], features: Features
+def _extract_one_ahead(
+    batches: Iterable[np.ndarray], extract: ExtractFn
 ) -> Iterator[tuple[np.ndarray, Mapping[str, Array]]]:
-    """Each batch and its features, when the device has been given the next one to work on."""
-    waiting = None
+    """Yields each batch with its features after the next one is dispatched to the device."""
+    previous = None
     for images in batches:
-        found = features(images)
-        if waiting is not None:
-            yield waiting
-        waiting = images, found
-    if waiting is not None:
-        yield waiting
+        features = extract(images)
+        if previous is not None:
+            yield previous
+        previous = images, features
+    if previous is not None:
+        yield previous

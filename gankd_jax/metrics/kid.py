@@ -1,4 +1,4 @@
-"""The Kernel Inception Distance: an unbiased squared MMD of two sets of features."""
+"""The Kernel Inception Distance: an unbiased squared MMD of two feature sets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from jaxtyping import Float
 
 from gankd_jax.utils.errors import UserError
 
-TORCH_FIDELITY_SEED = 2020
-ROWS = 1000  # of a kernel's matrix at a time
+TORCH_FIDELITY_SEED = 2020  # of its subsets
+# Rows of the kernel matrix per block: 80 MB for 10,000 features.  Fewer rows save memory; below
+# some hundred the matrix products get slower.
+BLOCK_ROWS = 1000
 
 
 def kernel_distance(
@@ -20,27 +22,41 @@ def kernel_distance(
     seed: int = TORCH_FIDELITY_SEED,
     within_b: Float[np.ndarray, " k"] | None = None,
 ) -> tuple[float, float]:
-    """Mean and standard deviation over random subsets of the squared MMD, kernel (x.y / f + 1)^3.
+    """Computes KID: the squared MMD with kernel `(x.y / f + 1)^3`, over random subsets.
 
-    Exactly torch-fidelity's `kid_features_to_metric`, subsets by `RandomState(seed)` included, in
-    float64 where it keeps the features' float32. Below zero where the sets are hardly different.
-    `within_b` is what the function of that name gives for the same settings, where it is known.
+    Args:
+        features_a: Features of the first set.
+        features_b: Features of the second set.
+        subsets: Number of random subsets, k.
+        subset_size: Images of each set in a subset.
+        seed: Seed of the subsets.
+        within_b: `kernel_sums_within_b` for the same arguments, to save time where the second set
+            is compared with many; None to compute it.
+
+    Returns:
+        Mean and standard deviation over the subsets.  The estimate is unbiased, so it can be below
+        zero for sets that hardly differ.
 
     Raises:
-        UserError: a set has fewer features than `subset_size`.
+        UserError: A set has fewer features than `subset_size`.
+
+    Reference: Bińkowski et al. 2018 (arXiv 1801.01401), section 4.  The same subsets as
+    torch-fidelity's `kid_features_to_metric`; the relative difference is up to 1e-5, because
+    torch-fidelity sums in float32 where this is float64.
     """
     if min(len(features_a), len(features_b)) < subset_size:
         raise UserError(
             f"kernel distance: sets of {len(features_a)} and {len(features_b)} images are smaller"
             f" than subsets of {subset_size}; give more images or a smaller subset size"
         )
-    sizes = {"subsets": subsets, "subset_size": subset_size, "seed": seed}
-    in_a, in_b = _marks(len(features_a), len(features_b), **sizes)
+    settings = {"subsets": subsets, "subset_size": subset_size, "seed": seed}
+    in_a, in_b = _subset_masks(len(features_a), len(features_b), **settings)
     a, b = features_a.astype(np.float64), features_b.astype(np.float64)
-    known = _within(in_b, b) if within_b is None else within_b
-    pairs = _within(in_a, a) + known
-    across = _sums(in_a, a, in_b, b) / subset_size**2
-    values = pairs / (subset_size * (subset_size - 1)) - 2 * across
+    if within_b is None:
+        within_b = _sum_distinct_pairs(in_b, b)
+    within = _sum_distinct_pairs(in_a, a) + within_b
+    across = _sum_pairs(in_a, a, in_b, b) / subset_size**2
+    values = within / (subset_size * (subset_size - 1)) - 2 * across
     return float(np.mean(values)), float(np.std(values))
 
 
@@ -52,17 +68,30 @@ def kernel_sums_within_b(
     subset_size: int = 1000,
     seed: int = TORCH_FIDELITY_SEED,
 ) -> Float[np.ndarray, " k"]:
-    """The kernel's sums within the second set, equal for every first set of `count_a` features."""
-    sizes = {"subsets": subsets, "subset_size": subset_size, "seed": seed}
-    _, in_b = _marks(count_a, len(features_b), **sizes)
-    return _within(in_b, features_b.astype(np.float64))
+    """Computes the kernel sums of `kernel_distance` within the second set.
+
+    They are the same for every first set of `count_a` features.
+
+    Args:
+        count_a: Features of the first set; the random subsets of the second depend on it.
+        features_b: Features of the second set.
+        subsets: As in `kernel_distance`.
+        subset_size: As in `kernel_distance`.
+        seed: As in `kernel_distance`.
+
+    Returns:
+        One sum for each subset.
+    """
+    settings = {"subsets": subsets, "subset_size": subset_size, "seed": seed}
+    _, in_b = _subset_masks(count_a, len(features_b), **settings)
+    return _sum_distinct_pairs(in_b, features_b.astype(np.float64))
 
 
-def _marks(
+def _subset_masks(
     count_a: int, count_b: int, *, subsets: int, subset_size: int, seed: int
 ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "k m"]]:
-    """The subsets of each set, marked by ones."""
-    # They are part of the definition, so the generator must be the reference's.
+    """Draws the random subsets of both sets, as masks of zeros and ones."""
+    # The subsets are part of torch-fidelity's definition, so they need the same legacy generator.
     rng = np.random.RandomState(seed)
     in_a, in_b = np.zeros((subsets, count_a)), np.zeros((subsets, count_b))
     for k in range(subsets):
@@ -71,35 +100,31 @@ def _marks(
     return in_a, in_b
 
 
-def _within(
-    marks: Float[np.ndarray, "k n"], x: Float[np.ndarray, "n f"]
+def _sum_distinct_pairs(
+    masks: Float[np.ndarray, "k n"], x: Float[np.ndarray, "n f"]
 ) -> Float[np.ndarray, " k"]:
-    """For each subset the kernel summed over the pairs of different features.
+    """Sums the kernel over pairs of different features, for each subset.
 
-    Without the diagonals, so that its expectation is that of infinite sets (Gretton 2012).
+    Without the diagonal the estimate is unbiased (Gretton et al. 2012, eq. 3).
     """
-    return _sums(marks, x, marks, x) - marks @ _diagonal(x)
+    diagonal = (np.square(x).sum(axis=1) / x.shape[1] + 1) ** 3
+    return _sum_pairs(masks, x, masks, x) - masks @ diagonal
 
 
-def _sums(
+def _sum_pairs(
     in_a: Float[np.ndarray, "k n"],
     a: Float[np.ndarray, "n f"],
     in_b: Float[np.ndarray, "k m"],
     b: Float[np.ndarray, "m f"],
 ) -> Float[np.ndarray, " k"]:
-    """For each of k subsets, marked by ones, the kernel summed over its pairs.
+    """Sums the kernel over all pairs of each subset.
 
-    Each pair's kernel is worked out once for all subsets, some rows at a time.
+    The kernel of a pair is computed once for all subsets, in blocks of rows.
     """
-    total = np.zeros(len(in_a))
-    for first in range(0, len(a), ROWS):
-        rows = slice(first, first + ROWS)
+    sums = np.zeros(len(in_a))
+    for first in range(0, len(a), BLOCK_ROWS):
+        rows = slice(first, first + BLOCK_ROWS)
         kernel = a[rows] @ b.T / a.shape[1] + 1
         kernel *= kernel * kernel
-        total += ((in_a[:, rows] @ kernel) * in_b).sum(axis=1)
-    return total
-
-
-def _diagonal(a: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " n"]:
-    """The kernel of each feature with itself."""
-    return (np.square(a).sum(axis=1) / a.shape[1] + 1) ** 3
+        sums += ((in_a[:, rows] @ kernel) * in_b).sum(axis=1)
+    return sums

@@ -1,6 +1,6 @@
-"""The metrics that a study reports, as objects: label, network and which way each is better.
+"""Registry of metrics: the key of each in score files, its label, and which way it is better.
 
-Imports no JAX, so that reports can read it.
+Imports no JAX, so that reports can read it.  Keys are composed here and parsed nowhere.
 """
 
 import dataclasses
@@ -8,7 +8,15 @@ from collections.abc import Iterable
 
 CLASSIFIER = "classifier"  # the study's own classifier
 MIXER = "mixer"  # the second classifier, which nothing is selected by
-INCEPTION_LAYERS = ("2048", "768", "192", "64")  # pooled layers of the FID network, by width
+# Pooled layers of the FID network, by width; FID proper is by the first.
+INCEPTION_LAYERS = ("2048", "1280", "768", "192", "64")
+FID_LAYER = INCEPTION_LAYERS[0]
+FRECHET_DISTANCE, INCEPTION_SCORE, KID, SHARPNESS = (
+    "frechet_distance",
+    "inception_score",
+    "kid",
+    "sharpness",
+)
 
 _FRECHET = "Fréchet distance of the features of the images from those of the reference set"
 
@@ -46,9 +54,32 @@ class Metric:
         return f"{self.label} ({self.better} is better)" if self.better else self.label
 
 
-# What is measured on the features of a network, beside the Fréchet distance.
+def metric_key(name: str, network: str) -> str:
+    """Returns the key of a metric by a network's features in score files.
+
+    The usual networks have the plain names: "fid" and "kid" are by the 2048-wide Inception layer,
+    "inception_score" is by the study's classifier.  Other networks are appended: "fd_768",
+    "kid_classifier", "inception_score_mixer".
+
+    Args:
+        name: `Metric.name`, or that of a deviation, such as "kid_sd".
+        network: `Metric.network`, or the name of any other layer of a `FeatureExtractor`.
+    """
+    if name == FRECHET_DISTANCE:
+        return "fid" if network == FID_LAYER else f"fd_{network}"
+    plain_network = CLASSIFIER if name in _CLASSIFIER_METRICS else FID_LAYER
+    return name if network == plain_network else f"{name}_{network}"
+
+
+def deviation_name(name: str) -> str:
+    """Returns the name of a metric's standard deviation over subsets of images."""
+    return f"{name}_sd"
+
+
+_CLASSIFIER_METRICS = (INCEPTION_SCORE, deviation_name(INCEPTION_SCORE))
+# Metrics of a network's features, beside the Fréchet distance.
 _FEATURE_METRICS = {
-    "kid": ("lower", "KID", "kernel distance of the features (cubic, unbiased, may be below 0)"),
+    KID: ("lower", "KID", "kernel distance of the features (cubic, unbiased, may be below 0)"),
     "precision": ("higher", "Precision", "share of generated images that look real"),
     "recall": ("higher", "Recall", "share of real images that the generator can make"),
     "density": ("higher", "Density", "precision, counted by the number of real neighbours"),
@@ -57,27 +88,28 @@ _FEATURE_METRICS = {
 
 
 def _inception_scores() -> list[Metric]:
-    name = "inception_score"
-    return [
-        Metric(
-            name,
-            name,
-            CLASSIFIER,
-            "higher",
+    texts = {
+        CLASSIFIER: (
             "Inception Score",
             "exp of the mean divergence of the classifier's class probabilities from their average;"
             " highest where each image is sure of its class and the classes are equally frequent",
-            main=True,
         ),
-        Metric(
-            f"{name}_{MIXER}",
-            name,
-            MIXER,
-            "higher",
+        MIXER: (
             "Inception Score by the second classifier",
             "the same by an MLP-Mixer that nothing was selected by",
-            main=True,
         ),
+    }
+    return [
+        Metric(
+            metric_key(INCEPTION_SCORE, network),
+            INCEPTION_SCORE,
+            network,
+            "higher",
+            label,
+            about,
+            main=True,
+        )
+        for network, (label, about) in texts.items()
     ]
 
 
@@ -86,19 +118,19 @@ def _frechet_distances() -> list[Metric]:
     labels = {layer: f"Fréchet distance, {text}" for layer, text in layers.items()}
     about = {layer: f"{text} of the Inception network" for layer, text in layers.items()}
     labels |= {
-        "2048": "FID",
+        FID_LAYER: "FID",
         CLASSIFIER: "Fréchet distance, classifier features",
         MIXER: "Fréchet distance, second classifier's features",
     }
     about |= {
-        "2048": "2048-wide pool of the Inception network",
+        FID_LAYER: "2048-wide pool of the Inception network",
         CLASSIFIER: "last hidden layer of the study's own classifier; not comparable with FID",
         MIXER: "last hidden layer of an MLP-Mixer that nothing was selected by",
     }
     return [
         Metric(
-            "fid" if network == "2048" else f"fd_{network}",
-            "frechet_distance",
+            metric_key(FRECHET_DISTANCE, network),
+            FRECHET_DISTANCE,
             network,
             "lower",
             labels[network],
@@ -113,9 +145,9 @@ def _feature_metrics(networks: Iterable[str]) -> list[Metric]:
     """Returns the metrics of `_FEATURE_METRICS` by each network; those by FID's layer are main."""
     metrics = []
     for network in networks:
-        is_fid = network == "2048"
+        is_fid = network == FID_LAYER
         for name, (better, label, about) in _FEATURE_METRICS.items():
-            key = name if is_fid else f"{name}_{network}"
+            key = metric_key(name, network)
             if not is_fid:
                 label, about = f"{label}, {network} features", f"{about}, by {network} features"
             metrics.append(Metric(key, name, network, better, label, about, main=is_fid))
@@ -146,12 +178,12 @@ def _pixel_errors() -> list[Metric]:
 
 
 def _deviations() -> list[Metric]:
-    names = ("inception_score_sd", "kid_sd")
-    networks = (CLASSIFIER, MIXER, *INCEPTION_LAYERS)
-    plain = [Metric(name, name, label=name, deviation=True) for name in names]
-    return plain + [
-        Metric(f"{name}_{network}", name, network, label=f"{name}_{network}", deviation=True)
-        for name in names
+    return [
+        Metric(metric_key(name, network), name, network, label=name, deviation=True)
+        for name, networks in (
+            (deviation_name(INCEPTION_SCORE), (CLASSIFIER, MIXER)),
+            (deviation_name(KID), (CLASSIFIER, MIXER, *INCEPTION_LAYERS)),
+        )
         for network in networks
     ]
 
@@ -162,14 +194,14 @@ def _all_metrics() -> list[Metric]:
     frechet = _frechet_distances()
     fid, classifier, mixer = frechet[: len(INCEPTION_LAYERS)], *frechet[len(INCEPTION_LAYERS) :]
     sharpness = Metric(
-        "sharpness",
-        "sharpness",
+        SHARPNESS,
+        SHARPNESS,
         label="Sharpness (variance of the Laplacian)",
         about="a blurred generator lies below the real images, a noisy one above them; neither is"
         " good",
         main=True,
     )
-    main = [inception_score, *fid, classifier, *other_scores, mixer, *_feature_metrics(["2048"])]
+    main = [inception_score, *fid, classifier, *other_scores, mixer, *_feature_metrics([FID_LAYER])]
     others = _feature_metrics((CLASSIFIER, MIXER, *INCEPTION_LAYERS[1:]))
     return [
         *main,
@@ -180,9 +212,29 @@ def _all_metrics() -> list[Metric]:
     ]
 
 
-METRICS = {metric.key: metric for metric in _all_metrics()}  # in the order of a report
+METRICS: dict[str, Metric] = {}  # by key, in the order of a report
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Adds a metric to `METRICS`, behind the others; replaces the one of the same key.
+
+    Registered metrics have a label, a better side and a place in reports.  Others are shown too, by
+    their key alone.
+
+    Args:
+        metric: Its `key` is the one under which scores.json holds the values.
+
+    Returns:
+        The metric.
+    """
+    METRICS[metric.key] = metric
+    return metric
 
 
 def get_metric(key: str) -> Metric:
     """Returns the metric of that key; a plain one, of which neither way is better, if unknown."""
     return METRICS.get(key) or Metric(key, key, label=key)
+
+
+for _metric in _all_metrics():
+    register_metric(_metric)

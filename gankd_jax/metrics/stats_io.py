@@ -1,11 +1,13 @@
-"""Statistics of sets of images as files: pytorch-fid's .npz, and beside it what other scores need.
+"""Statistics of image sets as files: pytorch-fid's .npz, with what the other metrics need beside.
 
-One file a layer: `mu` and `sigma`, as pytorch-fid writes and reads them, and, in files written
-here, `count`, `sharpness`, the kept `features` and the sums of the Inception Score.
+There is one file per layer.  It holds `mu` and `sigma`, as pytorch-fid writes and reads them.
+Files written here also hold `count`, `sharpness`, the stored `features` and the sums of the
+Inception Score.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,45 +19,67 @@ from gankd_jax.metrics.inception_score import InceptionScoreStats
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
-_ANSWERS = ("counts", "totals", "negentropies")
+_SCORE_FIELDS = tuple(field.name for field in dataclasses.fields(InceptionScoreStats))
+_SCORE_PREFIX = "answers_"  # of the Inception Score's sums in a file
 
 
-def write_stats(summary: FeatureStats, folder: Path, key: str) -> None:
-    """Write a set's statistics as `folder`/`key`-LAYER.npz, one file a layer."""
-    for layer, moments in summary.moments.items():
+def write_stats(stats: FeatureStats, folder: Path, key: str) -> None:
+    """Writes the statistics of a set as `folder`/`key`-LAYER.npz, one file per layer.
+
+    Args:
+        stats: The statistics.
+        folder: Where the files go.
+        key: Names the images and the network.
+    """
+    for layer, moments in stats.moments.items():
         arrays = {"mu": moments.mean, "sigma": moments.covariance, "count": np.array(moments.count)}
-        if summary.sharpness is not None:
-            arrays["sharpness"] = np.array(summary.sharpness)
-        if layer in summary.kept:
-            arrays["features"] = summary.kept[layer]
-            if summary.answers is not None:
-                arrays |= {f"answers_{x}": getattr(summary.answers, x) for x in _ANSWERS}
+        if stats.sharpness is not None:
+            arrays["sharpness"] = np.array(stats.sharpness)
+        if layer in stats.features:
+            arrays["features"] = stats.features[layer]
+            if stats.inception_score_stats is not None:
+                sums = vars(stats.inception_score_stats)
+                arrays |= {f"{_SCORE_PREFIX}{name}": sums[name] for name in _SCORE_FIELDS}
         atomic_io.write_npz(folder / f"{key}-{layer}.npz", **arrays)
 
 
 def read_cached_stats(folder: Path, key: str, layers: Sequence[str]) -> FeatureStats | None:
-    """What `write` wrote for these layers, or None if it did not."""
+    """Reads what `write_stats` wrote.
+
+    Args:
+        folder: As given to `write_stats`.
+        key: As given to `write_stats`.
+        layers: Layers to read, at least one.
+
+    Returns:
+        The statistics, or None if a layer has no file.
+    """
     paths = [folder / f"{key}-{layer}.npz" for layer in layers]
     if not all(path.exists() for path in paths):
         return None
     parts = [read_stats(path, layer) for path, layer in zip(paths, layers, strict=True)]
+    score_stats = [part.inception_score_stats for part in parts]
     return FeatureStats(
         count=parts[0].count,
         sharpness=parts[0].sharpness,
         moments={layer: part.moments[layer] for layer, part in zip(layers, parts, strict=True)},
-        kept={layer: kept for part in parts for layer, kept in part.kept.items()},
-        answers=next((part.answers for part in parts if part.answers is not None), None),
+        features={layer: features for part in parts for layer, features in part.features.items()},
+        inception_score_stats=next((stats for stats in score_stats if stats is not None), None),
     )
 
 
 def read_stats(path: Path, layer: str | None = None) -> FeatureStats:
-    """The statistics in a file, pytorch-fid's or ours; the layer is its width unless it is given.
+    """Reads a file of statistics, written by pytorch-fid or by `write_stats`.
+
+    Args:
+        path: The .npz file.
+        layer: Name of the layer; None names it by its width, as the Inception layers are.
 
     Raises:
-        UserError: the file is missing, or its arrays are no statistics of a set of images.
+        UserError: The file is missing, or its arrays are no statistics of a set of images.
     """
     try:
-        return _summary(atomic_io.read_npz(path), layer)
+        return _parse_stats(atomic_io.read_npz(path), layer)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except KeyError as error:
@@ -64,11 +88,11 @@ def read_stats(path: Path, layer: str | None = None) -> FeatureStats:
         raise UserError(f"{path} has no statistics: {error}") from error
 
 
-def _summary(arrays: dict[str, np.ndarray], layer: str | None) -> FeatureStats:
-    """What arrays say.
+def _parse_stats(arrays: dict[str, np.ndarray], layer: str | None) -> FeatureStats:
+    """Builds statistics from the arrays of a file.
 
     Raises:
-        KeyError, OverflowError, TypeError, ValueError: some are missing or do not fit.
+        KeyError, OverflowError, TypeError, ValueError: Arrays are missing or do not fit.
     """
     mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
@@ -77,42 +101,49 @@ def _summary(arrays: dict[str, np.ndarray], layer: str | None) -> FeatureStats:
         raise ValueError("mu and sigma hold values that are not finite")
     count = int(arrays["count"]) if "count" in arrays else None
     layer = layer or str(len(mean))
-    kept = {layer: _array(arrays, "features", "f", None, len(mean))} if "features" in arrays else {}
+    features = {}
+    if "features" in arrays:
+        features[layer] = _checked_array(arrays, "features", "f", None, len(mean))
+    # pytorch-fid does not write the count; one above the width avoids the warning of few samples.
+    assumed_count = count or len(mean) + 1
     return FeatureStats(
         count=count,
         sharpness=float(arrays["sharpness"]) if "sharpness" in arrays else None,
-        moments={layer: _moments(count, mean, covariance)},
-        kept=kept,
-        answers=_answers(arrays),
+        moments={layer: Moments(assumed_count, mean, covariance * max(assumed_count - 1, 1))},
+        features=features,
+        inception_score_stats=_parse_score_stats(arrays),
     )
 
 
-def _answers(arrays: dict[str, np.ndarray]) -> InceptionScoreStats | None:
-    if not any(f"answers_{name}" in arrays for name in _ANSWERS):
+def _parse_score_stats(arrays: dict[str, np.ndarray]) -> InceptionScoreStats | None:
+    if not any(f"{_SCORE_PREFIX}{name}" in arrays for name in _SCORE_FIELDS):
         return None
-    counts = _array(arrays, "answers_counts", "i", None)
-    totals = _array(arrays, "answers_totals", "f", len(counts), None)
+    counts = _checked_array(arrays, f"{_SCORE_PREFIX}counts", "i", None)
     return InceptionScoreStats(
-        counts, totals, _array(arrays, "answers_negentropies", "f", len(counts))
+        counts=counts,
+        totals=_checked_array(arrays, f"{_SCORE_PREFIX}totals", "f", len(counts), None),
+        negentropies=_checked_array(arrays, f"{_SCORE_PREFIX}negentropies", "f", len(counts)),
     )
 
 
-def _array(arrays: dict[str, np.ndarray], name: str, kind: str, *shape: int | None) -> np.ndarray:
-    """The array of that name, found to be of numpy's kind and the shape; None: any size.
+def _checked_array(
+    arrays: dict[str, np.ndarray], name: str, kind: str, *shape: int | None
+) -> np.ndarray:
+    """Returns an array of a file after a check of its type and shape.
+
+    Args:
+        arrays: Arrays of the file.
+        name: Name of the array.
+        kind: numpy's `dtype.kind`.
+        *shape: Required size of each axis; None allows any.
 
     Raises:
-        KeyError, ValueError: it is missing, or another.
+        KeyError, ValueError: The array is missing, or has another type or shape.
     """
-    found = arrays[name]
-    sizes = zip(found.shape, shape, strict=False)
-    if found.ndim != len(shape) or any(ours not in (None, size) for size, ours in sizes):
-        raise ValueError(f"{name} {found.shape} does not fit the other arrays")
-    if found.dtype.kind != kind:
-        raise ValueError(f"{name} holds {found.dtype}")
-    return found
-
-
-def _moments(count: int | None, mean: np.ndarray, covariance: np.ndarray) -> Moments:
-    """Of a file that does not say of how many images it is, they are taken to be enough."""
-    count = count or len(mean) + 1
-    return Moments(count, mean, covariance * max(count - 1, 1))
+    array = arrays[name]
+    sizes = zip(array.shape, shape, strict=False)
+    if array.ndim != len(shape) or any(required not in (None, size) for size, required in sizes):
+        raise ValueError(f"{name} {array.shape} does not fit the other arrays")
+    if array.dtype.kind != kind:
+        raise ValueError(f"{name} holds {array.dtype}")
+    return array
