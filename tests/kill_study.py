@@ -130,7 +130,7 @@ def holdings(config: ConfigDict, folder: Path) -> dict[str, object]:
 
 
 def _states(config: ConfigDict, folder: Path, run: plan.Run) -> dict[int, object]:
-    member = StudyContext(config, folder).member(run)
+    member = StudyContext(config, folder).make_run_spec(run)
     like = jax.eval_shape(lambda: create_train_state(member.spec, member.seed))
     checkpoints = Checkpoints(folder / run.name / "checkpoints")
     try:

@@ -100,7 +100,7 @@ def test_a_generator_that_does_not_exist_is_named(checkout, source, message):
 def test_scores_of_a_run_are_those_of_its_images(checkout, finished):
     config = tiny.config()
     run = plan.find_run(config, RUN)
-    drawer = StudyContext(config, finished).drawer(run)
+    drawer = StudyContext(config, finished).load_generator(run)
     images = sampling.to_uint8(drawer.sample(config.evaluation.seed, 100))
     settings = {"image_size": 16, "pad": 1}
     by_folder = gankd_jax.score(f"runs/digits/{RUN}", "digits:test", samples=100, **settings)

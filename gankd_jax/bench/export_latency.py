@@ -102,14 +102,14 @@ def select_runs(context: StudyContext) -> list[Run]:
     """Returns the teacher, and of each student recipe and width the lowest trained seed."""
     students: dict[tuple[str, int], Run] = {}
     for run in sorted(plan.student_runs(context.config), key=lambda run: run.seed):
-        if workdir.is_trained(context.folder, context.config, run):
+        if workdir.is_trained(context.workdir, context.config, run):
             students.setdefault((run.recipe, run.width), run)
     return [context.teacher, *(students[key] for key in sorted(students))]
 
 
 def _export_files(context: StudyContext, folder: Path) -> Iterator[tuple[Path, FileTiming]]:
     for run in select_runs(context):
-        generator = context.drawer(run)
+        generator = context.load_generator(run)
         parameters = generator_cost(generator.module).parameters
         for precision in PRECISIONS:
             file = export_generator(generator, "onnx", precision, run_name=run.name).content

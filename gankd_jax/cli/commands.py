@@ -122,7 +122,7 @@ def run_score(args: Namespace) -> None:
         data_dir=data_dir,
         image_size=args.image_size,
         pad=args.pad,
-        cache=data_dir / "gankd_cache",
+        cache_dir=data_dir / "gankd_cache",
         samples=args.samples,
     )
     result = score_images.score_with_inception(

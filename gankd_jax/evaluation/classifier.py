@@ -28,15 +28,15 @@ from gankd_jax.utils import atomic_io, preemption
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.progress import ProgressBar
 
-# The training recipe is part of the cache's key: any change trains new classifiers.  3,000 steps take
-# about a minute on a CPU; more steps help on CIFAR-10 only.
+# The training recipe is part of the cache's key, so that any change trains new classifiers.  Scores
+# by classifiers of different recipes cannot be compared.
 STEPS, BATCH_SIZE, LEARNING_RATE, SEED = 3_000, 128, 1e-3, 0
 STEPS_PER_CALL = 100  # steps in one compiled call; a preemption is noticed between calls
 MAX_SHIFT = 16  # training images are shifted by up to 1/16 of their side, in whole pixels
 RECIPE = f"steps={STEPS} batch={BATCH_SIZE} rate={LEARNING_RATE} shift=1/{MAX_SHIFT} seed={SEED}"
 Network = LeNet | MlpMixer
-# Classifiers by name: functions of classes, image_size and channels.  To add one, return a module whose
-# `apply` gives logits and features; its name can then stand in `config.evaluation.classifiers`.
+# Classifiers by name: functions of classes, image_size and channels.  The Flax modules that they
+# return give logits and features.  A name added here can stand in `config.evaluation.classifiers`.
 CLASSIFIERS: dict[str, Callable[..., Network]] = {
     "classifier": lambda **sizes: LeNet(**sizes, conv_impl=conv.resolve_conv_impl("auto")),
     "mixer": MlpMixer,

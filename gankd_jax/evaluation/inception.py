@@ -26,7 +26,7 @@ def load_inception_extractor(
         weights: File of folded weights, as `gankd weights` writes it.
         layers: Layers to use: pooled ones by their width, "logits_unbiased".  None for all that
             the weights serve.
-        batch_size: Images per call.  Larger batches help on accelerators only.
+        batch_size: Images per call; on a CPU a pass takes at most `CPU_BATCH_SIZE` of them.
 
     Returns:
         The network.  Its `pair_layer` is the widest of the layers.
@@ -66,7 +66,7 @@ def inception_features(
     Args:
         params: Folded weights, `{name: {"kernel", "bias"}}`.
         layers: Layers to return.
-        batch_size: Images per pass.  The last batch is padded, so that the network is compiled once.
+        batch_size: Images per pass.  The last batch is padded, which saves another compilation.
     """
     network = FidInception(tuple(layers))
     variables = jax.device_put({"params": params})

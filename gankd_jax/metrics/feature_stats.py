@@ -179,8 +179,8 @@ def _pair_scores(
     return kid | prdc_scores(fake_features, real_features, real_radii=_real_radii(real, layer))
 
 
-# The reference images are the same for every run of a study and usually the larger set, so caching
-# their part halves the time.  Four entries serve a study's networks; more would only hold memory.
+# The reference images are the same for every run of a study and the larger set, so caching their
+# part halves the time.  A study has few networks, so four entries suffice.
 @functools.lru_cache(maxsize=4)
 def _real_kernel_sums(
     real: FeatureStats, layer: str, fake_count: int, subset_size: int

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from gankd_jax.utils.errors import UserError
 
 TORCH_FIDELITY_SEED = 2020  # of its subsets
-# Rows of the kernel matrix per block: 80 MB for 10,000 features.  Fewer rows save memory; below
-# some hundred the matrix products get slower.
+# Rows of the kernel matrix per block: 80 MB for 10,000 features.  Fewer rows save memory.
 BLOCK_ROWS = 1000
 
 

@@ -1,8 +1,10 @@
-"""A study in work: its config and folder, and what its parts share."""
+"""What training and evaluation of a study share: paths, images, trained networks, statistics."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
@@ -26,28 +28,54 @@ from gankd_jax.utils.checkpoint import Checkpoints, is_intact
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.progress import log_info
 
-MOST_SEEN = 10_000  # training images that the FID network looks at for the nearest, as it is slow
+# Training images in the nearest-neighbour search by the FID network, which is slow.  More images
+# find nearer neighbours and take proportionally longer.
+MAX_INCEPTION_NEIGHBOURS = 10_000
+
+T = TypeVar("T")
+
+
+def _cached(method: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Caches the result of a method without arguments in its object, as `cached_property` does."""
+    key = f"_{method.__name__}"
+
+    @functools.wraps(method)
+    def wrapper(self: Any) -> T:
+        results = vars(self)
+        if key not in results:
+            results[key] = method(self)
+        return results[key]
+
+    return wrapper
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyContext:
-    """What is shared is made when it is first asked for."""
+    """Shared objects of a study.
+
+    Attributes are cheap or read a file.  Methods may take minutes, `load_or_train_classifiers` for
+    one; their results are cached.
+
+    Attributes:
+        config: The study's config.
+        workdir: Its work directory.
+    """
 
     config: ml_collections.ConfigDict
-    folder: Path
+    workdir: Path
 
-    @functools.cached_property
+    @property
     def data_dir(self) -> Path:
-        """Where the data sets lie."""
+        """Folder of prepared data sets."""
         return Path(self.config.data.dir) if self.config.data.dir else default_data_dir()
 
     @property
-    def cache(self) -> Path:
-        """Where what was worked out of a data set is kept."""
+    def cache_dir(self) -> Path:
+        """Folder of classifiers and statistics of data sets, which studies share."""
         return self.data_dir / "gankd_cache"
 
-    def split(self, name: str) -> ImageSplit:
-        """The images of a split, as the networks see them."""
+    def load_split(self, name: str) -> ImageSplit:
+        """Loads the images of a split, resized and padded for the networks."""
         data = self.config.data
         return load_split(
             data.name,
@@ -59,126 +87,162 @@ class StudyContext:
         )
 
     @functools.cached_property
-    def train(self) -> ImageSplit:
-        """The training images, without those held out."""
-        return self.split("train")
+    def train_images(self) -> ImageSplit:
+        """The training images, without the validation images."""
+        return self.load_split("train")
 
     @functools.cached_property
-    def judges(self) -> tuple[EvalClassifier, ...]:
-        """The data set's classifiers; none where it has no labels."""
-        if self.train.labels is None:
-            return ()
-        test, kinds = self.split("test"), self.config.evaluation.classifiers
-        return tuple(load_or_train_classifier(self.train, test, self.cache, kind) for kind in kinds)
-
-    @functools.cached_property
-    def references(self) -> list[tuple[FeatureExtractor, FeatureStats]]:
-        """Each judge with its statistics of the training images."""
-        found = [judge.extractor(self.config.evaluation.batch_size) for judge in self.judges]
-        return [(extractor, self.summary(self.train, extractor)) for extractor in found]
-
-    @functools.cached_property
-    def inception(self) -> FeatureExtractor | None:
-        """The FID network, if its layers are asked for."""
+    def inception_extractor(self) -> FeatureExtractor | None:
+        """The FID network; None if `evaluation.layers` is empty."""
         layers = self.config.evaluation.layers
         if not layers:
             return None
         return load_inception_extractor(inception_weights.default_weights_path(), layers=layers)
 
-    @property
-    def looks(self) -> FeatureExtractor | None:
-        """The network by whose features images are alike: a judge, else the FID network."""
-        return self.references[0][0] if self.references else self.inception
+    @_cached
+    def load_or_train_classifiers(self) -> tuple[EvalClassifier, ...]:
+        """Loads the evaluation classifiers, or trains them; returns none without labels.
 
-    @functools.cached_property
-    def seen(self) -> UInt8[np.ndarray, "n s s c"]:
-        """The training images among which the nearest are looked for."""
-        if self.references:
-            return self.train.pixels
-        return self.train.pixels[reference_stats.subset_indices(len(self.train.pixels), MOST_SEEN)]
+        Training takes about a minute for each, once for a data set.
+        """
+        if self.train_images.labels is None:
+            return ()
+        test, kinds = self.load_split("test"), self.config.evaluation.classifiers
+        return tuple(
+            load_or_train_classifier(self.train_images, test, self.cache_dir, kind)
+            for kind in kinds
+        )
 
-    @functools.cached_property
-    def known(self) -> Float[np.ndarray, "n f"]:
-        """What `looks` sees in each of them, kept beside the data set."""
-        assert self.looks
-        name = f"{self.train.key}-{self.looks.name}-{self.looks.kept}-each-{len(self.seen)}.npz"
-        path = self.cache / name
-        if not path.exists():
-            log_info(f"looking at {len(self.seen):,} training images, once")
-            atomic_io.write_npz(path, features=scoring.extract_features(self.seen, self.looks))
-        return atomic_io.read_npz(path)["features"]
+    @_cached
+    def compute_reference_stats(self) -> list[tuple[FeatureExtractor, FeatureStats]]:
+        """Returns each classifier with its statistics of the training images.
 
-    def nearest(self, images: UInt8[np.ndarray, "n s s c"]) -> dict[str, np.ndarray]:
-        """How near images come to the training images; nothing where no network can tell."""
-        if self.looks is None:
-            return {}
-        return scoring.nearest_neighbours(images, self.looks, self.known, pixels=self.seen)
+        Trains the classifiers and computes the statistics where the cache lacks them.
+        """
+        batch_size = self.config.evaluation.batch_size
+        classifiers = self.load_or_train_classifiers()
+        extractors = [classifier.make_extractor(batch_size) for classifier in classifiers]
+        return [(x, self.load_or_compute_stats(self.train_images, x)) for x in extractors]
 
-    def summary(
+    def load_or_compute_stats(
         self, images: ImageSplit, extractor: FeatureExtractor, samples: int | None = None
     ) -> FeatureStats:
-        """A network's statistics of real images, all or so many, out of the cache if possible."""
-        return reference_stats.cached_image_stats(images, extractor, self.cache, samples)
+        """Returns the statistics of real images, from the cache if they are there.
+
+        Args:
+            images: A split.
+            extractor: The network.
+            samples: Size of a fixed random subset to use; None for all images.
+        """
+        return reference_stats.load_or_compute_stats(images, extractor, self.cache_dir, samples)
+
+    def nn_extractor(self) -> FeatureExtractor | None:
+        """Returns the network of the nearest-neighbour search.
+
+        That is the first classifier, the FID network where there are no labels, or None.
+        """
+        references = self.compute_reference_stats()
+        return references[0][0] if references else self.inception_extractor
+
+    @_cached
+    def _nn_reference_images(self) -> UInt8[np.ndarray, "n s s c"]:
+        """Returns the training images to search."""
+        pixels = self.train_images.pixels
+        if self.load_or_train_classifiers():
+            return pixels
+        return pixels[reference_stats.subset_indices(len(pixels), MAX_INCEPTION_NEIGHBOURS)]
+
+    @_cached
+    def _nn_reference_features(self) -> Float[np.ndarray, "n f"]:
+        """Returns the features of the images to search, from the cache if they are there."""
+        extractor, images = self.nn_extractor(), self._nn_reference_images()
+        assert extractor
+        name = f"{self.train_images.key}-{extractor.name}-{extractor.pair_layer}-each-{len(images)}"
+        path = self.cache_dir / f"{name}.npz"
+        if not path.exists():
+            log_info(f"computing features of {len(images):,} training images, once")
+            atomic_io.write_npz(path, features=scoring.extract_features(images, extractor))
+        return atomic_io.read_npz(path)["features"]
+
+    def find_nearest_training_images(
+        self, images: UInt8[np.ndarray, "n s s c"]
+    ) -> dict[str, np.ndarray]:
+        """Returns `scoring.nearest_neighbours` among the training images; {} without a network."""
+        extractor = self.nn_extractor()
+        if extractor is None:
+            return {}
+        return scoring.nearest_neighbours(
+            images,
+            extractor,
+            self._nn_reference_features(),
+            reference_images=self._nn_reference_images(),
+        )
 
     @functools.cached_property
     def teacher(self) -> Run:
-        """The teacher that was chosen.
+        """The selected teacher, from teacher.json.
 
         Raises:
-          UserError: there is none yet, or every candidate has failed.
+            UserError: No teacher is selected yet, or every candidate has failed.
         """
-        path = self.folder / "teacher.json"
+        path = self.workdir / "teacher.json"
         if not path.exists():
-            raise UserError(self._why_no_teacher())
-        chosen = workdir.read_study_json(path, "delete it, and the teacher is chosen again").get(
-            "run"
-        )
-        return plan.find_run(self.config, str(chosen))
+            raise UserError(self._explain_missing_teacher())
+        advice = "delete it, and the teacher is chosen again"
+        return plan.find_run(self.config, str(workdir.read_study_json(path, advice).get("run")))
 
-    def _why_no_teacher(self) -> str:
+    def _explain_missing_teacher(self) -> str:
         candidates = plan.teacher_runs(self.config)
-        if all(workdir.has_failed_for_good(self.folder, self.config, run) for run in candidates):
-            return f"every teacher failed; see {self.folder / candidates[0].name / 'failed.json'}"
+        if all(workdir.has_failed_for_good(self.workdir, self.config, run) for run in candidates):
+            return f"every teacher failed; see {self.workdir / candidates[0].name / 'failed.json'}"
         names = ", ".join(run.name for run in candidates)
         return f"a student needs a teacher, and none is trained: run {names} first"
 
-    @functools.cached_property
-    def drawn_teacher(self) -> loop.TeacherNetworks:
-        """The chosen teacher, ready to draw."""
-        state = self.state(self.teacher)
-        generator, variables = self.drawer(self.teacher)
+    @_cached
+    def load_teacher(self) -> loop.TeacherNetworks:
+        """Restores the selected teacher's generator and critic."""
+        state = self.restore_state(self.teacher)
+        generator, variables = self.load_generator(self.teacher)
         return loop.TeacherNetworks(self.teacher.name, generator, variables, state.critic)
 
-    def member(self, run: Run) -> RunSpec:
-        """A run as the train step takes it."""
+    def make_run_spec(self, run: Run) -> RunSpec:
+        """Returns the networks, recipe and seeds of a run, after as many retries as it has had."""
         teacher = self.teacher if run.kind == "student" else None
-        retries = workdir.retry_count(self.folder, run)
+        retries = workdir.retry_count(self.workdir, run)
         return networks.make_run_spec(self.config, run, teacher, retries=retries)
 
-    def state(self, run: Run) -> TrainState:
-        """A trained run's last state.
+    def restore_state(self, run: Run) -> TrainState:
+        """Restores the last state of a trained run.
 
         Raises:
-          UserError: its checkpoint is damaged.
+            UserError: The checkpoint is damaged.
         """
-        member = self.member(run)
-        last = self.folder / run.name / "checkpoints" / str(member.spec.recipe.steps)
-        if not is_intact(last):
-            raise UserError(f"{last} is damaged; `gankd train --run={run.name}` sets it aside")
-        like = jax.eval_shape(functools.partial(create_train_state, member.spec), member.seed)
-        checkpoints = Checkpoints(self.folder / run.name / "checkpoints")
+        run_spec = self.make_run_spec(run)
+        folder, last_step = self.workdir / run.name / "checkpoints", run_spec.spec.recipe.steps
+        if not is_intact(folder / str(last_step)):
+            raise UserError(
+                f"{folder / str(last_step)} is damaged; `gankd train --run={run.name}` sets it"
+                " aside"
+            )
+        shapes = jax.eval_shape(functools.partial(create_train_state, run_spec.spec), run_spec.seed)
+        checkpoints = Checkpoints(folder)
         try:
-            return checkpoints.restore(member.spec.recipe.steps, like)
+            return checkpoints.restore(last_step, shapes)
         finally:
             checkpoints.close()
 
-    def drawer(self, run: Run) -> sampling.TrainedGenerator:
-        """A trained run's generator and variables."""
-        return self.draws(self.member(run), self.state(run))
+    def load_generator(self, run: Run) -> sampling.TrainedGenerator:
+        """Restores the generator of a trained run, ready to sample."""
+        return self.bind_generator(self.make_run_spec(run), self.restore_state(run))
 
-    def draws(self, member: RunSpec, state: TrainState) -> sampling.TrainedGenerator:
-        """A generator and the variables that it draws with at a state."""
-        generator = member.spec.generator
+    def bind_generator(self, run_spec: RunSpec, state: TrainState) -> sampling.TrainedGenerator:
+        """Binds a run's generator to the variables that it samples with.
+
+        Args:
+            run_spec: The run.
+            state: Any state of its training.
+        """
+        generator = run_spec.spec.generator
         statistics = self.config.evaluation.statistics
         variables = inference.inference_variables(generator, state, statistics)
         return sampling.TrainedGenerator(generator, variables)

@@ -1,4 +1,4 @@
-"""What the judges score: trained runs, real images, the teacher's candidates; and its pictures."""
+"""Evaluation of a study: teacher selection, scores and samples of runs, Inception layers."""
 
 import functools
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gankd_jax.evaluation import inference, reference_stats, scoring
+from gankd_jax.metrics import registry
 from gankd_jax.metrics.feature_stats import (
     FeatureExtractor,
     FeatureStats,
@@ -18,6 +19,7 @@ from gankd_jax.metrics.feature_stats import (
 )
 from gankd_jax.models import sampling
 from gankd_jax.models.folding import quantize_generator
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
@@ -27,233 +29,287 @@ from gankd_jax.utils import atomic_io, preemption
 from gankd_jax.utils.constants import LOSSY_PRECISIONS, PRECISIONS
 from gankd_jax.utils.progress import log_info
 
-SAMPLES, FOLDED = "samples.npz", "folded.npz"
+SAMPLES_FILE, FOLDED_FILE = "samples.npz", "folded.npz"
+SELECTION_METRIC = registry.metric_key(registry.FRECHET_DISTANCE, registry.CLASSIFIER)
 
 
-def select_teacher(lab: StudyContext) -> None:
-    """Name the candidate whose images lie nearest to the validation images; once, then kept.
+def select_teacher(context: StudyContext) -> None:
+    """Selects the teacher with the smallest Fréchet distance to the validation images.
 
-    Nobody is named before all have ended, nor if all have failed: baselines need no teacher.
+    Writes teacher.json once all candidates have ended; does nothing before, if all have failed, or
+    if the file exists.
     """
-    path = lab.folder / "teacher.json"
-    candidates = plan.teacher_runs(lab.config)
-    finished = [r for r in candidates if workdir.is_trained(lab.folder, lab.config, r)]
-    failed = [r for r in candidates if workdir.has_failed_for_good(lab.folder, lab.config, r)]
-    if path.exists() or not finished or len(finished) + len(failed) < len(candidates):
+    path = context.workdir / "teacher.json"
+    state = context.workdir, context.config
+    candidates = plan.teacher_runs(context.config)
+    trained = [run for run in candidates if workdir.is_trained(*state, run)]
+    failed = [run for run in candidates if workdir.has_failed_for_good(*state, run)]
+    if path.exists() or not trained or len(trained) + len(failed) < len(candidates):
         return
     if len(candidates) == 1:
-        atomic_io.write_json(path, {"run": finished[0].name, "chosen_by": "the only candidate"})
+        atomic_io.write_json(path, {"run": trained[0].name, "chosen_by": "the only candidate"})
         return
-    distances = {run.name: _validation_distance(lab, run) for run in finished}
-    best = min(distances, key=distances.__getitem__)
-    chosen = {"run": best, "chosen_by": "fd_classifier on validation", "candidates": distances}
-    atomic_io.write_json(path, chosen)
+    distances = {run.name: _validation_distance(context, run) for run in trained}
+    selection = {
+        "run": min(distances, key=distances.__getitem__),
+        "chosen_by": f"{SELECTION_METRIC} on validation",
+        "candidates": distances,
+    }
+    atomic_io.write_json(path, selection)
 
 
-def _validation_distance(lab: StudyContext, run: Run) -> float:
-    """fd_classifier between a teacher's images, on latents of their own, and validation images."""
-    seed, (judge, _) = lab.config.evaluation.seed + 1, lab.references[0]
-    real = [(judge, lab.summary(lab.split("validation"), judge))]
-    return _scores(lab, lab.drawer(run), seed, references=real)["fd_classifier"]
+def _validation_distance(context: StudyContext, run: Run) -> float:
+    """Returns a teacher's `SELECTION_METRIC` against the validation images.
 
-
-def evaluate_runs(lab: StudyContext, wanted: Sequence[Run]) -> None:
-    """Score those of the runs that are trained and not scored; draw what their report lacks."""
-    _evaluate_real(lab)
-    for run in wanted:
-        preemption.raise_if_requested()
-        if not workdir.is_trained(lab.folder, lab.config, run):
-            continue
-        if not workdir.is_scored(lab.folder, run):
-            log_info(f"scoring {run.name}")
-            _evaluate_run(lab, run)
-        elif not _is_drawn(lab, run):
-            log_info(f"drawing {run.name}")
-            _keep_pictures(lab, run, lab.drawer(run))
-
-
-def _is_drawn(lab: StudyContext, run: Run) -> bool:
-    """Whether all that the report shows of a run is there; of a student also what draws in it."""
-    folder = lab.folder / run.name
-    return _has_pictures(lab, folder) and (run.kind != "student" or (folder / FOLDED).exists())
-
-
-def _has_pictures(lab: StudyContext, folder: Path) -> bool:
-    """Whether a folder has its pictures, with what they are near to if a network can tell."""
-    path = folder / SAMPLES
-    return path.exists() and (lab.looks is None or "nearest" in atomic_io.read_npz(path))
-
-
-def _evaluate_real(lab: StudyContext) -> None:
-    """The test set's own scores, the ceiling: of as many images as a generator draws, if it can.
-
-    Every score but the sharpness depends on their number.
+    The latents are other ones than those of the reported scores, which selection would bias.
     """
-    folder = lab.folder / "reference"
-    if not _has_pictures(lab, folder):
-        grid = np.asarray(lab.split("test").pixels[: sampling.GRID_SIDE**2])
-        atomic_io.write_npz(folder / SAMPLES, grid=grid, **lab.nearest(grid))
+    classifier, _ = context.compute_reference_stats()[0]
+    validation = context.load_or_compute_stats(context.load_split("validation"), classifier)
+    seed = context.config.evaluation.seed + 1
+    generator = context.load_generator(run)
+    return _score(context, generator, seed, [(classifier, validation)])[SELECTION_METRIC]
+
+
+def evaluate_runs(context: StudyContext, runs: Sequence[Run]) -> None:
+    """Scores the runs that are trained and not scored, and generates missing samples.
+
+    Args:
+        context: The study.
+        runs: Those that are not trained are skipped.
+    """
+    context.compute_reference_stats()  # trains the classifiers, if this is the first study
+    _evaluate_test_images(context)
+    for run in runs:
+        preemption.raise_if_requested()
+        if not workdir.is_trained(context.workdir, context.config, run):
+            continue
+        if not workdir.is_scored(context.workdir, run):
+            log_info(f"scoring {run.name}")
+            _evaluate_run(context, run)
+        elif not _has_all_samples(context, run):
+            log_info(f"generating samples of {run.name}")
+            _write_samples(context, run, context.load_generator(run))
+
+
+def _has_all_samples(context: StudyContext, run: Run) -> bool:
+    """Whether the files that the report shows exist: samples, and a student's folded weights."""
+    folder = context.workdir / run.name
+    return _has_samples(context, folder) and (
+        run.kind != "student" or (folder / FOLDED_FILE).exists()
+    )
+
+
+def _has_samples(context: StudyContext, folder: Path) -> bool:
+    """Whether the samples exist, with their nearest training images if a network can find them."""
+    path = folder / SAMPLES_FILE
+    return path.exists() and (
+        context.nn_extractor() is None or "nearest" in atomic_io.read_npz(path)
+    )
+
+
+def _evaluate_test_images(context: StudyContext) -> None:
+    """Scores the test images, the best that a generator could reach.
+
+    As many images are used as are sampled from a generator, if there are so many: every metric but
+    the sharpness depends on their number.
+    """
+    folder, evaluation = context.workdir / "reference", context.config.evaluation
+    if not _has_samples(context, folder):
+        grid = np.asarray(context.load_split("test").pixels[: sampling.GRID_SIDE**2])
+        nearest = context.find_nearest_training_images(grid)
+        atomic_io.write_npz(folder / SAMPLES_FILE, grid=grid, **nearest)
     if (folder / "scores.json").exists():
         return
-    test, evaluation = lab.split("test"), lab.config.evaluation
-    places = reference_stats.subset_indices(len(test.pixels), evaluation.samples)
-    pixels, count = test.pixels[places], len(places)
+    test = context.load_split("test")
+    indices = reference_stats.subset_indices(len(test.pixels), evaluation.samples)
+    pixels, count = test.pixels[indices], len(indices)
     batches = functools.partial(inference.iterate_batches, pixels, evaluation.batch_size)
-    values = scoring.compute_scores(batches, lab.references, count=count)
-    made = _made(lab, count) | {"images": test.key}
-    atomic_io.write_json(folder / "scores.json", {"scores": values, "made": made})
+    scores = scoring.compute_scores(batches, context.compute_reference_stats(), count=count)
+    provenance = _describe_provenance(context, count) | {"images": test.key}
+    atomic_io.write_json(folder / "scores.json", {"scores": scores, "made": provenance})
 
 
-def _evaluate_run(lab: StudyContext, run: Run) -> None:
-    folder, drawer = lab.folder / run.name, lab.drawer(run)
-    stored = {precision: quantize_generator(drawer, precision) for precision in PRECISIONS}
-    values, *lossy = score_generators(lab, run, [drawer, *(stored[p][0] for p in LOSSY_PRECISIONS)])
+def _evaluate_run(context: StudyContext, run: Run) -> None:
+    """Scores a run in every precision and generates its samples."""
+    folder, generator = context.workdir / run.name, context.load_generator(run)
+    quantized = {precision: quantize_generator(generator, precision) for precision in PRECISIONS}
+    lossy = [quantized[precision][0] for precision in LOSSY_PRECISIONS]
+    scores, *lossy_scores = score_generators(context, run, [generator, *lossy])
     if run.kind == "student":
-        values |= _pixel_errors_elsewhere(lab, run, drawer)
-    precisions: dict[str, dict[str, Any]] = {p: {"bytes": stored[p][1]} for p in PRECISIONS}
-    for precision, scores in zip(LOSSY_PRECISIONS, lossy, strict=True):
-        precisions[precision]["scores"] = scores
-    _keep_pictures(lab, run, drawer)
-    made = _made(lab, lab.config.evaluation.samples)
-    made["latents_seed"] = lab.config.evaluation.seed
-    # Last, since it marks the run as scored.
-    written = {"scores": values, "made": made, "precisions": precisions}
-    atomic_io.write_json(folder / "scores.json", written)
+        scores |= _other_pixel_errors(context, run, generator)
+    precisions: dict[str, dict[str, Any]] = {p: {"bytes": quantized[p][1]} for p in PRECISIONS}
+    for precision, values in zip(LOSSY_PRECISIONS, lossy_scores, strict=True):
+        precisions[precision]["scores"] = values
+    _write_samples(context, run, generator)
+    evaluation = context.config.evaluation
+    provenance = _describe_provenance(context, evaluation.samples)
+    provenance["latents_seed"] = evaluation.seed
+    # Last, because this file marks the run as scored.
+    results = {"scores": scores, "made": provenance, "precisions": precisions}
+    atomic_io.write_json(folder / "scores.json", results)
 
 
-def _keep_pictures(lab: StudyContext, run: Run, drawer: sampling.TrainedGenerator) -> None:
-    folder, pictures = lab.folder / run.name, scoring.report_samples(drawer)
-    atomic_io.write_npz(folder / SAMPLES, **pictures, **lab.nearest(pictures["grid"]))
+def _write_samples(context: StudyContext, run: Run, generator: TrainedGenerator) -> None:
+    folder, samples = context.workdir / run.name, scoring.report_samples(generator)
+    nearest = context.find_nearest_training_images(samples["grid"])
+    atomic_io.write_npz(folder / SAMPLES_FILE, **samples, **nearest)
     if run.kind == "student":
-        atomic_io.write_npz(folder / FOLDED, **scoring.folded_arrays(drawer))
+        atomic_io.write_npz(folder / FOLDED_FILE, **scoring.folded_arrays(generator))
 
 
 def score_generators(
-    lab: StudyContext, run: Run, drawers: list[sampling.TrainedGenerator]
+    context: StudyContext, run: Run, generators: list[TrainedGenerator]
 ) -> list[dict[str, float]]:
-    """The report's scores of a run's generator in each of its forms, on the same latents."""
-    seed = lab.config.evaluation.seed
-    # Of lower precisions one judge is told: what changes shows there.
-    told = [lab.references, *[lab.references[:1]] * (len(drawers) - 1)]
-    values = [_scores(lab, d, seed, references=r) for d, r in zip(drawers, told, strict=True)]
+    """Computes the report's metrics of a run's generator and of its quantized forms.
+
+    Args:
+        context: The study.
+        run: The run; a student is also compared with its teacher.
+        generators: The generator, then its quantized forms.  All get the same latents.
+
+    Returns:
+        Values by metric key, one dict per generator.
+    """
+    references, seed = context.compute_reference_stats(), context.config.evaluation.seed
+    # The first classifier is enough to show what quantization changes.
+    used_references = [references, *[references[:1]] * (len(generators) - 1)]
+    scores = [
+        _score(context, generator, seed, used)
+        for generator, used in zip(generators, used_references, strict=True)
+    ]
     if run.kind == "student":
-        errors = scoring.pixel_errors(drawers, lab.drawn_teacher.drawer, seed, **_sizes(lab))
-        values = [v | {"pixel_error": e} for v, e in zip(values, errors, strict=True)]
-    return values
+        teacher = _load_teacher_generator(context)
+        errors = scoring.pixel_errors(generators, teacher, seed, **_sample_sizes(context))
+        scores = [s | {"pixel_error": error} for s, error in zip(scores, errors, strict=True)]
+    return scores
 
 
-def _pixel_errors_elsewhere(
-    lab: StudyContext, run: Run, student: sampling.TrainedGenerator
+def _load_teacher_generator(context: StudyContext) -> TrainedGenerator:
+    teacher = context.load_teacher()
+    return TrainedGenerator(teacher.generator, teacher.variables)
+
+
+def _other_pixel_errors(
+    context: StudyContext, run: Run, student: TrainedGenerator
 ) -> dict[str, float]:
-    """How well the student copies its teacher on latents of its training, and on paths."""
-    teacher, size = lab.drawn_teacher.drawer, lab.config.evaluation.batch_size
-    places = {
-        "pixel_error_seen": _seen_latents(lab.member(run), sampling.INTERPOLATION_STEPS * size),
+    """Computes a student's pixel errors on latents of its training and between latents."""
+    teacher, size = _load_teacher_generator(context), context.config.evaluation.batch_size
+    count = sampling.INTERPOLATION_STEPS * size
+    latents_by_metric = {
+        "pixel_error_seen": _last_training_latents(context.make_run_spec(run), count),
         "pixel_error_between": sampling.interpolation_latents(student.latent_dim, paths=size),
     }
     return {
         name: scoring.pixel_error_on(student, teacher, latents, batch_size=size)
-        for name, latents in places.items()
+        for name, latents in latents_by_metric.items()
     }
 
 
-def _seen_latents(member: RunSpec, count: int) -> Float[Array, "n z"]:
-    """Latents of a run's last steps."""
-    recipe = member.spec.recipe
+def _last_training_latents(run_spec: RunSpec, count: int) -> Float[Array, "n z"]:
+    """Returns `count` latents of a run's last steps, the last step's first."""
+    recipe = run_spec.spec.recipe
     sizes = {"critic_steps": recipe.critic_steps, "batch": recipe.batch_size}
-    last = [
+    batches = [
         sample_noise(
-            member.stream,
+            run_spec.stream,
             jnp.asarray((recipe.steps - 1 - k) % recipe.steps),
-            latent=member.spec.generator.latent_dim,
+            latent=run_spec.spec.generator.latent_dim,
             **sizes,
         ).latents[-1]
         for k in range(-(-count // recipe.batch_size))
     ]
-    return jnp.concatenate(last)[:count]
+    return jnp.concatenate(batches)[:count]
 
 
-def _scores(
-    lab: StudyContext,
-    drawer: sampling.TrainedGenerator,
+def _score(
+    context: StudyContext,
+    generator: TrainedGenerator,
     seed: int,
-    *,
     references: list[tuple[FeatureExtractor, FeatureStats]],
 ) -> dict[str, float]:
-    sizes = _sizes(lab)
-    batches = functools.partial(inference.sample_batches, drawer, seed, **sizes)
+    sizes = _sample_sizes(context)
+    batches = functools.partial(inference.sample_batches, generator, seed, **sizes)
     return scoring.compute_scores(batches, references, count=sizes["count"])
 
 
-def _sizes(lab: StudyContext) -> dict[str, int]:
-    evaluation = lab.config.evaluation
+def _sample_sizes(context: StudyContext) -> dict[str, int]:
+    evaluation = context.config.evaluation
     return {"count": evaluation.samples, "batch_size": evaluation.batch_size}
 
 
-def _made(lab: StudyContext, count: int) -> dict[str, object]:
-    """How a score was made."""
-    made: dict[str, object] = {"samples": count, "versions": scoring.library_versions()}
-    if lab.references:
-        made["reference"] = lab.train.key
-        made["reference_samples"] = len(lab.train.pixels)
-        made["networks"] = {x.name: x.about for x, _ in lab.references}
-    for judge in lab.judges:
-        end = "" if judge.kind == "classifier" else f"_{judge.kind}"
-        made[f"weights{end}"] = f"sha256:{judge.weights}"
-        made[f"{judge.kind}_accuracy"] = judge.accuracy
-    return made
+def _describe_provenance(context: StudyContext, count: int) -> dict[str, object]:
+    """Returns how scores are computed: number of images, versions, reference set, classifiers."""
+    provenance: dict[str, object] = {"samples": count, "versions": scoring.library_versions()}
+    references = context.compute_reference_stats()
+    if references:
+        provenance["reference"] = context.train_images.key
+        provenance["reference_samples"] = len(context.train_images.pixels)
+        provenance["networks"] = {x.name: x.description for x, _ in references}
+    for classifier in context.load_or_train_classifiers():
+        suffix = "" if classifier.kind == registry.CLASSIFIER else f"_{classifier.kind}"
+        provenance[f"weights{suffix}"] = f"sha256:{classifier.weights_sha256}"
+        provenance[f"{classifier.kind}_accuracy"] = classifier.accuracy
+    return provenance
 
 
-def evaluate_inception_layers(lab: StudyContext, wanted: Sequence[Run]) -> None:
-    """Score those of the runs that are trained, and the test set, at the layers asked for."""
-    if not workdir.has_layer_scores(lab.folder / "reference", lab.config):
+def evaluate_inception_layers(context: StudyContext, runs: Sequence[Run]) -> None:
+    """Computes the metrics at `evaluation.layers` of the FID network that are missing.
+
+    Args:
+        context: The study.
+        runs: Those that are not trained are skipped.
+    """
+    if not workdir.has_layer_scores(context.workdir / "reference", context.config):
         log_info("scoring the test images by the FID network")
-        _write_layers(lab, "reference", _test_stats(lab))
-    for run in wanted:
+        _write_layer_scores(context, "reference", _inception_stats_of_test_images(context))
+    for run in runs:
         preemption.raise_if_requested()
-        trained = workdir.is_trained(lab.folder, lab.config, run)
-        if trained and not workdir.has_layer_scores(lab.folder / run.name, lab.config):
+        is_trained = workdir.is_trained(context.workdir, context.config, run)
+        if is_trained and not workdir.has_layer_scores(context.workdir / run.name, context.config):
             log_info(f"scoring {run.name} by the FID network")
-            _write_layers(lab, run.name, _run_stats(lab, run))
+            _write_layer_scores(context, run.name, _inception_stats_of_run(context, run))
 
 
-def _test_stats(lab: StudyContext) -> FeatureStats:
-    assert lab.inception
-    return lab.summary(lab.split("test"), lab.inception, _layer_samples(lab))
-
-
-def _run_stats(lab: StudyContext, run: Run) -> FeatureStats:
-    assert lab.inception
-    evaluation = lab.config.evaluation
-    count = _layer_samples(lab) or evaluation.samples
-    size = lab.inception.batch_size
-    images = inference.sample_batches(
-        lab.drawer(run), evaluation.seed, count=count, batch_size=size
+def _inception_stats_of_test_images(context: StudyContext) -> FeatureStats:
+    assert context.inception_extractor
+    return context.load_or_compute_stats(
+        context.load_split("test"), context.inception_extractor, _layer_samples(context)
     )
-    return compute_stats(images, lab.inception, count=count)
 
 
-def _layer_samples(lab: StudyContext) -> int | None:
-    """Images of each side; None: all."""
-    return lab.config.evaluation.layer_samples or None
+def _inception_stats_of_run(context: StudyContext, run: Run) -> FeatureStats:
+    assert context.inception_extractor
+    evaluation, extractor = context.config.evaluation, context.inception_extractor
+    count = _layer_samples(context) or evaluation.samples
+    images = inference.sample_batches(
+        context.load_generator(run), evaluation.seed, count=count, batch_size=extractor.batch_size
+    )
+    return compute_stats(images, extractor, count=count)
 
 
-def _write_layers(lab: StudyContext, name: str, found: FeatureStats) -> None:
-    """Against the training images, with how it was made; other layers' scores stay."""
-    assert lab.inception
-    asked, path = lab.config.evaluation, lab.folder / name / workdir.LAYERS_FILE
-    reference = lab.summary(lab.train, lab.inception, _layer_samples(lab))
-    made = {
-        "samples": found.count,
-        "reference": lab.train.key,
+def _layer_samples(context: StudyContext) -> int | None:
+    """Returns the number of images of each set; None for all."""
+    return context.config.evaluation.layer_samples or None
+
+
+def _write_layer_scores(context: StudyContext, name: str, stats: FeatureStats) -> None:
+    """Writes metrics against the training images; keeps those of other layers."""
+    assert context.inception_extractor
+    evaluation, path = context.config.evaluation, context.workdir / name / workdir.LAYERS_FILE
+    reference = context.load_or_compute_stats(
+        context.train_images, context.inception_extractor, _layer_samples(context)
+    )
+    provenance: dict[str, Any] = {
+        "samples": stats.count,
+        "reference": context.train_images.key,
         "reference_samples": reference.count,
-        "layer_samples": asked.layer_samples,
-        "network": lab.inception.about,
+        "layer_samples": evaluation.layer_samples,
+        "network": context.inception_extractor.description,
         "versions": scoring.library_versions(),
     }
-    scores, layers = compare_stats(found, reference), set(asked.layers)
-    before = atomic_io.read_json(path) if path.exists() else {"made": {}}
-    if made == {k: v for k, v in before["made"].items() if k != "layers"}:
-        scores, layers = before["scores"] | scores, layers | set(before["made"]["layers"])
-    made["layers"] = sorted(layers, key=int)
-    atomic_io.write_json(path, {"scores": scores, "made": made})
+    scores, layers = compare_stats(stats, reference), set(evaluation.layers)
+    previous = atomic_io.read_json(path) if path.exists() else {"made": {}}
+    if provenance == {k: v for k, v in previous["made"].items() if k != "layers"}:
+        scores, layers = previous["scores"] | scores, layers | set(previous["made"]["layers"])
+    provenance["layers"] = sorted(layers, key=int)
+    atomic_io.write_json(path, {"scores": scores, "made": provenance})

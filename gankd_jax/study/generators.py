@@ -45,7 +45,7 @@ def load_generator(source: str | Path) -> TrainedGenerator:
     if not (folder / "run.json").is_file():
         return pretrained.load_pretrained(str(source))
     context, run = open_run(folder)
-    module, variables = context.drawer(run)
+    module, variables = context.load_generator(run)
     return TrainedGenerator(module, variables, make_card(context, run, "float32"))
 
 
@@ -82,7 +82,7 @@ def sample_run(config: ml_collections.ConfigDict, folder: Path, name: str, *, ou
     run = plan.find_run(config, name)
     workdir.require_trained(folder, config, run)
     atomic_io.require_absent(out)
-    _write_grid(out, StudyContext(config, folder).drawer(run))
+    _write_grid(out, StudyContext(config, folder).load_generator(run))
 
 
 def sample_pretrained(name: str, out: Path) -> None:
@@ -136,7 +136,9 @@ def export_run(
     atomic_io.require_absent(out)
     require_packages(format_name)
     context = StudyContext(config, folder)
-    exported = export_generator(context.drawer(plan_run), format_name, precision, run_name=run)
+    exported = export_generator(
+        context.load_generator(plan_run), format_name, precision, run_name=run
+    )
     file, add_card = exported.content, FORMATS[format_name].add_card
     if add_card:
         file = add_card(file, make_card(context, plan_run, precision))
@@ -163,9 +165,9 @@ def make_card(context: StudyContext, run: Run, precision: str) -> dict[str, Any]
         "run": run.name,
         "precision": precision,
         "recipe": context.config.recipes[run.recipe].to_dict(),
-        "data": context.train.key,
+        "data": context.train_images.key,
     }
-    path = context.folder / run.name / "scores.json"
+    path = context.workdir / run.name / "scores.json"
     if not path.exists():
         return card
     results = atomic_io.read_json(path)
@@ -183,7 +185,7 @@ def _check_names(format_name: str, precision: str) -> None:
 
 def _score_changes(context: StudyContext, run: Run, rounded: TrainedGenerator) -> list[str]:
     """Returns a line for each of the report's scores: with the run's weights -> with rounded."""
-    before, after = evaluate.score_generators(context, run, [context.drawer(run), rounded])
+    before, after = evaluate.score_generators(context, run, [context.load_generator(run), rounded])
     width = max(map(len, before))
     lines = (
         f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"

@@ -38,38 +38,38 @@ def run_study(
     if begun and all(workdir.is_done(folder, config, run) for run in wanted):
         log_info(f"all {len(wanted)} runs are done")
         return
-    lab = _begin(config, folder, wanted)
+    context = _begin(config, folder, wanted)
     kinds = {kind: [run for run in wanted if run.kind == kind] for kind in KINDS}
-    train_runs(lab, kinds["teacher"])
-    select_teacher(lab)
+    train_runs(context, kinds["teacher"])
+    select_teacher(context)
     if kinds["student"]:
-        _await_teacher(lab, patience)
-    train_runs(lab, kinds["student"])
-    train_runs(lab, kinds["baseline"])
-    _evaluate(lab, wanted)
+        _await_teacher(context, patience)
+    train_runs(context, kinds["student"])
+    train_runs(context, kinds["baseline"])
+    _evaluate(context, wanted)
 
 
-def _evaluate(lab: StudyContext, wanted: Sequence[Run]) -> None:
+def _evaluate(context: StudyContext, wanted: Sequence[Run]) -> None:
     """The judges first: they are fast, and the FID network is not."""
-    evaluate_runs(lab, wanted)
-    evaluate_inception_layers(lab, wanted)
+    evaluate_runs(context, wanted)
+    evaluate_inception_layers(context, wanted)
 
 
-def _await_teacher(lab: StudyContext, patience: int) -> None:
+def _await_teacher(context: StudyContext, patience: int) -> None:
     """Wait while other processes train the teacher's candidates, or may yet begin to."""
-    names = [run.name for run in plan.teacher_runs(lab.config)]
+    names = [run.name for run in plan.teacher_runs(context.config)]
     seen = time.monotonic()
-    while not (lab.folder / "teacher.json").exists():
-        if any(file_lock.is_locked(lab.folder / file_lock.LOCKS_DIR / name) for name in names):
+    while not (context.workdir / "teacher.json").exists():
+        if any(file_lock.is_locked(context.workdir / file_lock.LOCKS_DIR / name) for name in names):
             seen = time.monotonic()
         else:
-            select_teacher(lab)
+            select_teacher(context)
             if time.monotonic() - seen >= patience:
                 break
         log_info(f"waiting for {', '.join(names)}, to be trained elsewhere")
         time.sleep(POLL_SECONDS)
         preemption.raise_if_requested()
-    assert lab.teacher  # refused where there is none
+    assert context.teacher  # refused where there is none
 
 
 def train_run(config: ml_collections.ConfigDict, folder: Path, name: str) -> None:
@@ -78,13 +78,13 @@ def train_run(config: ml_collections.ConfigDict, folder: Path, name: str) -> Non
     if workdir.matches_config(folder, config) and workdir.has_failed_for_good(folder, config, run):
         raise UserError(f"{name} has failed; {folder / name / 'failed.json'} says where and why")
     if run.kind == "student":
-        StudyContext(config, folder).member(run)  # refuses one without a teacher
-    lab = _begin(config, folder, [run])
+        StudyContext(config, folder).make_run_spec(run)  # refuses one without a teacher
+    context = _begin(config, folder, [run])
     if workdir.is_trained(folder, config, run):
         log_info(f"{name} is trained already")
-    train_runs(lab, [run])
+    train_runs(context, [run])
     if run.kind == "teacher":
-        select_teacher(lab)
+        select_teacher(context)
 
 
 def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
@@ -95,10 +95,10 @@ def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
     """
     validate_study(config)
     workdir.require_workdir(folder, config)
-    lab = StudyContext(config, folder)
+    context = StudyContext(config, folder)
     _set_damaged_aside(folder, plan.plan_runs(config))
-    select_teacher(lab)
-    _evaluate(lab, plan.plan_runs(config))
+    select_teacher(context)
+    _evaluate(context, plan.plan_runs(config))
 
 
 def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run]) -> StudyContext:
@@ -109,12 +109,12 @@ def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run
     """
     validate_study(config)
     workdir.matches_config(folder, config)
-    lab = StudyContext(config, folder)
+    context = StudyContext(config, folder)
     for run in wanted:
-        _check_batches(lab, run)
+        _check_batches(context, run)
     workdir.create_workdir(folder, config)
     _set_damaged_aside(folder, wanted)
-    return lab
+    return context
 
 
 def validate_study(config: ml_collections.ConfigDict) -> None:
@@ -136,13 +136,13 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_batches(lab: StudyContext, run: Run) -> None:
+def _check_batches(context: StudyContext, run: Run) -> None:
     """A batch holds no image twice, and each device has the same number of its images."""
-    recipe, count = lab.config.recipes[run.recipe], len(lab.train.pixels)
-    devices = sharding.make_mesh(lab.config.training.devices).size
+    recipe, count = context.config.recipes[run.recipe], len(context.train_images.pixels)
+    devices = sharding.make_mesh(context.config.training.devices).size
     field = f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size}"
     if recipe.alpha > 0 and recipe.batch_size > count:
-        raise UserError(f"{field}; {lab.config.data.name} has {count} training images")
+        raise UserError(f"{field}; {context.config.data.name} has {count} training images")
     if recipe.batch_size % devices:
         raise UserError(
             f"{field}, which {devices} devices cannot share evenly;"

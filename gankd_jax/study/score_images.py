@@ -1,4 +1,4 @@
-"""`gankd score A B`: all scores of one set of images against another, wherever they come from."""
+"""`gankd score A B`: all metrics of one set of images against another, from any source."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ from gankd_jax.utils.errors import UserError
 
 IMAGE_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-MIN_IMAGES = 2  # images of a set, for a covariance
+MIN_IMAGES = 2  # of a set; fewer have no covariance
 ImageSource = str | Path | UInt8[np.ndarray, "n h w c"]
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How sets of images are found and read.
+    """How sources of images are found and read.
 
     Attributes:
-        data_dir: folder of prepared data sets.
-        image_size, pad: what `load_split` makes of a data set's images; None: the size they have,
-            or 64 where they differ.
-        cache: folder of the statistics of data sets.
-        samples: images of each side: a run draws so many, a folder or a data set gives so many at
-            random, or all where it has fewer; None: all, of a run as its study's evaluation draws.
+        data_dir: Folder of prepared data sets.
+        image_size: Size that a data set's images are resized to.  None for their own size, or 64
+            where they differ.
+        pad: Border in pixels that a data set's images get.
+        cache_dir: Folder of cached statistics of data sets.
+        samples: Images of each source: so many are sampled from a run, or taken at random from a
+            folder or data set.  None for all images, and for as many of a run as its study's
+            evaluation samples.
     """
 
     data_dir: Path
     image_size: int | None
     pad: int
-    cache: Path
+    cache_dir: Path
     samples: int | None = None
 
 
@@ -112,20 +114,27 @@ def score(
 def score_sources(
     a: ImageSource, b: ImageSource, extractor: FeatureExtractor, settings: ScoreSettings
 ) -> dict[str, Any]:
-    """All scores of A (the generated images, say) against B (the real ones).
+    """Computes all metrics of one set of images against another by any network.
 
-    For the forms of A and B see `score`. Gives `{"a": own scores, "b": own scores, "scores": of A
-    against B, "made": how}`.
+    Args:
+        a: The generated images, in one of the forms of `score`.
+        b: The real images, in one of the forms of `score`.
+        extractor: The evaluation network.
+        settings: How the images are found and read.
+
+    Returns:
+        `{"a": scores of A alone, "b": scores of B alone, "scores": of A against B, "made": how
+        they were computed}`, with scores by metric key.
 
     Raises:
-        UserError: A or B is none of these or too small, or the two have no layer in common.
+        UserError: A or B is no such source or too small, or the two have no layer in common.
     """
     if settings.samples is not None and settings.samples < MIN_IMAGES:
         raise UserError(f"--samples={settings.samples}: a comparison needs {MIN_IMAGES} or more")
-    fake, real = (source_stats(source, extractor, settings) for source in (a, b))
-    found = feature_stats.compare_stats(fake, real)
-    if not found:
-        layers = [", ".join(x.moments) for x in (fake, real)]
+    fake, real = (load_source_stats(source, extractor, settings) for source in (a, b))
+    scores = feature_stats.compare_stats(fake, real)
+    if not scores:
+        layers = [", ".join(stats.moments) for stats in (fake, real)]
         raise UserError(
             f"{_describe_source(a)} ({layers[0]}) and {_describe_source(b)} ({layers[1]}) have no"
             " feature layer in common"
@@ -141,7 +150,7 @@ def score_sources(
             "images": real.count,
             **feature_stats.single_set_scores(real),
         },
-        "scores": found,
+        "scores": scores,
         "made": describe_method(extractor),
     }
 
@@ -151,9 +160,9 @@ def _describe_source(source: ImageSource) -> str:
 
 
 def describe_method(extractor: FeatureExtractor) -> dict[str, Any]:
-    """What the numbers depend on beside the images."""
+    """Returns what the scores depend on, beside the images."""
     return {
-        "network": extractor.about,
+        "network": extractor.description,
         "inception_score": (
             f"logits without bias, {feature_stats.INCEPTION_SCORE_SPLITS} splits, as torch-fidelity"
         ),
@@ -167,22 +176,31 @@ def describe_method(extractor: FeatureExtractor) -> dict[str, Any]:
     }
 
 
-def source_stats(
+def load_source_stats(
     source: ImageSource, extractor: FeatureExtractor, settings: ScoreSettings
 ) -> FeatureStats:
-    """What the scores need of a set of images, out of the cache where it is a data set's."""
+    """Computes the statistics of a set of images; those of a data set are cached.
+
+    Args:
+        source: One of the forms of `score`.
+        extractor: The evaluation network.
+        settings: How the images are found and read.
+
+    Raises:
+        UserError: The source has none of these forms, or is too small.
+    """
     if not isinstance(source, str | Path):
-        return _of_array(source, extractor, settings.samples)
+        return _array_stats(source, extractor, settings.samples)
     path = Path(source).expanduser()
     if (path / "run.json").is_file():
-        return _of_run(path, extractor, settings.samples)
+        return _run_stats(path, extractor, settings.samples)
     if path.is_dir():
-        return _of_folder(path, extractor, settings.samples)
+        return _folder_stats(path, extractor, settings.samples)
     if path.suffix == ".npz":
         return stats_io.read_stats(path)
     if ":" in str(source):
         name, split = str(source).split(":", 1)
-        return _of_split(name, split, extractor, settings)
+        return _split_stats(name, split, extractor, settings)
     raise UserError(
         f"{source} is no folder of images, no run's folder, no .npz of statistics, and no split"
         " such as mnist:test"
@@ -197,10 +215,17 @@ def score_with_inception(
     settings: ScoreSettings,
     out: Path | None,
 ) -> dict[str, Any]:
-    """`score` by the FID network, all layers that the weights serve; written to `out` if given.
+    """Computes `score_sources` by the FID network, at all layers that its weights serve.
+
+    Args:
+        a: The generated images, in one of the forms of `score`.
+        b: The real images, in one of the forms of `score`.
+        weights: Folded weights of the FID network; None for those of `gankd weights fetch`.
+        settings: How the images are found and read.
+        out: JSON file to write the result to, if given.
 
     Raises:
-        UserError: as `score`; the weights are missing, or `out` exists.
+        UserError: As `score_sources`; or the weights are missing, or `out` exists.
     """
     if out:
         atomic_io.require_absent(out)
@@ -211,16 +236,16 @@ def score_with_inception(
     return result
 
 
-def _of_run(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
-    """Images of a trained run, by its study's evaluation seed, in the batches of the network."""
+def _run_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
+    """Samples a trained run, with the seed of its study's evaluation."""
     context, run = open_run(folder)
     evaluation = context.config.evaluation
     sizes = {"count": samples or evaluation.samples, "batch_size": extractor.batch_size}
-    images = inference.sample_batches(context.drawer(run), evaluation.seed, **sizes)
+    images = inference.sample_batches(context.load_generator(run), evaluation.seed, **sizes)
     return feature_stats.compute_stats(images, extractor, count=sizes["count"])
 
 
-def _of_array(
+def _array_stats(
     images: UInt8[np.ndarray, "n h w c"], extractor: FeatureExtractor, samples: int | None
 ) -> FeatureStats:
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) < MIN_IMAGES:
@@ -233,19 +258,19 @@ def _of_array(
     return feature_stats.compute_stats(batches, extractor, count=len(images))
 
 
-def _of_folder(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
+def _folder_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = [paths[place] for place in reference_stats.subset_indices(len(paths), samples)]
+    paths = [paths[index] for index in reference_stats.subset_indices(len(paths), samples)]
     if not paths:
         raise UserError(f"{folder} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
     if len(paths) < MIN_IMAGES:
         raise UserError(f"{folder} has {len(paths)} image; a comparison needs {MIN_IMAGES} or more")
     images = iter(tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None))
-    found = batch_images(images, extractor.batch_size)
-    return feature_stats.compute_stats(found, extractor, count=len(paths))
+    batches = batch_images(images, extractor.batch_size)
+    return feature_stats.compute_stats(batches, extractor, count=len(paths))
 
 
-def _of_split(
+def _split_stats(
     name: str, split: str, extractor: FeatureExtractor, settings: ScoreSettings
 ) -> FeatureStats:
     size = settings.image_size or registry.get_dataset(name).image_shape[0] or 64
@@ -256,14 +281,16 @@ def _of_split(
         image_size=size,
         pad=settings.pad,
     )
-    return reference_stats.cached_image_stats(images, extractor, settings.cache, settings.samples)
+    return reference_stats.load_or_compute_stats(
+        images, extractor, settings.cache_dir, settings.samples
+    )
 
 
 def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """The images of files, in colour, whatever their sizes.
+    """Yields the images of files as RGB, each in its own size.
 
     Raises:
-        UserError: a file is no image, is damaged or too large, or has more than 8 bits a channel.
+        UserError: A file is no image, is damaged or too large, or has more than 8 bits a channel.
     """
     return map(_read_image, paths)
 
@@ -281,16 +308,16 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
 
 
 def batch_images(
-    images: Iterator[UInt8[np.ndarray, "_ _ c"]], size: int
+    images: Iterator[UInt8[np.ndarray, "_ _ c"]], batch_size: int
 ) -> Iterator[UInt8[np.ndarray, "_ _ _ c"]]:
-    """Batches of `size` images, smaller where the images' shape changes and at the end."""
-    for _, alike in itertools.groupby(images, key=np.shape):
-        while batch := list(itertools.islice(alike, size)):
+    """Yields batches of images of equal shape, smaller where the shape changes and at the end."""
+    for _, same_shape in itertools.groupby(images, key=np.shape):
+        while batch := list(itertools.islice(same_shape, batch_size)):
             yield np.stack(batch)
 
 
 def format_scores(result: dict[str, Any]) -> str:
-    """A result as a table."""
+    """Formats a result of `score_sources` as a table."""
     rows = [("A", result["a"]["source"]), ("B", result["b"]["source"])]
     for side in ("a", "b"):
         own = {k: v for k, v in result[side].items() if k != "source" and v is not None}

@@ -26,25 +26,25 @@ PLACEMENTS = ("auto", "device", "host")  # of the training images
 DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
 
 
-def train_runs(lab: StudyContext, wanted: Sequence[Run]) -> None:
+def train_runs(context: StudyContext, wanted: Sequence[Run]) -> None:
     """Train those of the runs that are not trained, in as few compiled programs as there can be."""
-    for group in plan.group_runs(lab.config, list(wanted)):
-        for cohort in resume_groups(lab, group):
-            _train_group(lab, cohort)
+    for group in plan.group_runs(context.config, list(wanted)):
+        for cohort in resume_groups(context, group):
+            _train_group(context, cohort)
         for run in group:
-            _retry(lab, run)
+            _retry(context, run)
 
 
-def _retry(lab: StudyContext, run: Run) -> None:
+def _retry(context: StudyContext, run: Run) -> None:
     """Go on with a run that has failed, as often as the config asks for."""
-    most = lab.config.training.retries
-    while workdir.can_retry(lab.folder, lab.config, run):
-        number = workdir.start_retry(lab.folder, run)
+    most = context.config.training.retries
+    while workdir.can_retry(context.workdir, context.config, run):
+        number = workdir.start_retry(context.workdir, run)
         log_info(f"{run.name} goes on from its last checkpoint: retry {number} of {most}")
-        _train_group(lab, [run])
+        _train_group(context, [run])
 
 
-def resume_groups(lab: StudyContext, group: list[Run]) -> list[list[Run]]:
+def resume_groups(context: StudyContext, group: list[Run]) -> list[list[Run]]:
     """Which runs of a group go on together, from the same step.
 
     A group that was stopped may have runs one checkpoint apart, or one that failed since; they go
@@ -52,20 +52,20 @@ def resume_groups(lab: StudyContext, group: list[Run]) -> list[list[Run]]:
     and its bits are those of a group never stopped.  Runs that share no step go on apart, and so
     does one that failed and goes on with other random numbers: its group had ended.
     """
-    alone = [run for run in group if workdir.retry_count(lab.folder, run)]
+    alone = [run for run in group if workdir.retry_count(context.workdir, run)]
     group = [run for run in group if run not in alone]
-    return _together(lab, group) + [[run] for run in alone if not _has_ended(lab, run)]
+    return _together(context, group) + [[run] for run in alone if not _has_ended(context, run)]
 
 
-def _together(lab: StudyContext, group: list[Run]) -> list[list[Run]]:
-    kept = {run: workdir.resumable_steps(lab.folder, run) for run in group}
-    left = [run for run in group if not _has_ended(lab, run)]
+def _together(context: StudyContext, group: list[Run]) -> list[list[Run]]:
+    kept = {run: workdir.resumable_steps(context.workdir, run) for run in group}
+    left = [run for run in group if not _has_ended(context, run)]
     if not left:
         return []
     common = set.intersection(*(set(kept[run]) for run in left))
     if common:
         # One that is scored goes on too where its last checkpoint was damaged.
-        free = [run for run in group if run in left or not workdir.is_final(lab.folder, run)]
+        free = [run for run in group if run in left or not workdir.is_final(context.workdir, run)]
         return [[run for run in free if max(common) in kept[run]]]
     newest: dict[int, list[Run]] = {}
     for run in left:
@@ -73,25 +73,32 @@ def _together(lab: StudyContext, group: list[Run]) -> list[list[Run]]:
     return list(newest.values())
 
 
-def _has_ended(lab: StudyContext, run: Run) -> bool:
-    trained = workdir.is_trained(lab.folder, lab.config, run)
-    return trained or workdir.has_failed(lab.folder, run)
+def _has_ended(context: StudyContext, run: Run) -> bool:
+    trained = workdir.is_trained(context.workdir, context.config, run)
+    return trained or workdir.has_failed(context.workdir, run)
 
 
-def _train_group(lab: StudyContext, group: list[Run]) -> None:
-    config = lab.config
-    members = {run.name: lab.member(run) for run in sorted(group, key=lambda run: run.name)}
+def _train_group(context: StudyContext, group: list[Run]) -> None:
+    config = context.config
+    members = {
+        run.name: context.make_run_spec(run) for run in sorted(group, key=lambda run: run.name)
+    }
     for run in group:
-        workdir.write_run_info(lab.folder, config, run)
+        workdir.write_run_info(context.workdir, config, run)
     student = group[0].kind == "student"
-    made = _group(lab, members, lab.drawn_teacher if student else None, title=_title(group))
+    made = _group(
+        context, members, context.load_teacher() if student else None, title=_title(group)
+    )
     loop.train_group(
-        made, lab.folder, _intervals(config), picture=functools.partial(_picture, lab, student)
+        made,
+        context.workdir,
+        _intervals(config),
+        picture=functools.partial(_picture, context, student),
     )
 
 
 def _group(
-    lab: StudyContext,
+    context: StudyContext,
     members: dict[str, RunSpec],
     teacher: loop.TeacherNetworks | None,
     *,
@@ -101,9 +108,9 @@ def _group(
         title=title,
         members=members,
         teacher=teacher,
-        images=lab.train.pixels,
-        on_device=_on_device(lab.config.data.placement, lab.train.pixels),
-        mesh=sharding.make_mesh(lab.config.training.devices),
+        images=context.train_images.pixels,
+        on_device=_on_device(context.config.data.placement, context.train_images.pixels),
+        mesh=sharding.make_mesh(context.config.training.devices),
     )
 
 
@@ -118,19 +125,19 @@ def follow(config: ml_collections.ConfigDict, folder: Path) -> None:
     Raises:
       Ended: the leader has.
     """
-    lab = StudyContext(config, folder)
+    context = StudyContext(config, folder)
     while True:
         order = crew.join()
         try:
-            group, start = _followed(lab, order)
+            group, start = _followed(context, order)
         except UserError as error:
             log_info(f"gankd: {error}")
             crew.refuse()
         loop.follow(group, start, _intervals(config))
 
 
-def _followed(lab: StudyContext, order: crew.Order) -> tuple[loop.RunGroup, crew.Start]:
-    config = lab.config
+def _followed(context: StudyContext, order: crew.Order) -> tuple[loop.RunGroup, crew.Start]:
+    config = context.config
     teacher = plan.find_run(config, order.teacher) if order.teacher else None
     found = [plan.find_run(config, name) for name in order.seeds]
     members = {
@@ -149,7 +156,7 @@ def _followed(lab: StudyContext, order: crew.Order) -> tuple[loop.RunGroup, crew
         for n, m in members.items()
     }
     start = crew.Start(order.step, serialization.from_state_dict(likes, order.states), frozen)
-    return _group(lab, members, taught, title=_title(found)), start
+    return _group(context, members, taught, title=_title(found)), start
 
 
 def _title(group: list[Run]) -> str:
@@ -161,10 +168,10 @@ def _on_device(placement: str, images: UInt8[np.ndarray, "n s s c"]) -> bool:
 
 
 def _picture(
-    lab: StudyContext, beside_teacher: bool, member: RunSpec, state: TrainState
+    context: StudyContext, beside_teacher: bool, member: RunSpec, state: TrainState
 ) -> UInt8[np.ndarray, "h w c"]:
     """A generator's images of the fixed latents; a student's at the right of its teacher's."""
-    shown = [lab.draws(member, state)]
+    shown = [context.bind_generator(member, state)]
     if beside_teacher:
-        shown.insert(0, lab.drawn_teacher.drawer)
+        shown.insert(0, context.load_teacher().drawer)
     return np.concatenate([sampling.sample_grid(*drawer) for drawer in shown], axis=1)

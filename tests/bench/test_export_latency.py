@@ -35,7 +35,7 @@ def test_teacher_and_students_are_timed_as_files(study):
     assert list(latency["runs"]) == ["teacher-d4-s0", "student-mse-d1-s0"]
     for name, timings in latency["runs"].items():
         assert list(timings) == ["float32", "float16", "int8"]
-        generator = StudyContext(config, folder).drawer(plan.find_run(config, name))
+        generator = StudyContext(config, folder).load_generator(plan.find_run(config, name))
         for precision, timing in timings.items():
             file = export_generator(generator, "onnx", precision, run_name=name).content
             assert timing["bytes"] == len(file)

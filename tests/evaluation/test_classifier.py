@@ -58,7 +58,9 @@ def test_it_is_trained_once_and_found_again(tmp_path, digits, quick, trained):
     first = load_or_train_classifier(*digits, tmp_path)
     again = load_or_train_classifier(*digits, tmp_path)
     assert len(quick) == 1
-    assert first.weights == again.weights == trained.weights  # training is deterministic
+    assert (
+        first.weights_sha256 == again.weights_sha256 == trained.weights_sha256
+    )  # training is deterministic
     assert first.accuracy == again.accuracy
     assert tiny.differences(first.params, again.params) == []
     images = digits[1].pixels[:50]
@@ -86,12 +88,12 @@ def test_the_second_judge_is_another_network_with_a_file_of_its_own(tmp_path, di
     mixer = load_or_train_classifier(*digits, tmp_path, "mixer")
     assert mixer.accuracy > 0.85
     assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["mixer"]
-    extractor = mixer.extractor(80)
-    found = extractor.features(digits[1].pixels[:30])
-    assert found[extractor.kept].shape == (30, 64)
-    assert (extractor.kept, extractor.distances) == ("mixer", ("mixer",))
+    extractor = mixer.make_extractor(80)
+    found = extractor.extract(digits[1].pixels[:30])
+    assert found[extractor.pair_layer].shape == (30, 64)
+    assert (extractor.pair_layer, extractor.fd_layers) == ("mixer", ("mixer",))
     again = load_or_train_classifier(*digits, tmp_path, "mixer")
-    assert (again.kind, again.weights) == ("mixer", mixer.weights)
+    assert (again.kind, again.weights_sha256) == ("mixer", mixer.weights_sha256)
 
 
 def test_unlabelled_images_are_refused(tmp_path, digits):
@@ -101,30 +103,30 @@ def test_unlabelled_images_are_refused(tmp_path, digits):
 
 
 def test_the_hash_is_of_every_weight(trained):
-    again = module._hash(jax.tree.map(np.asarray, trained.params))
-    assert again == trained.weights
+    again = module._hash_params(jax.tree.map(np.asarray, trained.params))
+    assert again == trained.weights_sha256
     assert len(again) == 64
     changed = {**trained.params, "bias1": np.asarray(trained.params["bias1"]) + 1e-3}
-    assert module._hash(changed) != trained.weights
+    assert module._hash_params(changed) != trained.weights_sha256
 
 
 def test_its_features_feed_the_scores(trained, digits):
     images = digits[1].pixels[:30]
-    extractor = trained.extractor(80)
-    found = extractor.features(images)
+    extractor = trained.make_extractor(80)
+    found = extractor.extract(images)
     logits, features = trained(images)
-    assert np.array_equal(found[extractor.logits], logits)
-    assert np.array_equal(found[extractor.kept], features)
-    assert (extractor.distances, extractor.batch_size) == (("classifier",), 80)
-    assert trained.weights[:12] in extractor.name
-    assert f"{trained.accuracy:.4f}" in extractor.about
+    assert np.array_equal(found[extractor.logit_layer], logits)
+    assert np.array_equal(found[extractor.pair_layer], features)
+    assert (extractor.fd_layers, extractor.batch_size) == (("classifier",), 80)
+    assert trained.weights_sha256[:12] in extractor.name
+    assert f"{trained.accuracy:.4f}" in extractor.description
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_training_images_are_shifted_by_whole_pixels(size):
     reach = size // 16
     images = np.random.default_rng(0).normal(size=(200, size, size, 1)).astype(np.float32)
-    shifted = np.asarray(module._shift(jax.random.key(1), jnp.asarray(images)))
+    shifted = np.asarray(module._random_shift(jax.random.key(1), jnp.asarray(images)))
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     seen = set()
     for image, wide in zip(shifted, padded, strict=True):

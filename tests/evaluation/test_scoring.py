@@ -59,7 +59,7 @@ def drawn(drawer: sampling.TrainedGenerator, seed: int, count: int, size: int) -
 
 def test_the_scores_of_real_images_are_the_metrics_of_all_at_once(digits):
     train, test, judged = digits
-    extractor = judged.extractor(50)
+    extractor = judged.make_extractor(50)
     reference = feature_stats.compute_stats(
         inference.iterate_batches(train.pixels, 300), extractor, count=len(train.pixels)
     )
@@ -137,11 +137,11 @@ def corners() -> feature_stats.FeatureExtractor:
     """A network whose features are an image's first two pixels."""
     return feature_stats.FeatureExtractor(
         name="corners",
-        about="",
-        features=lambda images: {"pixels": images[:, 0, :2, 0].astype(np.float32)},
-        distances=("pixels",),
-        kept="pixels",
-        logits=None,
+        description="",
+        extract=lambda images: {"pixels": images[:, 0, :2, 0].astype(np.float32)},
+        fd_layers=("pixels",),
+        pair_layer="pixels",
+        logit_layer=None,
         batch_size=3,
     )
 
@@ -157,7 +157,7 @@ def test_the_nearest_training_images_by_hand():
     known = scoring.extract_features(train, corners())
     assert known.shape == (4, 2)
     drawn = with_corners((3, 4), (10, 1), (90, 78), (0, 200))
-    found = scoring.nearest_neighbours(drawn, corners(), known, pixels=train)
+    found = scoring.nearest_neighbours(drawn, corners(), known, reference_images=train)
     np.testing.assert_allclose(found["distances"], [5, 1, 12, 0])
     assert found["closest"].tolist() == [3, 1, 0, 2]  # a copy first
     np.testing.assert_array_equal(found["nearest"], train[[2, 1, 0, 3]])
@@ -167,7 +167,7 @@ def test_of_many_images_the_closest_pairs_are_kept():
     train = with_corners((0, 0), (255, 255))
     drawn = with_corners(*((20 - k, 0) for k in range(20)))
     known = scoring.extract_features(train, corners())
-    found = scoring.nearest_neighbours(drawn, corners(), known, pixels=train)
+    found = scoring.nearest_neighbours(drawn, corners(), known, reference_images=train)
     assert found["closest"].tolist() == list(range(19, 11, -1))
     assert found["nearest"].shape == (8, 4, 4, 1)
 

@@ -190,7 +190,7 @@ def test_scores_of_a_precision_are_those_of_the_exported_file(study, tmp_path):
     out = tmp_path / "student.onnx"
     export(study, out, format_name="onnx", precision="int8")
     context, evaluation, total = StudyContext(config, folder), config.evaluation, 0.0
-    teacher = context.drawer(context.teacher)
+    teacher = context.load_generator(context.teacher)
     for k in range(3):  # 200 latents, in batches of 80
         key = jax.random.fold_in(jax.random.key(evaluation.seed), k)
         latents = jax.random.normal(key, (80, config.model.latent))[: 200 - 80 * k]

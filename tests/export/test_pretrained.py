@@ -37,7 +37,7 @@ def test_the_card_has_the_scores_of_the_precision_in_the_file(export, finished):
 
 def test_a_file_gives_the_images_of_its_run_and_carries_its_scores(export, finished):
     context = StudyContext(tiny.config(), finished)
-    model = context.drawer(plan.find_run(context.config, RUN))
+    model = context.load_generator(plan.find_run(context.config, RUN))
     generator = pretrained.load_pretrained(str(export("float32")))
     latents = sampling.sample_latents(0, 5, context.config.model.latent)
     images = sampling.sample_images(*generator, latents)

@@ -36,9 +36,14 @@ def network(x: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def extractor(**changes: Any) -> FeatureExtractor:
-    settings = {"distances": ("8", "2048"), "kept": "2048", "logits": "logits", "batch_size": 16}
+    settings = {
+        "fd_layers": ("8", "2048"),
+        "pair_layer": "2048",
+        "logit_layer": "logits",
+        "batch_size": 16,
+    }
     return FeatureExtractor(
-        name="test", about="projections", features=network, **{**settings, **changes}
+        name="test", description="projections", extract=network, **{**settings, **changes}
     )
 
 
@@ -92,7 +97,7 @@ def test_a_set_against_itself_is_at_zero() -> None:
 
 def test_other_layers_carry_their_names() -> None:
     summary = compute_stats(
-        [images(0, 40)], extractor(distances=("8",), kept="8", logits=None), count=40
+        [images(0, 40)], extractor(fd_layers=("8",), pair_layer="8", logit_layer=None), count=40
     )
     assert set(single_set_scores(summary)) == {"sharpness"}
     assert set(compare_stats(summary, summary)) == {"fd_8"} | {
@@ -105,7 +110,7 @@ def test_features_are_kept_up_to_the_cap_and_from_everywhere(
 ) -> None:
     monkeypatch.setattr(feature_stats, "MAX_FEATURES", 20)
     pixels = images(0, 100)
-    kept = compute_stats(batches(pixels, 30), extractor(), count=100).kept["2048"]
+    kept = compute_stats(batches(pixels, 30), extractor(), count=100).features["2048"]
     everything = network(pixels)["2048"]
     places = [int(np.abs(everything - row).sum(1).argmin()) for row in kept]
     assert len(set(places)) == 20
@@ -144,7 +149,11 @@ def test_what_is_kept_of_the_real_images_serves_every_other_set() -> None:
     real = compute_stats(batches(images(1, 47), 10), extractor(), count=47)
     for count in (41, 60, 41):
         fake = compute_stats(batches(images(count % 3, count), 10), extractor(), count=count)
-        found, theirs, ours = compare_stats(fake, real), fake.kept["2048"], real.kept["2048"]
+        found, theirs, ours = (
+            compare_stats(fake, real),
+            fake.features["2048"],
+            real.features["2048"],
+        )
         mean, deviation = kernel_distance(theirs, ours, subset_size=min(count, 47))
         expected = prdc_scores(theirs, ours) | {"kid": mean, "kid_sd": deviation}
         assert {name: found[name] for name in expected} == expected

@@ -1,22 +1,83 @@
-from gankd_jax.metrics.registry import CLASSIFIER, INCEPTION_LAYERS, METRICS, get_metric
+"""The registered metrics: their keys in score files, labels and order."""
+
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from gankd_jax.metrics import registry
+from gankd_jax.metrics.registry import (
+    CLASSIFIER,
+    INCEPTION_LAYERS,
+    METRICS,
+    Metric,
+    get_metric,
+    metric_key,
+    register_metric,
+)
+from gankd_jax.models.inception import POOL_LAYERS
 
 
-def test_every_metric_is_found_by_its_key():
-    assert all(get_metric(key) is metric and metric.key == key for key, metric in METRICS.items())
+def test_every_metric_is_registered_under_its_key_with_a_label():
+    for key, metric in METRICS.items():
+        assert get_metric(key) is metric
+        assert metric.key == key
+        assert metric.better in ("higher", "lower", "")
+        assert metric.label
+        assert metric.about or metric.deviation
 
 
-def test_an_unknown_key_gives_a_metric_without_a_better_side():
+def test_unknown_key_gives_a_plain_metric():
     metric = get_metric("my_score")
     assert (metric.title, metric.better, metric.main) == ("my_score", "", False)
 
 
-def test_distances_by_the_fid_network_are_one_metric_from_the_widest_layer():
-    keys = [m.key for m in METRICS.values() if m.name == "frechet_distance" and m.main]
-    assert keys == ["fid", "fd_768", "fd_192", "fd_64", "fd_classifier", "fd_mixer"]
-    assert [METRICS[key].network for key in keys[:4]] == list(INCEPTION_LAYERS)
+@pytest.mark.parametrize(
+    ("name", "network", "key"),
+    [
+        ("frechet_distance", "2048", "fid"),
+        ("frechet_distance", "768", "fd_768"),
+        ("frechet_distance", "classifier", "fd_classifier"),
+        ("kid", "2048", "kid"),
+        ("kid_sd", "2048", "kid_sd"),
+        ("kid_sd", "64", "kid_sd_64"),
+        ("precision", "mixer", "precision_mixer"),
+        ("inception_score", "classifier", "inception_score"),
+        ("inception_score", "mixer", "inception_score_mixer"),
+        ("inception_score_sd", "mixer", "inception_score_sd_mixer"),
+    ],
+)
+def test_key_of_a_metric_by_a_network_is_that_of_score_files(name, network, key):
+    assert metric_key(name, network) == key
+    metric = METRICS[key]
+    assert (metric.name, metric.network) == (name, network)
+    assert metric.deviation == name.endswith("_sd")
 
 
-def test_a_title_says_which_side_is_better():
+def test_layers_are_those_of_the_inception_network_from_wide_to_narrow():
+    assert INCEPTION_LAYERS[::-1] == POOL_LAYERS
+
+
+def test_main_frechet_distances_are_ordered_from_fid_to_the_second_classifier():
+    keys = [m.key for m in METRICS.values() if m.name == registry.FRECHET_DISTANCE and m.main]
+    assert keys == ["fid", "fd_1280", "fd_768", "fd_192", "fd_64", "fd_classifier", "fd_mixer"]
+    assert [METRICS[key].network for key in keys[:5]] == list(INCEPTION_LAYERS)
+
+
+def test_title_says_which_way_is_better():
     assert METRICS["fd_64"].title == "Fréchet distance, 64-wide layer (lower is better)"
-    assert METRICS["sharpness"].better == ""
+    assert METRICS["sharpness"].title == "Sharpness (variance of the Laplacian)"
     assert METRICS["precision_classifier"].network == CLASSIFIER
+
+
+def test_registered_metric_is_found_and_comes_last(monkeypatch):
+    monkeypatch.setattr(registry, "METRICS", dict(METRICS))
+    metric = register_metric(Metric("lpips", "lpips", better="lower", label="LPIPS"))
+    assert get_metric("lpips") is metric
+    assert list(registry.METRICS)[-1] == "lpips"
+
+
+def test_registry_does_not_import_jax():
+    code = "import sys, gankd_jax.metrics.registry; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tiny.REPO, check=False).returncode == 0

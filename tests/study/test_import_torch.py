@@ -75,7 +75,9 @@ def import_files(config: ConfigDict, folder: Path, files: tuple[Path, Path | Non
 def test_a_study_trains_students_of_an_imported_teacher(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StudyContext, "judges", ())  # whose training takes the longest
+    monkeypatch.setattr(
+        StudyContext, "load_or_train_classifiers", lambda _: ()
+    )  # whose training takes the longest
     config, folder = tiny(tmp_path / "data"), tmp_path / "work"
     assert import_files(config, folder, files) == folder / TEACHER
     before = {p: p.read_bytes() for p in (folder / TEACHER).rglob("*") if p.is_file()}
@@ -102,7 +104,7 @@ def test_the_joint_student_starts_from_the_imported_critic(
     config, folder = tiny(), tmp_path / "work"
     import_files(config, folder, files)
     lab = StudyContext(config, folder)
-    teacher = lab.drawn_teacher.critic
+    teacher = lab.load_teacher().critic
     assert teacher is not None
     params, stats = twin.to_flax(critic())
     np.testing.assert_array_equal(teacher.params["layer2"]["kernel"], params["layer2"]["kernel"])
@@ -134,7 +136,7 @@ def test_the_checkpoint_looks_like_one_of_training(
     import_files(config, folder, files)
     run = find_run(config, TEACHER)
     assert workdir.is_trained(folder, config, run)
-    state = StudyContext(config, folder).state(run)
+    state = StudyContext(config, folder).restore_state(run)
     params, _ = twin.to_flax(generator())
     assert int(state.step) == 4
     np.testing.assert_array_equal(state.average["layer2"]["kernel"], params["layer2"]["kernel"])
@@ -148,7 +150,7 @@ def test_recomputed_statistics_replace_those_of_the_file(
 ) -> None:
     config, folder = tiny(**{"evaluation.statistics": "recomputed"}), tmp_path / "work"
     import_files(config, folder, files)
-    _, variables = StudyContext(config, folder).drawer(find_run(config, TEACHER))
+    _, variables = StudyContext(config, folder).load_generator(find_run(config, TEACHER))
     file_mean = twin.to_flax(generator())[1]["norm0"]["batch"]["mean"]
     # Before the first norm stands `z @ kernel + bias`, whose mean over normal latents is the bias.
     recomputed = variables["batch_stats"]["norm0"]["batch"]["mean"]

@@ -44,7 +44,7 @@ def looks(monkeypatch) -> list[int]:
 
         return FeatureExtractor("stand-in", "a stand-in", features, layers, layers[-1], None, 32)
 
-    monkeypatch.setattr(context, "inception_extractor", extractor)
+    monkeypatch.setattr(context, "load_inception_extractor", extractor)
     monkeypatch.setattr(inception_weights, "load_weights", lambda *_: {})
     return seen
 
@@ -73,9 +73,9 @@ def test_a_study_that_is_scored_gets_the_layers_too(root, folder, looks):
     assert new == {f"{name}/layers.json" for name in [*names, "reference"]}
 
     scores = atomic_io.read_json(folder / RUN / "layers.json")
-    drawer = found.drawer(plan.find_run(config, RUN))
+    drawer = found.load_generator(plan.find_run(config, RUN))
     drawn = list(inference.sample_batches(drawer, config.evaluation.seed, count=50, batch_size=32))
-    fake, train = np.concatenate(drawn), np.asarray(found.train.pixels)
+    fake, train = np.concatenate(drawn), np.asarray(found.train_images.pixels)
     assert scores["made"]["samples"] == scores["made"]["reference_samples"] == 50
     # Which 50 training images are compared with is drawn once; so many are close to all of them.
     for layer, of in (("64", quarters), ("192", rows)):
@@ -97,13 +97,13 @@ def test_every_image_counts_unless_fewer_are_asked_for(root, folder, looks):
     fake = np.concatenate(
         list(
             inference.sample_batches(
-                found.drawer(run), config.evaluation.seed, count=200, batch_size=32
+                found.load_generator(run), config.evaluation.seed, count=200, batch_size=32
             )
         )
     )
     moments = [
         m
-        for x in (fake, np.asarray(found.train.pixels))
+        for x in (fake, np.asarray(found.train_images.pixels))
         for m in (rows(x).mean(0), np.cov(rows(x).T))
     ]
     scores = atomic_io.read_json(folder / RUN / "layers.json")["scores"]
@@ -149,14 +149,14 @@ def test_without_labels_the_layers_tell_what_training_images_are_near(
 ):
     """The pictures that the study drew before it had a network to look by are drawn again."""
     config = made(root, **FEW)
-    monkeypatch.setattr(StudyContext, "judges", ())
+    monkeypatch.setattr(StudyContext, "load_or_train_classifiers", lambda _: ())
     blind = StudyContext(made(root), folder)
-    evaluate._keep_pictures(blind, run := plan.find_run(config, RUN), blind.drawer(run))
+    evaluate._write_samples(blind, run := plan.find_run(config, RUN), blind.load_generator(run))
     assert "nearest" not in atomic_io.read_npz(folder / RUN / "samples.npz")
     found = StudyContext(config, folder)
     evaluate.evaluate_runs(found, [run])
     kept = atomic_io.read_npz(folder / RUN / "samples.npz")
-    train = np.asarray(found.train.pixels)
+    train = np.asarray(found.train_images.pixels)
     apart = np.linalg.norm(rows(kept["grid"])[:, None] - rows(train)[None], axis=2)
     np.testing.assert_allclose(kept["distances"], apart.min(axis=1), rtol=2e-3, atol=0.05)
     np.testing.assert_array_equal(kept["nearest"][0], train[apart[kept["closest"][0]].argmin()])

@@ -85,7 +85,7 @@ def train(made: StudyContext) -> None:
 
 
 def last(made: StudyContext, name: str) -> TrainState:
-    return made.state(plan.find_run(made.config, name))
+    return made.restore_state(plan.find_run(made.config, name))
 
 
 def at_15(seed: int, step: int) -> bool:

@@ -53,7 +53,7 @@ def data_dir(root) -> str:
 
 def weights(config: ConfigDict, folder: Path, name: str) -> dict[str, np.ndarray]:
     """Every array of a run's last checkpoint."""
-    state = StudyContext(config, folder).state(plan.find_run(config, name))
+    state = StudyContext(config, folder).restore_state(plan.find_run(config, name))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -128,7 +128,7 @@ def test_a_score_file_says_how_it_was_made(root, finished):
     (cached,) = (tiny.data(root) / "gankd_cache").glob("classifier-*.npz")
     stored = atomic_io.read_npz(cached)
     accuracy = float(stored.pop("accuracy"))
-    weights_hash = classifier._hash(traverse_util.unflatten_dict(stored, sep="/"))
+    weights_hash = classifier._hash_params(traverse_util.unflatten_dict(stored, sep="/"))
     for name in TRAINED:
         file = atomic_io.read_json(finished / name / "scores.json")
         made, scores = file["made"], file["scores"]
@@ -333,7 +333,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(root, finished
     damage(folder / name / "checkpoints" / "40")
     (folder / name / "scores.json").unlink()
     with pytest.raises(UserError, match=r"40 is damaged; `gankd train --run=teacher-d4-s0`"):
-        StudyContext(tiny.config(), folder).state(plan.find_run(tiny.config(), name))
+        StudyContext(tiny.config(), folder).restore_state(plan.find_run(tiny.config(), name))
     finish(root, folder, finished)
     assert (folder / name / "checkpoints" / "40.damaged").is_dir()
 
@@ -469,7 +469,7 @@ def candidates(tmp_path, monkeypatch, data_dir) -> StudyContext:
 
 def end(lab: StudyContext, *widths: int, fail: bool = False) -> None:
     for width in widths:
-        folder = lab.folder / f"teacher-d{width}-s0"
+        folder = lab.workdir / f"teacher-d{width}-s0"
         (folder / "checkpoints" / ("10" if fail else "40")).mkdir(parents=True)
         if fail:
             (folder / "failed.json").touch()
@@ -478,7 +478,7 @@ def end(lab: StudyContext, *widths: int, fail: bool = False) -> None:
 def test_the_nearest_to_the_validation_images_teaches(candidates):
     end(candidates, 4, 8, 16)
     evaluate.select_teacher(candidates)
-    choice = atomic_io.read_json(candidates.folder / "teacher.json")
+    choice = atomic_io.read_json(candidates.workdir / "teacher.json")
     assert choice["run"] == "teacher-d8-s0"
     assert choice["chosen_by"] == "fd_classifier on validation"
     assert choice["candidates"] == {"teacher-d4-s0": 5.0, "teacher-d8-s0": 3.0, "teacher-d16-s0": 4}
@@ -489,25 +489,25 @@ def test_a_failed_candidate_does_not_teach(candidates):
     end(candidates, 4, 16)
     end(candidates, 8, fail=True)
     evaluate.select_teacher(candidates)
-    assert atomic_io.read_json(candidates.folder / "teacher.json")["run"] == "teacher-d16-s0"
+    assert atomic_io.read_json(candidates.workdir / "teacher.json")["run"] == "teacher-d16-s0"
 
 
 def test_nobody_is_chosen_before_all_have_ended_nor_twice(candidates):
     end(candidates, 4, 8)
     evaluate.select_teacher(candidates)
-    assert not (candidates.folder / "teacher.json").exists()
+    assert not (candidates.workdir / "teacher.json").exists()
     with pytest.raises(UserError, match="a student needs a teacher, and none is trained"):
         _ = candidates.teacher
     end(candidates, 16)
-    atomic_io.write_json(candidates.folder / "teacher.json", {"run": "teacher-d4-s0"})
+    atomic_io.write_json(candidates.workdir / "teacher.json", {"run": "teacher-d4-s0"})
     evaluate.select_teacher(candidates)
-    assert atomic_io.read_json(candidates.folder / "teacher.json") == {"run": "teacher-d4-s0"}
+    assert atomic_io.read_json(candidates.workdir / "teacher.json") == {"run": "teacher-d4-s0"}
 
 
 def test_it_is_told_if_every_candidate_failed(candidates):
     end(candidates, 4, 8, 16, fail=True)
     evaluate.select_teacher(candidates)  # baselines do without
-    assert not (candidates.folder / "teacher.json").exists()
+    assert not (candidates.workdir / "teacher.json").exists()
     with pytest.raises(UserError, match=r"every teacher failed; see .*failed.json"):
         _ = candidates.teacher
 
@@ -518,16 +518,16 @@ def test_a_teacher_in_training_elsewhere_is_waited_for_without_being_asked(candi
 
     def sleep(_: float) -> None:
         slept.append(1)
-        atomic_io.write_json(candidates.folder / "teacher.json", {"run": "teacher-d4-s0"})
+        atomic_io.write_json(candidates.workdir / "teacher.json", {"run": "teacher-d4-s0"})
 
     monkeypatch.setattr(runner.time, "sleep", sleep)
     with file_lock.hold_lock(
-        candidates.folder / file_lock.LOCKS_DIR / "teacher-d8-s0", "the teacher"
+        candidates.workdir / file_lock.LOCKS_DIR / "teacher-d8-s0", "the teacher"
     ):
         runner._await_teacher(candidates, patience=0)
     assert slept == [1]
-    (candidates.folder / "teacher.json").unlink()
-    again = StudyContext(candidates.config, candidates.folder)
+    (candidates.workdir / "teacher.json").unlink()
+    again = StudyContext(candidates.config, candidates.workdir)
     with pytest.raises(UserError, match="a student needs a teacher, and none is trained"):
         runner._await_teacher(again, patience=0)
     assert slept == [1]
@@ -550,11 +550,12 @@ def test_candidates_are_compared_with_the_images_held_out(
     found = evaluate._validation_distance(lab, teacher)
     latents = {"count": 200, "batch_size": 80}
     drawn = np.concatenate(
-        list(inference.sample_batches(lab.drawer(teacher), 1_000_001, **latents))
+        list(inference.sample_batches(lab.load_generator(teacher), 1_000_001, **latents))
     )
-    held_out = np.asarray(lab.split("validation").pixels)
-    assert (len(held_out), len(lab.train.pixels)) == (400, 1038)
-    fake, real = (np.asarray(lab.judges[0](x)[1], np.float64) for x in (drawn, held_out))
+    held_out = np.asarray(lab.load_split("validation").pixels)
+    assert (len(held_out), len(lab.train_images.pixels)) == (400, 1038)
+    eval_classifier = lab.load_or_train_classifiers()[0]
+    fake, real = (np.asarray(eval_classifier(x)[1], np.float64) for x in (drawn, held_out))
     moments = (fake.mean(0), np.cov(fake.T), real.mean(0), np.cov(real.T))
     assert found == pytest.approx(frechet_distance(*moments), rel=1e-4)
 

@@ -33,7 +33,7 @@ EXTRACTOR = FeatureExtractor("test-0", "means", network, ("6",), "6", "logits", 
 @pytest.fixture
 def settings(tmp_path: Path) -> score_images.ScoreSettings:
     return score_images.ScoreSettings(
-        data_dir=tmp_path / "data", image_size=16, pad=0, cache=tmp_path / "cache"
+        data_dir=tmp_path / "data", image_size=16, pad=0, cache_dir=tmp_path / "cache"
     )
 
 
@@ -66,7 +66,7 @@ def test_images_of_several_sizes_are_scored_together(
         for x in score_images.batch_images(score_images.read_images(sorted(path.iterdir())), 8)
     ]
     assert shapes == [(n, size, size, 3) for size in (12, 8) for n in (8, 8, 4)]
-    assert score_images.source_stats(str(path), EXTRACTOR, settings).count == 40
+    assert score_images.load_source_stats(str(path), EXTRACTOR, settings).count == 40
 
 
 def test_grey_and_transparent_files_are_read_as_colour(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_statistics_round_trip_and_score_like_the_images(
 ) -> None:
     a, b = folder(tmp_path / "a", 0), folder(tmp_path / "b", 3)
     expected = score_images.score_sources(str(a), str(b), EXTRACTOR, settings)
-    stats_io.write_stats(score_images.source_stats(str(b), EXTRACTOR, settings), tmp_path, "b")
+    stats_io.write_stats(score_images.load_source_stats(str(b), EXTRACTOR, settings), tmp_path, "b")
     found = score_images.score_sources(str(a), str(tmp_path / "b-6.npz"), EXTRACTOR, settings)
     assert found["scores"] == pytest.approx(expected["scores"], rel=1e-9, abs=1e-12)
     assert found["b"]["inception_score"] == pytest.approx(expected["b"]["inception_score"])
@@ -104,7 +104,9 @@ def test_statistics_in_pytorch_fids_format_are_read_and_written(
     assert found["scores"]["fd_6"] < 1e-6
     assert found["b"] == {"source": str(tmp_path / "theirs.npz"), "images": None}
 
-    stats_io.write_stats(score_images.source_stats(str(a), EXTRACTOR, settings), tmp_path, "ours")
+    stats_io.write_stats(
+        score_images.load_source_stats(str(a), EXTRACTOR, settings), tmp_path, "ours"
+    )
     with np.load(tmp_path / "ours-6.npz") as ours:
         np.testing.assert_allclose(ours["mu"], mu, rtol=1e-6)
         np.testing.assert_allclose(ours["sigma"], sigma, rtol=1e-4, atol=1e-9)
@@ -114,7 +116,7 @@ def test_a_split_is_looked_at_once_and_then_read_from_the_cache(
     settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = score_images.score_sources("digits:test", "digits:train", EXTRACTOR, settings)
-    files = {path.name for path in settings.cache.iterdir()}
+    files = {path.name for path in settings.cache_dir.iterdir()}
     assert len(files) == 2
     assert all(name.startswith("digits") and name.endswith("-test-0-6.npz") for name in files)
 
@@ -140,13 +142,13 @@ def test_fewer_images_are_some_of_them_each_once(
         return read(paths)
 
     monkeypatch.setattr(score_images, "read_images", noted)
-    assert score_images.source_stats(str(a), EXTRACTOR, few).count == 12
+    assert score_images.load_source_stats(str(a), EXTRACTOR, few).count == 12
     assert len(set(seen)) == 12
     assert seen == sorted(seen) != sorted(a.iterdir())[:12]
     many = dataclasses.replace(settings, samples=100)
-    assert score_images.source_stats(str(a), EXTRACTOR, many).count == 20
-    assert score_images.source_stats("digits:test", EXTRACTOR, few).count == 12
-    whole = score_images.source_stats(
+    assert score_images.load_source_stats(str(a), EXTRACTOR, many).count == 20
+    assert score_images.load_source_stats("digits:test", EXTRACTOR, few).count == 12
+    whole = score_images.load_source_stats(
         "digits:test", EXTRACTOR, settings
     ).count  # not what the cache has of 12
     assert whole
@@ -160,7 +162,7 @@ def test_fewer_images_are_some_of_them_each_once(
 def test_a_result_is_written_where_nothing_is(
     tmp_path: Path, settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_images, "inception_extractor", lambda _: EXTRACTOR)
+    monkeypatch.setattr(score_images, "load_inception_extractor", lambda _: EXTRACTOR)
     a, out = str(folder(tmp_path / "a", 0)), tmp_path / "new" / "scores.json"
     words = {"weights": tmp_path / "weights.npz", "settings": settings, "out": out}
     result = score_images.score_with_inception(a, a, **words)
@@ -192,7 +194,7 @@ def test_what_is_no_set_of_images_is_named(
     }
     for source, message in cases.items():
         with pytest.raises(UserError, match=message):
-            score_images.source_stats(source, EXTRACTOR, settings)
+            score_images.load_source_stats(source, EXTRACTOR, settings)
     with pytest.raises(UserError, match=r"x\.png cannot be read as an image"):
         list(score_images.read_images([tmp_path / "x.png"]))
     with pytest.raises(UserError, match="no feature layer in common"):
@@ -210,13 +212,13 @@ def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path)
     }
     np.savez(tmp_path / "folded.npz", **arrays)
     found = fid_network.load_inception_extractor(tmp_path / "folded.npz", batch_size=2)
-    assert (found.distances, found.kept, found.logits) == (("64", "192"), "192", None)
-    values = found.features(rng.integers(0, 256, (3, 8, 8, 3)).astype(np.uint8))
+    assert (found.fd_layers, found.pair_layer, found.logit_layer) == (("64", "192"), "192", None)
+    values = found.extract(rng.integers(0, 256, (3, 8, 8, 3)).astype(np.uint8))
     assert {k: v.shape for k, v in values.items()} == {"64": (3, 64), "192": (3, 192)}
     only = fid_network.load_inception_extractor(
         tmp_path / "folded.npz", batch_size=2, layers=["64"]
     )
-    assert only.distances == ("64",)
+    assert only.fd_layers == ("64",)
     assert only.name != found.name
 
 
