@@ -1,4 +1,4 @@
-"""Headless Chromium through its debugging pipe, so that no driver need be installed."""
+"""Headless Chromium over its debugging pipe, so that no driver need be installed."""
 
 import base64
 import itertools
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+EXECUTABLES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless",
     "--remote-debugging-pipe",
@@ -20,33 +20,34 @@ FLAGS = (
     "--disable-component-update",
     "--no-first-run",
 )
-PATIENCE = 60  # seconds for an answer
+TIMEOUT = 60  # seconds for an answer
 
 
-def executable() -> str | None:
-    """The browser's path; None where there is none."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+def find_browser() -> str | None:
+    """Returns the path of a browser; None if none is installed."""
+    return next(filter(None, map(shutil.which, EXECUTABLES)), None)
 
 
 class Browser:
-    """One page in a browser; commands and events of the DevTools protocol, JSON ended by a zero."""
+    """One page in a browser: commands and events of the DevTools protocol, JSON ended by a zero."""
 
     def __init__(self, path: str, profile: Path):
-        there, self._write = os.pipe()
-        self._read, back = os.pipe()
-        rooted = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root with it
-        # The browser reads from its descriptor 3 and writes to 4, whatever ours are called.
-        join = f'exec "$@" 3<&{there} 4>&{back}'
-        command = [path, *FLAGS, *rooted, f"--user-data-dir={profile}", "about:blank"]
+        browser_in, self._write = os.pipe()
+        self._read, browser_out = os.pipe()
+        # As root, Chromium starts only without its sandbox.
+        root_flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        # The browser reads from descriptor 3 and writes to 4.
+        redirect = f'exec "$@" 3<&{browser_in} 4>&{browser_out}'
+        command = [path, *FLAGS, *root_flags, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
-            ["bash", "-c", join, "bash", *command],
-            pass_fds=(there, back),
+            ["bash", "-c", redirect, "bash", *command],
+            pass_fds=(browser_in, browser_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(there)
-        os.close(back)
-        self._numbers, self._rest, self._session = itertools.count(1), b"", None
+        os.close(browser_in)
+        os.close(browser_out)
+        self._ids, self._buffer, self._session = itertools.count(1), b"", None
         self.events: list[dict[str, Any]] = []
         pages = self.call("Target.getTargets")["targetInfos"]
         target = next(page["targetId"] for page in pages if page["type"] == "page")
@@ -56,34 +57,34 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; events that come before it are kept."""
-        number = next(self._numbers)
-        message = {"id": number, "method": method, "params": parameters}
+        """Sends a command and returns its result; events that arrive before it are stored."""
+        call_id = next(self._ids)
+        message = {"id": call_id, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != number:
+        while (answer := self._read_message()).get("id") != call_id:
             self.events.append(answer)
         assert "error" not in answer, answer["error"]
         return answer["result"]
 
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._rest:
-            ready, _, _ = select.select([self._read], [], [], PATIENCE)
-            part = os.read(self._read, 1 << 20) if ready else b""
-            assert part, "the browser does not answer"
-            self._rest += part
-        message, _, self._rest = self._rest.partition(b"\0")
+    def _read_message(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._read], [], [], TIMEOUT)
+            chunk = os.read(self._read, 1 << 20) if ready else b""
+            assert chunk, "the browser does not answer"
+            self._buffer += chunk
+        message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
     def open(self, page: Path) -> None:
-        """Load a file from disk, and wait until its pictures and its script are ready."""
+        """Loads a file and waits until its images and scripts are ready."""
         self.events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri())
-        self.wait("document.readyState === 'complete'")
+        self.wait_for("document.readyState === 'complete'")
 
-    def run(self, script: str) -> Any:
-        """The value of an expression in the page, awaited if it is a promise."""
+    def evaluate(self, script: str) -> Any:
+        """Returns the value of an expression in the page, awaited if it is a promise."""
         answer = self.call(
             "Runtime.evaluate",
             expression=script,
@@ -94,33 +95,33 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, condition: str) -> None:
-        """Wait until an expression in the page is true."""
-        end = time.monotonic() + PATIENCE
-        while not self.run(condition):
-            assert time.monotonic() < end, f"waited in vain for {condition}"
+    def wait_for(self, condition: str) -> None:
+        """Waits until an expression in the page is true."""
+        end = time.monotonic() + TIMEOUT
+        while not self.evaluate(condition):
+            assert time.monotonic() < end, f"timeout while waiting for {condition}"
             time.sleep(0.02)
 
-    def of(self, *methods: str) -> list[dict[str, Any]]:
-        """What the events of these kinds said since the page was opened."""
+    def find_events(self, *methods: str) -> list[dict[str, Any]]:
+        """Returns the parameters of the events of these kinds since the page was opened."""
         return [event["params"] for event in self.events if event.get("method") in methods]
 
-    def window(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Make the window so large, and its owner one who likes it dark or light."""
+    def set_window(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Sets the size of the window and the preferred color scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def screenshot(self, path: Path) -> None:
-        """Write the whole page, as long as it is, as a PNG."""
-        taken = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(taken["data"]))
+        """Writes the whole page, not only its visible part, as a PNG."""
+        result = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(result["data"]))
 
     def close(self) -> None:
-        """End the browser and wait for its end."""
+        """Closes the browser and waits for its exit."""
         self._session = None
         self.call("Browser.close")
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
         os.close(self._write)
         os.close(self._read)

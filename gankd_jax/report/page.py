@@ -1,22 +1,31 @@
-"""Writes a study's report: tables, a picture, and report.html, one file that needs no network."""
+"""Writes a study's report: tables, images, and report.html, one file that needs no network."""
 
-from collections.abc import Iterable
-from html import escape
+import json
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
-from string import Template
+from typing import Any
 
+import jinja2
+
+from gankd_jax.metrics.registry import Metric
 from gankd_jax.report.aggregate import scored_metrics
-from gankd_jax.report.charts import charts
-from gankd_jax.report.each_run import each_run
-from gankd_jax.report.elements import bullets, details, note, paragraphs, titled
-from gankd_jax.report.gallery import Pictures, gallery
-from gankd_jax.report.made import made
-from gankd_jax.report.picture import picture
-from gankd_jax.report.player import player
+from gankd_jax.report.browser_demo import build_browser_demo
+from gankd_jax.report.formatting import Cell, Table, count_cell, number_cell
+from gankd_jax.report.image_grids import (
+    GridOptions,
+    build_image_sections,
+    draw_sample_grid,
+    encode_data_url,
+)
+from gankd_jax.report.plots import draw_score_charts, draw_training_curves
 from gankd_jax.report.questions import answer_questions, draw_answers, format_answers
-from gankd_jax.report.sheets import Detail
-from gankd_jax.report.study_results import StudyResults, describe_unscored_runs, read_study_results
+from gankd_jax.report.study_results import (
+    RunResults,
+    StudyResults,
+    describe_unscored_runs,
+    read_study_results,
+)
 from gankd_jax.report.tables import (
     build_min_width_table,
     build_score_table,
@@ -31,109 +40,173 @@ from gankd_jax.report.tables import (
 )
 from gankd_jax.utils.atomic_io import write_bytes
 
-LIMIT = 3_000_000  # bytes of the page
-SCRIPTS = ("table.js", "student.js", "player.js")
-
-
-# The first that keeps the page within its limit is taken.
-PICTURES = (
-    Pictures(Detail(), lossy=False),
-    Pictures(Detail(sheets=1), lossy=False),
-    Pictures(Detail(sheets=1), lossy=True),
-    Pictures(Detail(columns=4, sheets=1), lossy=True),
+MAX_PAGE_BYTES = 3_000_000
+# Best first. The page has the first that keeps it below its maximal size.
+GRID_OPTIONS = (
+    GridOptions(),
+    GridOptions(grids=1),
+    GridOptions(grids=1, lossy=True),
+    GridOptions(columns=4, grids=1, lossy=True),
 )
+SCRIPTS = ("tables.js", "generator.js", "demo.js")
+COLORED_VERDICTS = ("student ahead", "baseline ahead")  # classes of style.css
 
 
 def write_report(workdir: Path) -> Path:
-    """Write the report of a study, finished or not, into its work directory.
+    """Writes the report of a study, finished or not, into its work directory.
 
-    It is table.md, table.csv, grid.png (once there are samples), answers.md and answers.png (once
-    there are scores) and report.html.
+    The files are table.md, table.csv, grid.png (if there are samples), answers.md and answers.png
+    (if there are scores) and report.html.
 
     Returns:
-      The path of report.html.
+        The path of report.html.
 
     Raises:
-      UserError: the folder is no work directory, or a file in it cannot be read.
+        UserError: The folder is no work directory, or a file in it is damaged.
     """
     study = read_study_results(workdir)
-    page = workdir / "report.html"
     write_bytes(workdir / "table.md", format_report_markdown(study).encode())
     write_bytes(workdir / "table.csv", format_report_csv(study).encode())
-    drawn = picture(study)
-    if drawn is not None:
-        write_bytes(workdir / "grid.png", drawn)
+    grid = draw_sample_grid(study)
+    if grid is not None:
+        write_bytes(workdir / "grid.png", grid)
     answers = answer_questions(study)
     if answers:
         write_bytes(workdir / "answers.md", format_answers(study, answers).encode())
         write_bytes(workdir / "answers.png", draw_answers(answers))
-    write_bytes(page, html(study).encode())
+    page = workdir / "report.html"
+    write_bytes(page, render_page(study).encode())
     return page
 
 
-def html(study: StudyResults) -> str:
-    """Return the page, in the order in which a person asks."""
-    sizes = map(titled, build_size_tables(study))
-    before = [
-        ("What was compressed", "\n".join([_first(study), *sizes])),
-        ("Scores", _scores(study)),
-        ("Score against size and time", charts(study)),
-        ("Where the limit lies", _limit(study)),
-    ]
-    after = [("How each number was made", made(study)), ("Each run", each_run(study))]
-    for pictures in PICTURES:
-        page = _page(study, [*before, *gallery(study, pictures), *after])
-        if len(page.encode()) <= LIMIT:
+def render_page(study: StudyResults) -> str:
+    """Returns the page, with as many images as its maximal size allows."""
+    template = _load_template()
+    content = _collect_content(study)
+    for options in GRID_OPTIONS:
+        image_sections = build_image_sections(study, options)
+        page = template.render(content, image_sections=image_sections)
+        if len(page.encode()) <= MAX_PAGE_BYTES:
             break
     return page
 
 
-def _page(study: StudyResults, sections: Iterable[tuple[str, str]]) -> str:
-    shown = [section for section in sections if section[1]]
-    return Template(_text("page.html")).substitute(
-        title=escape(f"{study.config['name']} study"),
-        name=escape(study.config["name"]),
-        contents=" ".join(f'<a href="#s{k}">{title}</a>' for k, (title, _) in enumerate(shown)),
-        style=_text("page.css"),
-        script="\n".join(map(_text, SCRIPTS)),
-        body="\n".join(
-            f'<section id="s{k}"><h2>{title}</h2>\n{content}\n</section>'
-            for k, (title, content) in enumerate(shown)
-        ),
+def _load_template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"data_url": encode_data_url, "numeric_columns": find_numeric_columns}
+    environment.globals["verdicts"] = COLORED_VERDICTS
+    return environment.get_template("page.html.jinja")
 
 
-def _text(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
+def find_numeric_columns(table: Table) -> list[bool]:
+    """Returns for each column whether any of its cells has a number."""
+    return [any(row[k].value is not None for row in table.rows) for k in range(len(table.header))]
 
 
-def _first(study: StudyResults) -> str:
-    """What is seen first: the result in words, and beside it the student at work."""
-    return f'<div class="first">{_summary(study)}{player(study)}</div>'
-
-
-def _summary(study: StudyResults) -> str:
-    first, *others = summarize_study(study)
-    missing = describe_unscored_runs(study)
-    warning = f'<div class="warn">Runs without scores{bullets(missing)}</div>' if missing else ""
-    lead = f'<p class="lead">{escape(first)}</p>'
-    return f"<div>{lead}{paragraphs(others)}{warning}</div>"
-
-
-def _scores(study: StudyResults) -> str:
+def _collect_content(study: StudyResults) -> dict[str, Any]:
+    """Returns the variables of page.html.jinja, except for the images."""
     metrics = scored_metrics(study)
-    if not metrics:
-        return note("No run is scored yet.")
-    main = [build_score_table(study, metric) for metric in metrics if metric.main]
-    others = [build_score_table(study, metric) for metric in metrics if not metric.main]
-    parts = [*map(titled, main), *map(titled, build_teacher_tables(study))]
-    if others:
-        parts.append(details("Further scores", "\n".join(map(titled, others))))
-    parts.append(f"<h3>How to read them</h3>{bullets(table_notes(study))}")
-    return note("A click on a heading sorts.") + "\n".join(parts)
+    return {
+        "name": study.config["name"],
+        "style": _read_asset("style.css"),
+        "script": "\n".join(map(_read_asset, SCRIPTS)),
+        "summary": summarize_study(study),
+        "unscored_runs": describe_unscored_runs(study),
+        "demo": build_browser_demo(study),
+        "size_tables": build_size_tables(study),
+        "score_tables": [build_score_table(study, m) for m in metrics if m.main],
+        "further_score_tables": [build_score_table(study, m) for m in metrics if not m.main],
+        "teacher_tables": build_teacher_tables(study),
+        "table_notes": table_notes(study),
+        "score_charts": draw_score_charts(study),
+        "min_width_lines": describe_min_widths(study),
+        "min_width_table": build_min_width_table(study),
+        "width_advantage_table": build_width_advantage_table(study),
+        "provenance_tables": build_provenance_tables(study),
+        "config": json.dumps(study.config, indent=2),
+        "run_table": build_run_table(study),
+        "training_curves": draw_training_curves(study),
+    }
 
 
-def _limit(study: StudyResults) -> str:
-    table, advantage = build_min_width_table(study), build_width_advantage_table(study)
-    limit = "" if table is None else f"{paragraphs(describe_min_widths(study))}{titled(table)}"
-    return limit + ("" if advantage is None else titled(advantage))
+def _read_asset(name: str) -> str:
+    return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def build_provenance_tables(study: StudyResults) -> list[Table]:
+    """Returns how the scores were computed, and the recipes; tables without rows are left out."""
+    tables = [_scoring_table(study), _recipe_table(study)]
+    return [table for table in tables if table.rows]
+
+
+def _scoring_table(study: StudyResults) -> Table:
+    """Returns how scores were computed: if runs differ, each value with its number of runs."""
+    values: dict[str, Counter[str]] = {}
+    for run in study.runs:
+        for field, value in _flatten(run.provenance) if run.scores else []:
+            values.setdefault(field, Counter())[value] += 1
+    real = dict(_flatten(study.real_provenance))
+    rows = tuple(
+        (Cell(field), Cell(_format_counts(values.get(field, Counter()))), Cell(real.get(field, "")))
+        for field in {**values, **real}
+    )
+    return Table("Scores", "", ("field", "models", "real images"), rows, terminal_columns=3)
+
+
+def _format_counts(values: Counter[str]) -> str:
+    if len(values) < 2:
+        return "".join(values)
+    return "; ".join(f"{value} (in {count})" for value, count in values.most_common())
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Returns the leaves of nested dicts as text, each with its keys joined by spaces."""
+    leaves = []
+    for key, value in tree.items():
+        is_dict = isinstance(value, dict)
+        leaves += (
+            _flatten(value, f"{prefix}{key} ") if is_dict else [(f"{prefix}{key}", str(value))]
+        )
+    return leaves
+
+
+def _recipe_table(study: StudyResults) -> Table:
+    names = dict.fromkeys(run.recipe for run in study.planned_runs)
+    recipes = {name: dict(_flatten(study.config["recipes"][name])) for name in names}
+    fields = dict.fromkeys(field for recipe in recipes.values() for field in recipe)
+    rows = tuple(
+        (Cell(field), *(Cell(recipe.get(field, "")) for recipe in recipes.values()))
+        for field in fields
+    )
+    return Table("Recipes", "", ("field", *recipes), rows, terminal_columns=1 + len(recipes))
+
+
+def build_run_table(study: StudyResults) -> Table | None:
+    """Returns the state and the main scores of every started run; None before the first."""
+    if not study.runs:
+        return None
+    metrics = [metric for metric in scored_metrics(study) if metric.main]
+    header = ("run", "state", "steps", "minutes", "parameters")
+    rows = tuple(_run_cells(run, metrics) for run in study.runs)
+    note = "minutes: training time until the last logged step, of all runs trained together."
+    labels = tuple(metric.label for metric in metrics)
+    return Table("Runs", note, (*header, *labels), rows, terminal_columns=len(header))
+
+
+def _run_cells(run: RunResults, metrics: list[Metric]) -> tuple[Cell, ...]:
+    state = "scored" if run.scores else f"failed {run.failure}" if run.failure else "not scored"
+    minutes = run.log[-1]["seconds"] / 60 if run.log else None
+    return (
+        Cell(run.name),
+        Cell(state),
+        count_cell(run.step),
+        Cell("-" if minutes is None else f"{minutes:.1f}", minutes),
+        count_cell(run.parameters),
+        *(number_cell(run.scores.get(metric.key)) for metric in metrics),
+    )

@@ -1,0 +1,82 @@
+import base64
+import json
+
+import fake_study
+import numpy as np
+import pytest
+
+from gankd_jax.report import browser_demo
+from gankd_jax.report.browser_demo import choose_demo_students, pack_layers
+from gankd_jax.report.study_results import read_study_results
+
+
+def set_inception_score(folder, run: str, value: float) -> None:
+    path = folder / run / "scores.json"
+    content = json.loads(path.read_text())
+    content["scores"]["inception_score"] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fake_study.write_study(tmp_path, seeds=(0,), students=("mse",))
+
+
+def test_best_student_is_first_if_none_is_within_five_percent(folder):
+    students = choose_demo_students(read_study_results(folder))
+    assert [run.width for run in students.runs] == [8, 2, 4]
+    assert students.reason == (
+        "No student is within 5 % of the teacher's Inception Score; shown first is the best (81%)."
+    )
+
+
+def test_smallest_student_within_five_percent_is_first(folder):
+    set_inception_score(folder, "student-mse-d4-s0", 0.95 * 8)
+    set_inception_score(folder, "student-mse-d8-s0", 8.0)
+    students = choose_demo_students(read_study_results(folder))
+    assert [run.width for run in students.runs] == [4, 2, 8]
+    assert "smallest student within 5 % of the teacher's Inception Score (95%)" in students.reason
+    set_inception_score(folder, "student-mse-d4-s0", 0.949 * 8)
+    assert choose_demo_students(read_study_results(folder)).runs[0].width == 8
+
+
+def test_students_with_too_many_weights_are_left_out(folder, monkeypatch):
+    monkeypatch.setattr(browser_demo, "MAX_WEIGHT_CHARS", 4 * 1600)  # room for d=4, which has 1,600
+    assert [run.width for run in choose_demo_students(read_study_results(folder)).runs] == [4]
+    monkeypatch.setattr(browser_demo, "MAX_WEIGHT_CHARS", 10)
+    assert "too large for a page" in choose_demo_students(read_study_results(folder)).reason
+
+
+def test_missing_weights_are_explained(folder):
+    for path in folder.glob("*/folded.npz"):
+        path.unlink()
+    students = choose_demo_students(read_study_results(folder))
+    assert students.runs == ()
+    assert "`gankd evaluate --config=... --workdir=...` keeps them" in students.reason
+
+
+def test_widest_student_is_first_without_a_ranking_metric(tmp_path):
+    scores = ("sharpness",)
+    recipes = ("mse_paper", "best")
+    workdir = fake_study.write_study(
+        tmp_path, seeds=(0,), students=recipes, data="celeb_a", scores=scores
+    )
+    students = choose_demo_students(read_study_results(workdir))
+    # The last recipe of the config, as in answers.md.
+    assert students.runs[0].name == "student-best-d8-s0"
+    assert "widest best student: no score compares it" in students.reason
+
+
+def test_weights_are_packed_in_24_bits():
+    rng = np.random.default_rng(0)
+    kernel = (rng.normal(size=(4, 4, 5, 3)) * [1e-3, 0, 1e3]).astype(np.float32)
+    arrays = {"kernel0": kernel, "bias0": np.arange(3, dtype=np.float32)}
+    [layer] = pack_layers(arrays)
+    raw = base64.b64decode(layer["kernel"])
+    triples = [raw[k : k + 3] for k in range(0, len(raw), 3)]
+    levels = np.array([int.from_bytes(triple, "little", signed=True) for triple in triples])
+    scale = np.frombuffer(base64.b64decode(layer["scale"]), "<f4").astype(np.float64)
+    error = np.abs(levels.reshape(kernel.shape) * scale - kernel).max(axis=(0, 1, 2))
+    assert (error <= np.abs(kernel).max(axis=(0, 1, 2)) / (2**23 - 1) * 0.6).all()
+    assert base64.b64decode(layer["bias"]) == arrays["bias0"].tobytes()
+    assert (layer["inputs"], layer["outputs"]) == (5, 3)
