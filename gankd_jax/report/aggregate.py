@@ -93,7 +93,7 @@ class ScoreRow:
 
 def score_rows(study: StudyResults) -> list[ScoreRow]:
     """Returns every score of every model: real images, the teacher, then models by width."""
-    return [row for metric in scored_metrics(study) for row in _metric_rows(study, metric)]
+    return [row for metric in scored_metrics(study) for row in metric_rows(study, metric)]
 
 
 def scored_metrics(study: StudyResults) -> list[Metric]:
@@ -193,7 +193,13 @@ def score_ratio(metric: Metric, value: float, teacher_value: float) -> float | N
     return teacher_value / value if metric.better == "lower" else value / teacher_value
 
 
-def _metric_rows(study: StudyResults, metric: Metric) -> list[ScoreRow]:
+def metric_rows(study: StudyResults, metric: Metric) -> list[ScoreRow]:
+    """Returns one score of every model: real images, the teacher, then models by width.
+
+    Args:
+        study: The results.
+        metric: What is scored.
+    """
     rows = []
     if metric.key in study.real_scores:
         real = SeedStats({0: study.real_scores[metric.key]})

@@ -85,22 +85,18 @@ class QuestionContext:
         """The teacher's scores; empty before it is scored."""
         return self.study.teacher.scores if self.study.teacher else {}
 
-    def select(
-        self, metric: Metric, *, kind: str = "student", recipe: str | None = None
-    ) -> list[ScoreRow]:
+    def select(self, metric: Metric, kind: str = "student") -> list[ScoreRow]:
         """Returns the rows of a metric.
 
         Args:
             metric: What is scored.
             kind: teacher, student or baseline.
-            recipe: One recipe; None for all.
         """
-        rows = [row for row in self.rows if (row.metric, row.kind) == (metric, kind)]
-        return rows if recipe is None else [row for row in rows if row.recipe == recipe]
+        return [row for row in self.rows if (row.metric, row.kind) == (metric, kind)]
 
     def select_best(self, metric: Metric) -> list[ScoreRow]:
         """Returns the rows of the best recipe's students."""
-        return self.select(metric, recipe=self.recipe)
+        return [row for row in self.select(metric) if row.recipe == self.recipe]
 
 
 def answer_questions(study: StudyResults) -> list[Answer]:
@@ -220,7 +216,7 @@ def _answer_distillation(context: QuestionContext) -> Answer | None:
     students = [row for row in context.select_best(metric) if row.comparison] if metric else []
     if metric is None or not students:
         return None
-    models = context.select(metric) + context.select(metric, kind="baseline")
+    models = context.select(metric) + context.select(metric, "baseline")
     factors = width_advantages(context.rows, metric, recipe)
     parts = []
     for row in students:
@@ -338,7 +334,7 @@ def _answer_fid_layer(context: QuestionContext) -> Answer | None:
         return None
     best = min(published)
     closest = min(scores, key=lambda metric: abs(math.log(scores[metric] / best)))
-    teachers = [row for metric in scores for row in context.select(metric, kind="teacher")]
+    teachers = [row for metric in scores for row in context.select(metric, "teacher")]
     models = teachers + [row for row in students if row.recipe == context.recipe]
 
     def draw_panel(axes: Axes) -> None:

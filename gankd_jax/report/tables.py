@@ -15,6 +15,7 @@ from gankd_jax.report.aggregate import (
     find_run_of_width,
     list_models,
     main_metric,
+    metric_rows,
     narrowest_row,
     parameter_ratios,
     score_ratio,
@@ -288,7 +289,7 @@ def build_score_table(study: StudyResults, metric: Metric) -> Table:
         study: The results.
         metric: What is scored.
     """
-    rows = [row for row in score_rows(study) if row.metric == metric]
+    rows = metric_rows(study, metric)
     with_paper = paper_results.has_paper_metric(study.dataset, metric)
     header = ["d", "model", "seeds", "score"]
     header += [] if metric.students_only else ["kept", "to baseline", "verdict"]
