@@ -73,11 +73,11 @@ def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], No
 def run_report(args: Namespace) -> None:
     """Write table.md, table.csv and report.html from the contents of a work directory."""
     from gankd_jax.report.page import write_report
-    from gankd_jax.report.study_results import read_study_results
+    from gankd_jax.report.study_results import load_study
     from gankd_jax.report.tables import format_report_text
 
     page = write_report(args.workdir)
-    print(format_report_text(read_study_results(args.workdir)))
+    print(format_report_text(load_study(args.workdir)))
     print(page)
 
 

@@ -24,7 +24,7 @@ from gankd_jax.report.study_results import (
     RunResults,
     StudyResults,
     describe_unscored_runs,
-    read_study_results,
+    load_study,
 )
 from gankd_jax.report.tables import (
     build_min_width_table,
@@ -64,7 +64,7 @@ def write_report(workdir: Path) -> Path:
     Raises:
         UserError: The folder is no work directory, or a file in it is damaged.
     """
-    study = read_study_results(workdir)
+    study = load_study(workdir)
     write_bytes(workdir / "table.md", format_report_markdown(study).encode())
     write_bytes(workdir / "table.csv", format_report_csv(study).encode())
     grid = draw_sample_grid(study)

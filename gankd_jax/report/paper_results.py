@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from gankd_jax.metrics.registry import CLASSIFIER, MIXER, Metric
+from gankd_jax.metrics.registry import CLASSIFIER, FRECHET_DISTANCE, INCEPTION_SCORE, MIXER, Metric
 from gankd_jax.report.aggregate import ScoreRow, score_ratio, score_rows
 from gankd_jax.report.formatting import (
     Cell,
@@ -22,7 +22,7 @@ from gankd_jax.report.formatting import (
     model_name,
     wrap_line,
 )
-from gankd_jax.report.study_results import StudyResults, read_study_results
+from gankd_jax.report.study_results import StudyResults, load_study
 from gankd_jax.utils.errors import UserError
 
 CSV_COLUMNS = ("data", "score", "width", "student", "baseline")
@@ -61,7 +61,7 @@ PAPER_METRIC = {"mnist": "Inception Score", "cifar10": "FID", "celeb_a": "FID"}
 
 # Our metric that stands for the paper's. Its FID stands beside every Fréchet distance, since the
 # layer that it was measured at is not known.
-_OUR_METRIC = {"Inception Score": "inception_score", "FID": "frechet_distance"}
+_OUR_METRIC = {"Inception Score": INCEPTION_SCORE, "FID": FRECHET_DISTANCE}
 
 # Derived from the printed ratios.
 PAPER_TEACHER_WIDTH = {"mnist": 256, "cifar10": 64, "celeb_a": 128}
@@ -152,7 +152,7 @@ def has_paper_metric(dataset: str, metric: Metric) -> bool:
             Inception Score.
     """
     name = _OUR_METRIC.get(PAPER_METRIC.get(dataset, ""))
-    return metric.name == name and (name == "frechet_distance" or metric.network == CLASSIFIER)
+    return metric.name == name and (name == FRECHET_DISTANCE or metric.network == CLASSIFIER)
 
 
 def paper_score(dataset: str, row: ScoreRow) -> tuple[float | None, float | None]:
@@ -230,7 +230,7 @@ def compare_with_published(workdir: Path, reference: Path | None) -> str:
     Raises:
         UserError: The folder holds no study, the file cannot be read, or no score is in both.
     """
-    study = read_study_results(workdir)
+    study = load_study(workdir)
     source = str(reference) if reference else "the paper"
     published = _read_csv(reference) if reference else _paper_as_published()
     results = [result for result in published if result.dataset == study.dataset]

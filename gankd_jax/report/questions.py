@@ -11,7 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gankd_jax.metrics.registry import CLASSIFIER, INCEPTION_LAYERS, Metric, get_metric
+from gankd_jax.metrics.registry import (
+    CLASSIFIER,
+    FRECHET_DISTANCE,
+    INCEPTION_LAYERS,
+    Metric,
+    get_metric,
+)
 from gankd_jax.report import paper_results
 from gankd_jax.report.aggregate import (
     ScoreRow,
@@ -36,7 +42,7 @@ PIXEL_ERRORS = {
     "pixel_error_between": "between latents",
     "pixel_error_seen": "latents of the training",
 }
-SHARPNESS = get_metric("sharpness")
+SHARPNESS_METRIC = get_metric(SHARPNESS)
 FRACTION_METRICS = ("precision", "recall", "coverage")
 LEVELS = (0.95, 0.99)  # parts of the teacher's score that count as no marked loss
 
@@ -239,7 +245,7 @@ def _answer_distillation(context: QuestionContext) -> Answer | None:
 def _answer_failure_mode(context: QuestionContext) -> Answer | None:
     """What a student loses first as it shrinks: fidelity, modes or sharpness."""
     fractions = _fraction_metrics(context)
-    metrics = {metric.name: metric for metric in (*fractions, SHARPNESS)}
+    metrics = {metric.name: metric for metric in (*fractions, SHARPNESS_METRIC)}
     rows = {
         name: students
         for name, metric in metrics.items()
@@ -296,12 +302,12 @@ def _network_phrase(metrics: list[Metric]) -> str:
 
 def _answer_sharpness(context: QuestionContext) -> Answer | None:
     """How sharp each recipe's students are."""
-    students = context.select(SHARPNESS)
-    if not students or SHARPNESS.key not in context.teacher_scores:
+    students = context.select(SHARPNESS_METRIC)
+    if not students or SHARPNESS_METRIC.key not in context.teacher_scores:
         return None
-    levels = {"teacher": context.teacher_scores[SHARPNESS.key]}
-    if SHARPNESS.key in context.study.real_scores:
-        levels["real images"] = context.study.real_scores[SHARPNESS.key]
+    levels = {"teacher": context.teacher_scores[SHARPNESS_METRIC.key]}
+    if SHARPNESS_METRIC.key in context.study.real_scores:
+        levels["real images"] = context.study.real_scores[SHARPNESS_METRIC.key]
     width = students[0].width
     parts = ", ".join(
         f"{row.recipe} {format_percent(row.stats.mean / levels['teacher'])}"
@@ -325,7 +331,7 @@ def _answer_fid_layer(context: QuestionContext) -> Answer | None:
     scores = {
         metric: context.teacher_scores[metric.key]
         for metric in sorted(map(get_metric, context.teacher_scores), key=_layer_width)
-        if metric.name == "frechet_distance" and metric.network in INCEPTION_LAYERS
+        if metric.name == FRECHET_DISTANCE and metric.network in INCEPTION_LAYERS
     }
     dataset = context.study.dataset
     students = [row for metric in scores for row in context.select(metric)]

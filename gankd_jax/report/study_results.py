@@ -181,21 +181,7 @@ def load_study(workdir: str | Path) -> StudyResults:
         >>> (best.width, best.scores["fd_classifier"] > 0)
         (1, True)
     """
-    return read_study_results(Path(workdir).expanduser())
-
-
-def read_study_results(workdir: Path) -> StudyResults:
-    """Reads the results of a study, finished or not.
-
-    Args:
-        workdir: The study's work directory.
-
-    Returns:
-        The results; parts that do not exist yet are None or empty.
-
-    Raises:
-        UserError: The folder is no work directory, or a file in it is damaged.
-    """
+    workdir = Path(workdir).expanduser()
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
     config = read_json_object(workdir / "config.json")

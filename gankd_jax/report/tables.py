@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Iterable
 
-from gankd_jax.metrics.registry import Metric
+from gankd_jax.metrics.registry import FRECHET_DISTANCE, INCEPTION_SCORE, Metric
 from gankd_jax.report import paper_results
 from gankd_jax.report.aggregate import (
     ScoreRow,
@@ -487,7 +487,7 @@ def build_width_advantage_table(study: StudyResults) -> Table | None:
 
 
 def _has_width_advantage(row: ScoreRow) -> bool:
-    ranked = row.metric.name in ("inception_score", "frechet_distance")
+    ranked = row.metric.name in (INCEPTION_SCORE, FRECHET_DISTANCE)
     return ranked and row.kind in ("student", "baseline") and row.stats.mean > 0
 
 

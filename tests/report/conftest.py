@@ -3,19 +3,19 @@
 import fake_study
 import pytest
 
-from gankd_jax.report.study_results import StudyResults, read_study_results
+from gankd_jax.report.study_results import StudyResults, load_study
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> StudyResults:
     """A finished study with three seeds."""
-    return read_study_results(fake_study.write_study(tmp_path_factory.mktemp("study")))
+    return load_study(fake_study.write_study(tmp_path_factory.mktemp("study")))
 
 
 @pytest.fixture(scope="session")
 def unfinished_study(tmp_path_factory) -> StudyResults:
     folder = tmp_path_factory.mktemp("unfinished")
-    return read_study_results(fake_study.write_unfinished_study(folder))
+    return load_study(fake_study.write_unfinished_study(folder))
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +24,4 @@ def timed_study(tmp_path_factory) -> StudyResults:
     folder = tmp_path_factory.mktemp("timed")
     fake_study.write_study(folder, seeds=(0, 1), students=("mse",))
     fake_study.add_latency(folder, widths=(2, 4, 8))
-    return read_study_results(folder)
+    return load_study(folder)

@@ -19,7 +19,7 @@ from gankd_jax.report.aggregate import (
     welch_margin,
     width_advantage,
 )
-from gankd_jax.report.study_results import StudyResults, read_study_results
+from gankd_jax.report.study_results import StudyResults, load_study
 
 INCEPTION_SCORE = get_metric("inception_score")
 
@@ -194,7 +194,7 @@ def test_series_against_latency_use_the_latency_of_the_width(timed_study):
 def test_parameters_count_as_four_bytes_unless_measured(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0, 1), students=("mse",))
     fake_study.drop_precisions(tmp_path)
-    study = read_study_results(tmp_path)
+    study = load_study(tmp_path)
     assert score_series(study, INCEPTION_SCORE, "milliseconds") == []
     [mse] = [line for line in score_series(study, INCEPTION_SCORE, "bytes") if line.recipe == "mse"]
     assert [point.x for point in mse.points] == [1600, 6400, 25600]

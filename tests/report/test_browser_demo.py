@@ -7,7 +7,7 @@ import pytest
 
 from gankd_jax.report import browser_demo
 from gankd_jax.report.browser_demo import choose_demo_students, pack_layers
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 
 
 def set_inception_score(folder, run: str, value: float) -> None:
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def test_best_student_is_first_if_none_is_within_five_percent(folder):
-    students = choose_demo_students(read_study_results(folder))
+    students = choose_demo_students(load_study(folder))
     assert [run.width for run in students.runs] == [8, 2, 4]
     assert students.reason == (
         "No student is within 5 % of the teacher's Inception Score; shown first is the best (81%)."
@@ -33,24 +33,24 @@ def test_best_student_is_first_if_none_is_within_five_percent(folder):
 def test_smallest_student_within_five_percent_is_first(folder):
     set_inception_score(folder, "student-mse-d4-s0", 0.95 * 8)
     set_inception_score(folder, "student-mse-d8-s0", 8.0)
-    students = choose_demo_students(read_study_results(folder))
+    students = choose_demo_students(load_study(folder))
     assert [run.width for run in students.runs] == [4, 2, 8]
     assert "smallest student within 5 % of the teacher's Inception Score (95%)" in students.reason
     set_inception_score(folder, "student-mse-d4-s0", 0.949 * 8)
-    assert choose_demo_students(read_study_results(folder)).runs[0].width == 8
+    assert choose_demo_students(load_study(folder)).runs[0].width == 8
 
 
 def test_students_with_too_many_weights_are_left_out(folder, monkeypatch):
     monkeypatch.setattr(browser_demo, "MAX_WEIGHT_CHARS", 4 * 1600)  # room for d=4, which has 1,600
-    assert [run.width for run in choose_demo_students(read_study_results(folder)).runs] == [4]
+    assert [run.width for run in choose_demo_students(load_study(folder)).runs] == [4]
     monkeypatch.setattr(browser_demo, "MAX_WEIGHT_CHARS", 10)
-    assert "too large for a page" in choose_demo_students(read_study_results(folder)).reason
+    assert "too large for a page" in choose_demo_students(load_study(folder)).reason
 
 
 def test_missing_weights_are_explained(folder):
     for path in folder.glob("*/folded.npz"):
         path.unlink()
-    students = choose_demo_students(read_study_results(folder))
+    students = choose_demo_students(load_study(folder))
     assert students.runs == ()
     assert "`gankd evaluate --config=... --workdir=...` keeps them" in students.reason
 
@@ -61,7 +61,7 @@ def test_widest_student_is_first_without_a_ranking_metric(tmp_path):
     workdir = fake_study.write_study(
         tmp_path, seeds=(0,), students=recipes, data="celeb_a", scores=scores
     )
-    students = choose_demo_students(read_study_results(workdir))
+    students = choose_demo_students(load_study(workdir))
     # The last recipe of the config, as in answers.md.
     assert students.runs[0].name == "student-best-d8-s0"
     assert "widest best student: no score compares it" in students.reason

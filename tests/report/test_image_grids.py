@@ -15,7 +15,7 @@ from gankd_jax.report.image_grids import (
     build_sharpness_grid,
     draw_sample_grid,
 )
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 from gankd_jax.utils import atomic_io
 
 
@@ -30,7 +30,7 @@ def change_samples(folder: Path, run: str, **arrays: np.ndarray) -> None:
 
 
 def draw_grid_pixels(folder: Path) -> np.ndarray:
-    png = draw_sample_grid(read_study_results(folder))
+    png = draw_sample_grid(load_study(folder))
     assert png is not None
     return np.asarray(Image.open(io.BytesIO(png)).convert("L"))
 
@@ -38,7 +38,7 @@ def draw_grid_pixels(folder: Path) -> np.ndarray:
 def test_samples_are_shown_above_their_nearest_training_images(folder):
     indices = np.array([60, 3, 5, 7, 9, 11, 13, 15])
     change_samples(folder, "teacher-d32-s0", closest=indices)
-    pairs = build_nearest_grids(read_study_results(folder), GridOptions())
+    pairs = build_nearest_grids(load_study(folder), GridOptions())
     assert [pair[0].label for pair in pairs] == ["teacher", "d=8 mse", "d=8 baseline"]
     arrays = atomic_io.read_npz(folder / "teacher-d32-s0" / "samples.npz")
     np.testing.assert_array_equal(pairs[0][0].images, arrays["grid"][indices])
@@ -48,7 +48,7 @@ def test_samples_are_shown_above_their_nearest_training_images(folder):
 def test_nearest_table_divides_distances_by_those_of_real_images(folder):
     change_samples(folder, "reference", distances=np.array([2.0, 4.0, 6.0]))
     change_samples(folder, "student-mse-d2-s0", distances=np.array([0.5, 3.0, 9.0]))
-    table = build_nearest_table(read_study_results(folder))
+    table = build_nearest_table(load_study(folder))
     texts = [[cell.text for cell in row] for row in table.rows]
     assert texts[0] == ["", "real test images", "4.00", "1.00", "2.00"]
     assert ["2", "mse student", "3.00", "0.75", "0.500"] in texts
@@ -58,7 +58,7 @@ def test_study_without_nearest_images_has_no_nearest_table(folder):
     for path in folder.glob("*/samples.npz"):
         arrays = atomic_io.read_npz(path)
         atomic_io.write_npz(path, grid=arrays["grid"])
-    study = read_study_results(folder)
+    study = load_study(folder)
     assert build_nearest_table(study) is None
     assert build_nearest_grids(study, GridOptions()) == []
 
@@ -69,7 +69,7 @@ def test_sharpness_grid_is_sorted_from_blurred_to_sharp(folder):
     for k in range(64):  # checkerboards of decreasing contrast
         images[k, ..., 0] += ((64 - k) * checkerboard).astype(np.uint8)
     change_samples(folder, "student-mse-d2-s0", grid=images)
-    strips = build_sharpness_grid(read_study_results(folder), GridOptions(columns=4))
+    strips = build_sharpness_grid(load_study(folder), GridOptions(columns=4))
     [student] = [strip for strip in strips if strip.label.startswith("d=2 mse")]
     np.testing.assert_array_equal(student.images, images[[63, 62, 1, 0]])
     sharpness = [float(strip.label.split()[-1].replace(",", "")) for strip in strips]
@@ -96,4 +96,4 @@ def test_sample_grid_row_shows_the_samples_of_its_run(folder):
 def test_sample_grid_is_absent_before_there_are_samples(folder):
     for path in folder.glob("*/samples.npz"):
         path.unlink()
-    assert draw_sample_grid(read_study_results(folder)) is None
+    assert draw_sample_grid(load_study(folder)) is None

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from gankd_jax.report.monitor import RunStatus, monitor_study, read_status, render_screen
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 from gankd_jax.utils import file_lock
 from gankd_jax.utils.errors import UserError
 
@@ -164,7 +164,7 @@ DAMAGED = {
 @pytest.mark.parametrize(("name", "text"), [(k, text) for k in DAMAGED for text in DAMAGED[k]])
 def test_damaged_file_is_named_as_by_the_report(folder, name, text):
     (folder / name).write_text(text)
-    for read in (read_study_results, lambda place: monitor_study(place, once=True)):
+    for read in (load_study, lambda place: monitor_study(place, once=True)):
         with pytest.raises(UserError, match=rf"{name} is damaged .*; delete it and run again"):
             read(folder)
 

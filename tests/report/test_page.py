@@ -12,7 +12,7 @@ from PIL import Image
 from gankd_jax.report.image_grids import encode_data_url
 from gankd_jax.report.page import MAX_PAGE_BYTES, render_page, write_report
 from gankd_jax.report.plots import INK, SERIES_COLORS
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 
 VOID = {"meta", "img", "br"}
 
@@ -64,7 +64,7 @@ def page(path) -> Page:
 
 
 def render(workdir: Path) -> Page:
-    return Page(render_page(read_study_results(workdir)))
+    return Page(render_page(load_study(workdir)))
 
 
 def test_report_writes_its_files(path):
@@ -177,7 +177,7 @@ def test_page_with_many_large_images_stays_below_its_limit(tmp_path, monkeypatch
     )
     monkeypatch.setattr("gankd_jax.report.page.draw_score_charts", lambda study: None)
     monkeypatch.setattr("gankd_jax.report.page.draw_training_curves", lambda study: {})
-    html = render_page(read_study_results(workdir))
+    html = render_page(load_study(workdir))
     assert len(html.encode()) <= MAX_PAGE_BYTES
     assert "compressed with a small loss" in html
 

@@ -12,7 +12,7 @@ from gankd_jax.models.dcgan import count_paper_parameters
 from gankd_jax.report import paper_results
 from gankd_jax.report.aggregate import score_rows
 from gankd_jax.report.paper_results import compare_with_published, paper_score
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 from gankd_jax.utils.errors import UserError
 
 
@@ -71,7 +71,7 @@ def test_paper_fid_stands_beside_every_frechet_distance(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",), data="celeb_a")
     scores = {
         (row.metric.key, row.kind): paper_score("celeb_a", row)
-        for row in score_rows(read_study_results(tmp_path))
+        for row in score_rows(load_study(tmp_path))
     }
     assert scores["fd_classifier", "student"] == (12.15, None)
     assert scores["fd_classifier", "baseline"] == (45.49, None)
@@ -80,7 +80,7 @@ def test_paper_fid_stands_beside_every_frechet_distance(tmp_path):
 
 def test_paper_score_is_also_given_as_part_of_its_teachers(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
-    rows = score_rows(read_study_results(tmp_path))
+    rows = score_rows(load_study(tmp_path))
     [row] = [r for r in rows if (r.metric.key, r.kind) == ("inception_score", "student")]
     assert paper_score("mnist", row) == (5.80, pytest.approx(0.83, abs=0.005))
     [teacher] = [r for r in rows if (r.metric.key, r.kind) == ("inception_score", "teacher")]

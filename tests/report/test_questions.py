@@ -11,7 +11,7 @@ from PIL import Image
 from gankd_jax.report import questions
 from gankd_jax.report.page import write_report
 from gankd_jax.report.questions import answer_questions, draw_answers
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 
 FRACTIONS = {"precision_classifier": 0.5, "recall_classifier": 0.8, "coverage_classifier": 0.25}
 LAYERS = {"fd_64": 0.5, "fd_192": 5.0, "fd_768": 0.1}
@@ -46,7 +46,7 @@ def folder(tmp_path):
 
 
 def answer_texts(folder) -> dict[str, str]:
-    return {answer.question: answer.text for answer in answer_questions(read_study_results(folder))}
+    return {answer.question: answer.text for answer in answer_questions(load_study(folder))}
 
 
 def test_answers_by_hand(folder):
@@ -168,7 +168,7 @@ def test_students_are_not_compared_with_an_unscored_teacher(folder):
 
 def test_report_has_a_panel_for_each_answer(folder):
     write_report(folder)
-    answers = answer_questions(read_study_results(folder))
+    answers = answer_questions(load_study(folder))
     text = (folder / "answers.md").read_text()
     assert text.startswith("# made-up: questions and answers\n")
     for number, answer in enumerate(answers, 1):

@@ -5,12 +5,12 @@ import math
 import fake_study
 import pytest
 
-from gankd_jax.report.study_results import describe_unscored_runs, read_study_results
+from gankd_jax.report.study_results import describe_unscored_runs, load_study
 from gankd_jax.utils.errors import UserError
 
 
 def test_finished_study_is_read_completely(tmp_path):
-    study = read_study_results(
+    study = load_study(
         fake_study.write_study(tmp_path, seeds=(0, 1), widths=(4, 2), students=("mse",))
     )
     assert study.teacher is not None
@@ -43,28 +43,28 @@ def test_step_logged_twice_counts_as_logged_last(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     log = tmp_path / "student-mse-d2-s0" / "log.jsonl"
     log.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 2, "a": 3}\n{"step": 3')
-    assert read_study_results(tmp_path).runs[1].log == ({"step": 1, "a": 1}, {"step": 2, "a": 3})
+    assert load_study(tmp_path).runs[1].log == ({"step": 1, "a": 1}, {"step": 2, "a": 3})
 
 
 def test_null_score_is_nan(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     (tmp_path / "student-mse-d2-s0" / "scores.json").write_text('{"scores": {"kid": null}}')
-    assert math.isnan(read_study_results(tmp_path).runs[1].scores["kid"])
+    assert math.isnan(load_study(tmp_path).runs[1].scores["kid"])
 
 
 def test_folder_without_config_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
-        read_study_results(tmp_path)
+        load_study(tmp_path)
 
 
 def test_damaged_file_is_named_in_the_error(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     (tmp_path / "teacher.json").write_text('{"run": ')
     with pytest.raises(UserError, match=r"teacher\.json is damaged"):
-        read_study_results(tmp_path)
+        load_study(tmp_path)
 
 
 def test_latency_of_a_removed_run_is_left_out(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     fake_study.add_latency(tmp_path, widths=(2, 4))
-    assert {width for width, _ in read_study_results(tmp_path).latency} == {2, 32}
+    assert {width for width, _ in load_study(tmp_path).latency} == {2, 32}

@@ -9,7 +9,7 @@ import pytest
 
 from gankd_jax.report.aggregate import score_rows
 from gankd_jax.report.formatting import TEXT_WIDTH
-from gankd_jax.report.study_results import StudyResults, read_study_results
+from gankd_jax.report.study_results import StudyResults, load_study
 from gankd_jax.report.tables import (
     build_latency_tables,
     build_min_width_table,
@@ -26,7 +26,7 @@ from gankd_jax.report.tables import (
 @pytest.fixture(scope="module")
 def one_seed_study(tmp_path_factory) -> StudyResults:
     folder = tmp_path_factory.mktemp("one_seed")
-    return read_study_results(fake_study.write_study(folder, seeds=(0,)))
+    return load_study(fake_study.write_study(folder, seeds=(0,)))
 
 
 def read_csv(study: StudyResults) -> list[dict[str, str]]:
@@ -49,7 +49,7 @@ def test_baseline_with_the_better_score_is_ahead(study):
 
 
 def test_one_seed_gives_no_verdict(tmp_path):
-    study = read_study_results(
+    study = load_study(
         fake_study.write_study(tmp_path, seeds=(0,), widths=(2, 8), students=("mse",))
     )
     comparisons = [row.comparison for row in score_rows(study) if row.comparison]
@@ -67,7 +67,7 @@ def test_unfinished_study_lists_runs_without_scores(unfinished_study):
 
 
 def test_study_without_teacher_has_no_ratios(tmp_path):
-    study = read_study_results(fake_study.write_study_without_teacher(tmp_path))
+    study = load_study(fake_study.write_study_without_teacher(tmp_path))
     assert "no teacher has been chosen yet" in summarize_study(study)[0]
     assert all(r.score_ratio is None and r.size_ratio is None for r in score_rows(study))
     assert "student d=2 seed 0: not started" in format_report_markdown(study)
@@ -77,7 +77,7 @@ def test_study_without_classifier_has_the_other_scores(tmp_path):
     made = fake_study.write_study(
         tmp_path, seeds=(0,), widths=(2,), data="celeb_a", scores=("sharpness", "pixel_error")
     )
-    study = read_study_results(made)
+    study = load_study(made)
     assert {row.metric.key for row in score_rows(study)} == {"sharpness", "pixel_error"}
     assert "446:1" in format_report_text(study)
     assert "paper*" not in format_report_text(study)
@@ -122,7 +122,7 @@ def test_file_sizes_and_scores_of_lower_precisions(study):
 def test_study_without_lower_precisions_has_no_file_sizes(tmp_path):
     folder = fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     fake_study.drop_precisions(folder)
-    study = read_study_results(folder)
+    study = load_study(folder)
     markdown = format_report_markdown(study)
     assert "By bytes on disk" not in markdown
     assert "weights |" not in markdown
@@ -137,7 +137,7 @@ def test_paper_scores_are_marked_as_by_another_network(study):
 def test_teacher_candidates_are_listed(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     fake_study.add_teacher(tmp_path, width=16, inception_score=7.25)
-    tried = format_report_text(read_study_results(tmp_path)).split("Teachers tried")[1].splitlines()
+    tried = format_report_text(load_study(tmp_path)).split("Teachers tried")[1].splitlines()
     assert [line.split()[:4] for line in tried[3:5]] == [
         ["32", "0", "chosen", "20.50"],
         ["16", "0", "31.50", "25,600"],
@@ -147,7 +147,7 @@ def test_teacher_candidates_are_listed(tmp_path):
 
 def test_text_fits_a_terminal(study, unfinished_study, tmp_path):
     long = fake_study.write_study(tmp_path, seeds=(0, 1), students=("a_very_long_recipe_name",))
-    for results in (study, unfinished_study, read_study_results(long)):
+    for results in (study, unfinished_study, load_study(long)):
         assert max(map(len, format_report_text(results).splitlines())) <= TEXT_WIDTH
 
 
@@ -173,7 +173,7 @@ def test_latency_note_warns_of_a_busy_machine(tmp_path):
     for spread, busy in ((1.1, False), (2.04, True)):
         latency["runs"]["teacher-d32-s0"]["int8"]["spread"] = spread
         path.write_text(json.dumps(latency))
-        [table] = build_latency_tables(read_study_results(tmp_path))
+        [table] = build_latency_tables(load_study(tmp_path))
         assert (
             "The machine was busy: repetitions differ by up to 2.0 times." in table.note
         ) == busy
@@ -217,7 +217,7 @@ def test_smallest_widths_as_sentences(one_seed_study):
 
 
 def test_study_without_teacher_has_no_smallest_width(tmp_path):
-    study = read_study_results(fake_study.write_study_without_teacher(tmp_path))
+    study = load_study(fake_study.write_study_without_teacher(tmp_path))
     assert describe_min_widths(study) == []
     assert build_min_width_table(study) is None
 
@@ -238,4 +238,4 @@ def test_width_advantage_of_students_and_of_the_paper(one_seed_study):
 def test_study_without_baselines_has_no_width_advantage(tmp_path):
     folder = fake_study.write_study(tmp_path, seeds=(0,), widths=(2,))
     fake_study.remove_run(folder / "baseline-d2-s0")
-    assert build_width_advantage_table(read_study_results(folder)) is None
+    assert build_width_advantage_table(load_study(folder)) is None

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from gankd_jax.config.schema import base_config, recipe_config
 from gankd_jax.models import sampling
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 from gankd_jax.report.tables import format_report_text
 from gankd_jax.study import import_torch, runner, workdir
 from gankd_jax.study.context import StudyContext
@@ -84,7 +84,7 @@ def test_a_study_trains_students_of_an_imported_teacher(
 
     runner.run_study(config, folder)
 
-    results = read_study_results(folder)
+    results = load_study(folder)
     assert results.teacher is not None
     assert results.teacher.name == TEACHER
     assert all(run.scores for run in results.runs)

@@ -11,7 +11,7 @@ from gankd_jax.evaluation import inference
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics.feature_stats import FeatureExtractor
 from gankd_jax.metrics.fid import frechet_distance
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 from gankd_jax.study import context, evaluate, plan, runner, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils import atomic_io
@@ -82,7 +82,7 @@ def test_a_study_that_is_scored_gets_the_layers_too(root, folder, looks):
         moments = [m for x in (fake, train) for m in (of(x).mean(0), np.cov(of(x).T))]
         assert scores["scores"][f"fd_{layer}"] == pytest.approx(frechet_distance(*moments), rel=0.3)
 
-    told = read_study_results(folder)
+    told = load_study(folder)
     run = next(run for run in told.runs if run.name == RUN)
     assert run.scores["fd_192"] == scores["scores"]["fd_192"]
     assert run.provenance["FID network"]["network"] == "a stand-in"

@@ -13,7 +13,7 @@ import tiny
 from flax import serialization
 
 from gankd_jax.config.schema import config_to_dict
-from gankd_jax.report.study_results import read_study_results
+from gankd_jax.report.study_results import load_study
 from gankd_jax.report.tables import table_notes
 from gankd_jax.study import networks, plan, runner, workdir
 from gankd_jax.study.context import StudyContext
@@ -173,7 +173,7 @@ def test_without_a_checkpoint_it_begins_anew(root, tmp_path, provoke):
 def test_the_report_says_which_run_went_on(root, tmp_path, provoke):
     provoke(at_15)
     train(lab(root, tmp_path, retries=1))
-    notes = [note for note in table_notes(read_study_results(tmp_path)) if NAMES[1] in note]
+    notes = [note for note in table_notes(load_study(tmp_path)) if NAMES[1] in note]
     (note,) = notes
     assert note.startswith(
         f"{NAMES[1]} continued with another seed after it had failed at step 15: "
