@@ -15,6 +15,7 @@ from gankd_jax.metrics.registry import (
     CLASSIFIER,
     FRECHET_DISTANCE,
     INCEPTION_LAYERS,
+    SHARPNESS,
     Metric,
     get_metric,
 )
