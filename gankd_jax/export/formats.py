@@ -53,7 +53,10 @@ FORMATS: dict[str, ExportFormat] = {}
 
 
 def register_format(export_format: ExportFormat) -> None:
-    """Adds a format to `FORMATS` under its name.
+    """Adds a format to `FORMATS` under its name, which `gankd export --format` then offers.
+
+    Args:
+      export_format: Its name must be new.
 
     Raises:
       ValueError: The name is taken.
@@ -110,6 +113,9 @@ def export_generator(
 
 def require_packages(format_name: str) -> None:
     """Checks that the packages of a format are installed.
+
+    Args:
+      format_name: A key of `FORMATS`.
 
     Raises:
       UserError: One is not; names the extra that installs it.

@@ -85,7 +85,15 @@ def _make_layer(
 
 
 def run_onnx(model: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:
-    """Runs a model with onnxruntime on the CPU; returns images with channels last."""
+    """Runs a model with onnxruntime on the CPU.
+
+    Args:
+      model: The bytes that `write_onnx` returned.
+      latents: Standard normal numbers; any count.
+
+    Returns:
+      Images in -1..1, with channels last.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -30,7 +30,12 @@ SIZES = {
 
 
 def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
-    """Serialises a generator's sizes and layers; the card is empty."""
+    """Serialises a generator's sizes and layers; the card is empty.
+
+    Args:
+      generator: Gives the sizes; its norm is ignored.
+      layers: Its folded layers, first to last.
+    """
     arrays: dict[str, np.ndarray] = {}
     for k, layer in enumerate(layers):
         arrays |= {f"layer{k}.kernel": layer.kernel, f"layer{k}.bias": layer.bias}
@@ -67,7 +72,12 @@ def _read_layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
 
 
 def add_card(file: bytes, card: dict[str, Any]) -> bytes:
-    """Returns the file with a JSON object as its card."""
+    """Puts a card into a file.
+
+    Args:
+      file: The bytes that `write_safetensors` returned.
+      card: Any JSON object; it replaces the card of the file.
+    """
     metadata = _read_metadata(file) | {"card": json.dumps(card)}
     return safetensors.numpy.save(safetensors.numpy.load(file), metadata)
 
@@ -78,7 +88,15 @@ def _read_metadata(file: bytes) -> dict[str, str]:
 
 
 def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:
-    """Generates images with the generator that a file holds."""
+    """Generates images with the generator that a file holds.
+
+    Args:
+      file: The bytes that `write_safetensors` returned.
+      latents: Standard normal numbers; any count.
+
+    Returns:
+      Images in -1..1.
+    """
     return np.asarray(sampling.sample_images(*read_safetensors(file), latents))
 
 

@@ -63,7 +63,15 @@ def _without_source_locations() -> Iterator[None]:
 def run_stablehlo(
     program: bytes, latents: Float[np.ndarray, "n z"]
 ) -> Float[np.ndarray, "n s s c"]:
-    """Runs a serialised program on JAX's default backend."""
+    """Runs a serialised program on JAX's default backend.
+
+    Args:
+      program: The bytes that `write_stablehlo` returned.
+      latents: Standard normal numbers; any count.
+
+    Returns:
+      Images in -1..1.
+    """
     return np.asarray(jax.export.deserialize(bytearray(program)).call(latents))
 
 

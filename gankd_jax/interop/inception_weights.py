@@ -182,7 +182,11 @@ def available_layers(path: Path) -> tuple[str, ...]:
 
 
 def params_fingerprint(params: Params) -> str:
-    """Returns a short hash of parameters, for the keys of cached features."""
+    """Returns a short hash of parameters, for the keys of cached features.
+
+    Args:
+      params: As `load_weights` returns them.
+    """
     digest = hashlib.sha256()
     for name, parts in sorted(params.items()):
         for part, values in sorted(parts.items()):
@@ -192,6 +196,9 @@ def params_fingerprint(params: Params) -> str:
 
 def fold_torch_state(state: Mapping[str, np.ndarray]) -> Params:
     """Converts pytorch-fid's `state_dict` to parameters of `FidInception`, batch norm folded in.
+
+    Args:
+      state: The arrays of the published file, by their PyTorch names.
 
     Raises:
       UserError: An array is missing.

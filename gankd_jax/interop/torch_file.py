@@ -38,6 +38,9 @@ def read_torch_file(path: Path) -> Any:
     dicts, lists, numbers, text and tensors.  If it names any other class or function, it is
     refused, so none is imported or called.
 
+    Args:
+      path: The file.
+
     Raises:
       UserError: The file is damaged, has another format, or holds more than plain tensors.
     """

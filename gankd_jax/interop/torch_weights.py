@@ -61,6 +61,9 @@ def read_generator(path: Path) -> ParamsAndStats:
     A file does not say what lies between the layers.  The common DCGAN is assumed: stride 1 in the
     first layer, then stride 2 with padding 1; batch norm with epsilon 1e-5; ReLU; tanh at the end.
 
+    Args:
+      path: The file.
+
     Returns:
       Parameters and batch-norm statistics, which are empty without batch norm.
 
@@ -76,6 +79,9 @@ def read_critic(path: Path) -> ParamsAndStats:
     It has 4x4 Conv2d layers of d, 2d, 4d, 8d and one channel.  Batch norm follows each layer but
     the first and the last, or none.  LeakyReLU(0.2) is assumed between the layers; a sigmoid at the
     end is taken to be part of the loss.
+
+    Args:
+      path: The file.
 
     Returns:
       Parameters and batch-norm statistics, which are empty without batch norm.
@@ -100,10 +106,10 @@ def infer_generator(params: Tree) -> DCGANGenerator:
 
 def infer_critic(params: Tree) -> DCGANCritic:
     """Returns the module that a critic's parameters belong to."""
-    first, *others = _kernel_shapes(params)
+    first, *rest = _kernel_shapes(params)
     return DCGANCritic(
         width=first[3],
-        image_size=_image_size(1 + len(others)),
+        image_size=_image_size(1 + len(rest)),
         channels=first[2],
         norm="batch" if "norm1" in params else "none",
     )
@@ -214,9 +220,9 @@ def _sort_chained_layers(state: State, axes: tuple[int, ...]) -> _Layers:
     layers = _sort_layers(state, axes)
     if _are_chained(layers):
         return layers
-    other = CONV_AXES if axes == CONV_TRANSPOSE_AXES else CONV_TRANSPOSE_AXES
-    if _are_chained(_sort_layers(state, other)):
-        raise _UnfitError(f"it is a {NETWORK_NAMES[other]}")
+    other_axes = CONV_AXES if axes == CONV_TRANSPOSE_AXES else CONV_TRANSPOSE_AXES
+    if _are_chained(_sort_layers(state, other_axes)):
+        raise _UnfitError(f"it is a {NETWORK_NAMES[other_axes]}")
     raise _UnfitError("its convolutions do not follow each other")
 
 

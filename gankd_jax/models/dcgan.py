@@ -43,6 +43,10 @@ def init_kernel(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "4 
 
     The numbers are sampled as a vector and then reshaped: XLA's CPU compiler needs a quarter of the
     time for it, and the numbers are the same.
+
+    Args:
+      key: Random key.
+      shape: Shape of the kernel, `(4, 4, inputs, outputs)`.
     """
     return (INIT_STDDEV * jax.random.normal(key, (math.prod(shape),))).reshape(shape)
 
@@ -165,7 +169,12 @@ def fold_batch_norm(variables: PyTree) -> list[FoldedLayer]:
 
 
 def unfold_layers(generator: Generator, layers: list[FoldedLayer]) -> tuple[Generator, PyTree]:
-    """Returns the generator without norm, and the variables with which it equals the layers."""
+    """Returns the generator without norm, and the variables with which it equals the layers.
+
+    Args:
+      generator: A `DCGANGenerator`, which gives the sizes.
+      layers: As `fold_batch_norm` returns them, quantized or not.
+    """
     params = {
         f"layer{k}": {"kernel": jnp.asarray(layer.weights), "bias": jnp.asarray(layer.bias)}
         for k, layer in enumerate(layers)
@@ -240,6 +249,13 @@ def count_paper_parameters(width: int, image_size: int = 64, latent_dim: int = 1
 
     Counted are kernels, and biases as if there were one output channel; batch norm is left out.  At
     64 pixels that is 672 d^2 + 12831 d + 1, which gives every row of the paper's table.
+
+    Args:
+      width: Channels of the last hidden layer, d in the paper.
+      image_size: Pixels a side of the images.
+      latent_dim: Numbers in a latent.
+
+    Reference: arXiv 1902.00159.
     """
     hidden = (*hidden_widths(width, image_size), 1)
     layers = zip((latent_dim, *hidden[:-1]), hidden, strict=True)

@@ -37,11 +37,27 @@ class Generator(Protocol):
     conv_impl: str
 
     def init(self, rngs: Any, latents: Any, *, train: bool) -> PyTree:
-        """Returns new variables: 'params' and, with batch norm, 'batch_stats'."""
+        """Creates variables: 'params' and, with batch norm, 'batch_stats'.
+
+        Args:
+          rngs: Random key.
+          latents: Any latents `[b, latent_dim]`; only their shape counts.
+          train: Either value gives the same variables.
+        """
         ...
 
     def apply(self, variables: PyTree, latents: Any, *, train: bool, mutable: Any = False) -> Any:
-        """Returns images; with `mutable`, also the updated collections of variables."""
+        """Generates images.
+
+        Args:
+          variables: As `init` creates them.
+          latents: `[b, latent_dim]`.
+          train: Whether batch norm uses this batch, or else the stored statistics.
+          mutable: Collections of variables to update, such as `["batch_stats"]`.
+
+        Returns:
+          Images `[b, s, s, c]`; with `mutable`, a pair of these and the updated collections.
+        """
         ...
 
 
@@ -60,11 +76,27 @@ class Critic(Protocol):
     conv_impl: str
 
     def init(self, rngs: Any, images: Any, *, train: bool) -> PyTree:
-        """Returns new variables: 'params' and, with batch norm, 'batch_stats'."""
+        """Creates variables: 'params' and, with batch norm, 'batch_stats'.
+
+        Args:
+          rngs: Random key.
+          images: Any images `[b, s, s, c]`; only their shape counts.
+          train: Either value gives the same variables.
+        """
         ...
 
     def apply(self, variables: PyTree, images: Any, *, train: bool, mutable: Any = False) -> Any:
-        """Returns scores; with `mutable`, also the updated collections of variables."""
+        """Scores images.
+
+        Args:
+          variables: As `init` creates them.
+          images: `[b, s, s, c]` in -1..1.
+          train: Whether batch norm uses this batch, or else the stored statistics.
+          mutable: Collections of variables to update or to return, such as `["intermediates"]`.
+
+        Returns:
+          Scores `[b]`; with `mutable`, a pair of these and the collections.
+        """
         ...
 
 
@@ -130,6 +162,9 @@ FAMILIES: dict[str, Family] = {}
 def register_family(family: Family) -> None:
     """Adds a family to `FAMILIES` under its name.
 
+    Args:
+      family: Its classes must belong to no other family.
+
     Raises:
       ValueError: The name is taken.
     """
@@ -140,6 +175,9 @@ def register_family(family: Family) -> None:
 
 def family_of(network: Generator | Critic) -> Family:
     """Returns the family that a generator or critic belongs to.
+
+    Args:
+      network: An instance of a family's own class; a subclass belongs to no family.
 
     Raises:
       ValueError: Its class belongs to no registered family.

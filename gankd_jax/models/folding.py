@@ -45,6 +45,10 @@ def quantize(layer: FoldedLayer, precision: str) -> FoldedLayer:
 def quantize_generator(generator: TrainedGenerator, precision: str) -> tuple[TrainedGenerator, int]:
     """Rounds a generator's weights to what a file of that precision stores.
 
+    Args:
+      generator: In float32; its batch norm is folded in.
+      precision: One of `constants.PRECISIONS`.
+
     Returns:
       The generator with the rounded weights, which computes in float32, and the bytes that its
       weights take in a file.

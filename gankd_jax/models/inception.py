@@ -28,6 +28,9 @@ def preprocess_images(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 29
 def resize_tf1(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
     """Resizes like TensorFlow 1: bilinear, without aligned corners or half-pixel centres.
 
+    Args:
+      images: In 0..255, of any size.
+
     Returns:
       Images in 0..255.
 
@@ -81,7 +84,14 @@ class FidInception(nn.Module):
 
 
 def parameter_shapes(layers: Sequence[str]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Returns the parameters that layers need: `{name: {"kernel": shape, "bias": shape}}`."""
+    """Returns the shapes of the parameters that some layers need.
+
+    Args:
+      layers: Of `POOL_LAYERS` and `LOGIT_LAYERS`.
+
+    Returns:
+      `{name: {"kernel": shape, "bias": shape}}`, with the names of `FidInception`.
+    """
     x = jax.ShapeDtypeStruct((1, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
     network = FidInception(tuple(layers))
     params = jax.eval_shape(network.init, jax.random.key(0), x)["params"]

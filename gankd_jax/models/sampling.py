@@ -85,6 +85,11 @@ def sample_images(
     """Generates images in -1..1, one for each latent.
 
     Batch norm uses its stored statistics, so an image depends on its own latent alone.
+
+    Args:
+      generator: The module.
+      variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+      latents: Any number of them; large batches are generated in parts on a CPU.
     """
     count, size = latents.shape
     part = _part_size(generator, count)
@@ -117,7 +122,13 @@ def to_uint8(
 
 
 def sample_latents(seed: int, count: int, size: int) -> Float[Array, "n z"]:
-    """Samples `count` standard normal latents of `size` numbers, a function of the arguments."""
+    """Samples standard normal latents, a function of the arguments.
+
+    Args:
+      seed: Of the random numbers.
+      count: How many latents.
+      size: Numbers in a latent.
+    """
     return jax.random.normal(jax.random.key(seed), (count, size))
 
 
@@ -127,7 +138,12 @@ def grid_latents(size: int) -> Float[Array, "n z"]:
 
 
 def sample_grid(generator: Generator, variables: PyTree) -> UInt8[np.ndarray, "h w c"]:
-    """Generates the images of the grid latents, tiled into one image."""
+    """Generates the images of the grid latents, tiled into one image.
+
+    Args:
+      generator: The module.
+      variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+    """
     images = sample_images(generator, variables, grid_latents(generator.latent_dim))
     return tile_images(to_uint8(images), GRID_SIDE)
 
@@ -152,7 +168,12 @@ def interpolation_latents(size: int, paths: int = INTERPOLATION_PATHS) -> Float[
 
 
 def tile_images(images: UInt8[np.ndarray, "n s s c"], columns: int) -> UInt8[np.ndarray, "h w c"]:
-    """Tiles images into one, row by row; an incomplete last row is dropped."""
+    """Tiles images into one, row by row.
+
+    Args:
+      images: Of equal size; those of an incomplete last row are dropped.
+      columns: Images in a row.
+    """
     n, s, _, c = images.shape
     rows = n // columns
     grid = images[: rows * columns].reshape(rows, columns, s, s, c)

@@ -6,8 +6,7 @@ import numpy as np
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data import registry
 from gankd_jax.models import conv
-from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
-from gankd_jax.models.family import Critic, Generator
+from gankd_jax.models.family import FAMILIES, Critic, Generator
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_state import StepSpec
@@ -15,7 +14,7 @@ from gankd_jax.training.train_state import StepSpec
 
 def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
     """Returns the study's generator of that width, without parameters."""
-    return DCGANGenerator(
+    return FAMILIES["dcgan"].generator(
         width=width,
         image_size=config.data.image_size,
         channels=image_channels(config),
@@ -27,7 +26,7 @@ def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
 
 def build_critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
     """Returns the study's critic of that width and norm (batch, layer, none)."""
-    return DCGANCritic(
+    return FAMILIES["dcgan"].critic(
         width=width,
         image_size=config.data.image_size,
         channels=image_channels(config),

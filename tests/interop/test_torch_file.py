@@ -1,4 +1,4 @@
-"""The restricted reader of PyTorch files: what it reads, and what it refuses."""
+"""The restricted reader of PyTorch files: files that it reads, and files that it refuses."""
 
 import pickle
 import zipfile
@@ -25,7 +25,7 @@ def test_tensors_are_read_as_torch_wrote_them(tmp_path: Path, zipped: bool) -> N
     base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
     state = OrderedDict(
         plain=base,
-        turned=base.permute(2, 0, 1),
+        permuted=base.permute(2, 0, 1),
         part=base[1, 1:, ::2],
         parameter=torch.nn.Parameter(base.double()),
         scalar=torch.tensor(7),
@@ -34,23 +34,23 @@ def test_tensors_are_read_as_torch_wrote_them(tmp_path: Path, zipped: bool) -> N
         flags=torch.tensor([True, False]),
     )
     content = {"state_dict": state, "epoch": 3, "name": "x", "lr": [0.1, None]}
-    found = read_torch_file(saved(tmp_path / "f.pth", content, zipped=zipped))
-    assert (found["epoch"], found["name"], found["lr"]) == (3, "x", [0.1, None])
-    assert list(found["state_dict"]) == list(state)
+    actual = read_torch_file(saved(tmp_path / "f.pth", content, zipped=zipped))
+    assert (actual["epoch"], actual["name"], actual["lr"]) == (3, "x", [0.1, None])
+    assert list(actual["state_dict"]) == list(state)
     for name, tensor in state.items():
         expected = tensor.detach().numpy()
-        assert found["state_dict"][name].dtype == expected.dtype
-        np.testing.assert_array_equal(found["state_dict"][name], expected)
+        assert actual["state_dict"][name].dtype == expected.dtype
+        np.testing.assert_array_equal(actual["state_dict"][name], expected)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_modules_state_dict_is_read(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     state = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).state_dict()
-    found = read_torch_file(saved(tmp_path / "f.pth", state, zipped=zipped))
-    assert list(found) == list(state)
-    np.testing.assert_array_equal(found["0.weight"], state["0.weight"].numpy())
-    assert found["1.num_batches_tracked"] == 0
+    arrays = read_torch_file(saved(tmp_path / "f.pth", state, zipped=zipped))
+    assert list(arrays) == list(state)
+    np.testing.assert_array_equal(arrays["0.weight"], state["0.weight"].numpy())
+    assert arrays["1.num_batches_tracked"] == 0
 
 
 class Runs:

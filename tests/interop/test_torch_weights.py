@@ -91,8 +91,8 @@ def parallel(state: State) -> dict:
 
 def with_critic(state: State) -> State:
     """One state_dict for both networks, as Lightning writes it."""
-    other = critic().state_dict()
-    both = {f"discriminator.disc.{k}": v for k, v in other.items()}
+    critic_state = critic().state_dict()
+    both = {f"discriminator.disc.{k}": v for k, v in critic_state.items()}
     return {"state_dict": both | {f"generator.gen.{k}": v for k, v in state.items()}}
 
 

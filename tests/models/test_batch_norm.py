@@ -35,10 +35,12 @@ def inputs():
 
 
 def test_values_and_gradients_of_all_results_equal_autodiff(float64):
-    ours, pull = jax.vjp(batch_normalize, *inputs())
-    theirs, expected = jax.vjp(normalize_by_definition, *inputs())
-    slopes = (random_array(3, *SHAPE), random_array(4, 5), random_array(5, 5))
-    for a, b in zip((*ours, *pull(slopes)), (*theirs, *expected(slopes)), strict=True):
+    actual, actual_vjp = jax.vjp(batch_normalize, *inputs())
+    expected, expected_vjp = jax.vjp(normalize_by_definition, *inputs())
+    gradients = (random_array(3, *SHAPE), random_array(4, 5), random_array(5, 5))
+    for a, b in zip(
+        (*actual, *actual_vjp(gradients)), (*expected, *expected_vjp(gradients)), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
@@ -70,6 +72,8 @@ def test_batch_norm_equals_flax(train):
         jax.tree.map(np.array_equal, variables, flax.init(jax.random.key(0), images))
     )
     variables = jax.tree.map(lambda leaf: leaf + 0.3 * random_array(7, 5) ** 2, variables)
-    ours = BatchNorm().apply(variables, images, train, mutable=["batch_stats"])
-    theirs = flax.apply(variables, images, mutable=["batch_stats"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), ours, theirs)
+    actual = BatchNorm().apply(variables, images, train, mutable=["batch_stats"])
+    expected = flax.apply(variables, images, mutable=["batch_stats"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), actual, expected
+    )

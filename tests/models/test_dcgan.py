@@ -103,9 +103,9 @@ def test_scores_depend_on_other_images_only_with_batch_norm_in_training(norm, tr
     critic = DCGANCritic(2, 16, 1, norm=norm)
     variables, images = random_variables_and_inputs(critic, 4, 16, 16, 1)
     scores, _ = apply(critic, variables, images, train)
-    others, _ = apply(critic, variables, images.at[1:].mul(-2.0), train)
-    assert (abs(scores[0] - others[0]) > 1e-3) == depends
-    assert abs(scores[1] - others[1]) > 1e-3
+    changed, _ = apply(critic, variables, images.at[1:].mul(-2.0), train)
+    assert (abs(scores[0] - changed[0]) > 1e-3) == depends
+    assert abs(scores[1] - changed[1]) > 1e-3
 
 
 def test_an_image_depends_only_on_its_latent_at_inference():

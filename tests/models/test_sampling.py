@@ -140,8 +140,8 @@ def test_tiles_are_laid_out_row_by_row(channels):
     tiled = sampling.tile_images(images, 3)
     assert tiled.shape == (8, 12, channels)  # the seventh image has no complete row
     for k in range(6):
-        top, left = 4 * (k // 3), 4 * (k % 3)
-        assert np.array_equal(tiled[top : top + 4, left : left + 4], images[k])
+        row, column = 4 * (k // 3), 4 * (k % 3)
+        assert np.array_equal(tiled[row : row + 4, column : column + 4], images[k])
 
 
 def test_a_trained_generator_unpacks_and_samples_what_its_module_generates():

@@ -177,12 +177,12 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_written(
 ) -> None:
     config = tiny(**changes)
     run = f"teacher-d{config.study.teacher_widths[0]}-s0"
-    path, other = tmp_path / "netG.pth", tmp_path / "netD.pth"
+    path, critic_path = tmp_path / "netG.pth", tmp_path / "netD.pth"
     saved(path, generator(**generator_settings))
-    saved(other, critic(**critic_settings))
+    saved(critic_path, critic(**critic_settings))
     with pytest.raises(UserError, match=message):
         import_torch.import_torch_teacher(
-            config, tmp_path / "work", path, run=run, critic_path=other
+            config, tmp_path / "work", path, run=run, critic_path=critic_path
         )
     assert not (tmp_path / "work").exists()
 

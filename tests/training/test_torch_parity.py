@@ -28,28 +28,28 @@ LATENT, BATCH, SIZE, CHANNELS = 6, 8, 16, 1
 TEACHER_WIDTH, STUDENT_WIDTH = 3, 2
 
 
-def relative(ours, theirs) -> float:
-    """The largest difference, in units of the largest value."""
-    theirs = np.asarray(theirs)
-    return float(np.max(np.abs(np.asarray(ours) - theirs)) / np.max(np.abs(theirs)))
+def relative_error(actual, expected) -> float:
+    """Returns the largest difference, relative to the largest value."""
+    expected = np.asarray(expected)
+    return float(np.max(np.abs(np.asarray(actual) - expected)) / np.max(np.abs(expected)))
 
 
-def largest(ours, theirs) -> float:
-    """The largest difference between two trees."""
-    differences = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), ours, theirs)
-    return float(np.max(jax.tree.leaves(differences)))  # NaN where one is
+def max_difference(actual, expected) -> float:
+    """Returns the largest difference between two pytrees."""
+    differences = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), actual, expected)
+    return float(np.max(jax.tree.leaves(differences)))  # NaN if any is
 
 
 # Outputs
 
 
-# Each network runs once: to optimize its program takes ten times as long.
+# Each network runs once, and optimizing its program would take ten times as long.
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMIZED)
-def outputs(networks, generator_variables, critic_variables, latents, images):
-    """Images and scores in eval mode, then in train mode."""
+def apply_networks(networks, generator_variables, critic_variables, latents, images):
+    """Returns images and scores, in eval mode and in train mode."""
     generator, critic = networks
     return [
         (
@@ -60,18 +60,18 @@ def outputs(networks, generator_variables, critic_variables, latents, images):
     ]
 
 
-def torch_outputs(generator, critic, latents, images):
-    found = []
+def apply_torch_networks(generator, critic, latents, images):
+    outputs = []
     for train in (False, True):
-        drawn = twin.draw(generator.train(train), latents)
+        images_of_mode = twin.draw(generator.train(train), latents)
         scores = critic.train(train)(twin.channels_first(images))
-        found.append((twin.channels_last(drawn), twin.array(scores)))
-    return found
+        outputs.append((twin.channels_last(images_of_mode), twin.array(scores)))
+    return outputs
 
 
 @torch.no_grad()
-def check_outputs(parity, label, shape, *, norm="batch", form="matmul", batch=3):
-    """Compare images, in -1..1, as they are; scores in units of the largest.
+def check_outputs(parity, label, shape, *, norm="batch", impl="matmul", batch=3):
+    """Compares images in -1..1 by their difference, scores relative to the largest.
 
     `shape` is (width, image size, channels).
     """
@@ -79,19 +79,23 @@ def check_outputs(parity, label, shape, *, norm="batch", form="matmul", batch=3)
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(batch, 100)).astype(np.float32)
     images = rng.uniform(-1, 1, (batch, size, size, channels)).astype(np.float32)
-    theirs = (
+    torch_networks = (
         twin.randomise(twin.generator(*shape, norm=norm), 1),
         twin.randomise(twin.critic(*shape, norm=norm), 2),
     )
-    ours = tuple(cls(*shape, norm=norm, conv_impl=form) for cls in (DCGANGenerator, DCGANCritic))
-    trees = [make_variables(*twin.to_flax(network)) for network in theirs]
-    mine = outputs(ours, *trees, latents, images)
-    reference = torch_outputs(*theirs, latents, images)
-    for mode, got, want in zip(("eval", "train"), mine, reference, strict=True):
-        assert np.std(want[0]) > 0.05  # neither black nor saturated
-        error = float(np.max(np.abs(got[0] - want[0])))
+    networks = tuple(
+        cls(*shape, norm=norm, conv_impl=impl) for cls in (DCGANGenerator, DCGANCritic)
+    )
+    trees = [make_variables(*twin.to_flax(network)) for network in torch_networks]
+    outputs = apply_networks(networks, *trees, latents, images)
+    references = apply_torch_networks(*torch_networks, latents, images)
+    for mode, actual, expected in zip(("eval", "train"), outputs, references, strict=True):
+        assert np.std(expected[0]) > 0.05  # neither black nor saturated
+        error = float(np.max(np.abs(actual[0] - expected[0])))
         parity.check(f"{label}, {mode} mode: images", error, bound=1e-5)
-        parity.check(f"{label}, {mode} mode: scores", relative(got[1], want[1]), bound=1e-5)
+        parity.check(
+            f"{label}, {mode} mode: scores", relative_error(actual[1], expected[1]), bound=1e-5
+        )
 
 
 @pytest.mark.parametrize("width", PAPER_WIDTHS)
@@ -100,12 +104,12 @@ def test_outputs_of_every_width_of_the_paper(parity, width):
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "norm", "form"),
+    ("size", "channels", "norm", "impl"),
     [(16, 3, "none", "matmul"), (32, 1, "layer", "phase"), (128, 3, "batch", "dilated")],
 )
-def test_outputs_of_other_sizes_norms_and_forms(parity, size, channels, norm, form):
-    label = f"{size} px, {channels} channels, norm {norm}, {form}"
-    check_outputs(parity, label, (2, size, channels), norm=norm, form=form)
+def test_outputs_of_other_sizes_norms_and_implementations(parity, size, channels, norm, impl):
+    label = f"{size} px, {channels} channels, norm {norm}, {impl}"
+    check_outputs(parity, label, (2, size, channels), norm=norm, impl=impl)
 
 
 # Training
@@ -121,16 +125,16 @@ class Case:
     critic_norm: str = "batch"
 
 
-def distilled(**changes) -> Recipe:
+def distillation_recipe(**changes) -> Recipe:
     return Recipe(reduction="sum", **changes)
 
 
-RATES = {"generator_lr": 2e-3, "critic_lr": 2e-3}  # so that 50 steps change much
+RATES = {"generator_lr": 2e-3, "critic_lr": 2e-3}  # large, so that 50 steps change the weights much
 CASES = {
     "teacher (bce)": Case(TEACHER_WIDTH, Recipe(**RATES), TEACHER_WIDTH),
-    "mse student": Case(STUDENT_WIDTH, distilled(alpha=0.0, **RATES)),
+    "mse student": Case(STUDENT_WIDTH, distillation_recipe(alpha=0.0, **RATES)),
     "joint student (bce_saturating, mse)": Case(
-        STUDENT_WIDTH, distilled(alpha=0.5, loss="bce_saturating", **RATES), TEACHER_WIDTH
+        STUDENT_WIDTH, distillation_recipe(alpha=0.5, loss="bce_saturating", **RATES), TEACHER_WIDTH
     ),
     "baseline (hinge)": Case(STUDENT_WIDTH, Recipe(loss="hinge", **RATES), STUDENT_WIDTH),
     "baseline (wgan_gp, 2 critic steps, warm-up, cosine)": Case(
@@ -140,16 +144,16 @@ CASES = {
         "layer",
     ),
 }
-MORE = {
+FLOAT32_CASES = {
     "baseline (wgan, clipped)": Case(
         STUDENT_WIDTH, Recipe(loss="wgan", clip=0.2, **RATES), TEACHER_WIDTH
     ),
-    "l1 student": Case(STUDENT_WIDTH, distilled(alpha=0.0, distance="l1", **RATES)),
+    "l1 student": Case(STUDENT_WIDTH, distillation_recipe(alpha=0.0, distance="l1", **RATES)),
 }
 
 
 class Pair:
-    """The same run twice, here and in PyTorch, from the same random weights."""
+    """The same run in JAX and in PyTorch, from the same random weights."""
 
     def __init__(self, case: Case, *, dtype: type):
         self.case, self.dtype = case, dtype
@@ -178,8 +182,8 @@ class Pair:
         )
 
     def _state(self) -> TrainState:
-        def network(theirs, optimizer):
-            params, stats = jax.tree.map(jnp.asarray, twin.to_flax(theirs))
+        def network(torch_network, optimizer):
+            params, stats = jax.tree.map(jnp.asarray, twin.to_flax(torch_network))
             return NetworkState(params=params, stats=stats, optimizer=optimizer.init(params))
 
         recipe = self.case.recipe
@@ -194,7 +198,7 @@ class Pair:
         )
 
     def inputs(self) -> tuple[Noise, np.ndarray | None, np.ndarray | None]:
-        """Random latents, real images and teacher's images, as a step takes them."""
+        """Returns random latents, real images and teacher images, as a step takes them."""
         recipe, rng = self.case.recipe, self._rng
         count, image = (recipe.critic_steps, BATCH), (SIZE, SIZE, CHANNELS)
         draws = Noise(
@@ -207,37 +211,39 @@ class Pair:
         return draws, real if has_critic else None, target if recipe.alpha < 1 else None
 
     def step(self) -> float:
-        """One step of both; the largest relative difference of their losses."""
+        """Takes one step in both; returns the largest relative difference of their losses."""
         draws, real, target = self.inputs()
-        shown = None if target is None else TeacherTargets(target, None)
-        self.state, ours = jitted(self.spec, self.state, draws, real=real, target=shown)
-        theirs = self.twin.step(draws.latents, draws.mix, real, target)
-        assert ours.keys() == theirs.keys()
-        errors = [abs(float(ours[k]) - theirs[k]) / max(1, abs(theirs[k])) for k in theirs]
+        targets = None if target is None else TeacherTargets(target, None)
+        self.state, metrics = jitted_train_step(
+            self.spec, self.state, draws, real=real, target=targets
+        )
+        expected = self.twin.step(draws.latents, draws.mix, real, target)
+        assert metrics.keys() == expected.keys()
+        errors = [abs(float(metrics[k]) - expected[k]) / max(1, abs(expected[k])) for k in expected]
         return float(np.max(errors))
 
 
-jitted = jax.jit(train_step, static_argnums=0)
+jitted_train_step = jax.jit(train_step, static_argnums=0)
 
 
-def gradient_error(ours, theirs) -> float:
-    """Of two trees, in units of the largest number of each layer.
+def gradient_error(actual, expected) -> float:
+    """Returns the largest difference of two pytrees, relative to the largest value of each layer.
 
-    Not of each array: a bias in front of batch norm, or the last under a loss of differences, has a
-    true gradient of zero.
+    Not of each array: the true gradient is zero for a bias in front of batch norm, and for the last
+    bias under a loss of differences.
     """
-    units = {k: max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs[k])) for k in theirs}
-    return float(np.max([largest(ours[k], theirs[k]) / units[k] for k in theirs]))
+    units = {k: max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[k])) for k in expected}
+    return float(np.max([max_difference(actual[k], expected[k]) / units[k] for k in expected]))
 
 
-@pytest.mark.parametrize("name", CASES | MORE)
+@pytest.mark.parametrize("name", CASES | FLOAT32_CASES)
 def test_gradients_and_20_steps_in_float32(parity, name):
-    pair = Pair((CASES | MORE)[name], dtype=np.float32)
+    pair = Pair((CASES | FLOAT32_CASES)[name], dtype=np.float32)
     errors = [pair.step()]
     for which in ("critic", "generator") if pair.spec.critic else ("generator",):
         # After the first step Adam's first moment is the gradient but for a factor.
-        ours = getattr(pair.state, which).optimizer[0].mu
-        error = gradient_error(ours, pair.twin.moments(which))
+        gradients = getattr(pair.state, which).optimizer[0].mu
+        error = gradient_error(gradients, pair.twin.moments(which))
         parity.check(f"gradients in float32, {name}: {which}", error, bound=1e-4)
     errors += [pair.step() for _ in range(19)]
     parity.check(f"20 steps in float32, {name}: losses", np.max(errors), bound=1e-3)
@@ -255,35 +261,39 @@ def test_50_steps_in_float64(parity, name):
         for which in ("critic", "generator") if pair.spec.critic else ("generator",):
             before, after = getattr(first, which), getattr(pair.state, which)
             params, stats = twin.to_flax(getattr(pair.twin, which))
-            assert largest(before.params, after.params) > 0.01  # it has moved
-            error = largest(after.params, params)
+            assert (
+                max_difference(before.params, after.params) > 0.01
+            )  # training has changed the weights
+            error = max_difference(after.params, params)
             parity.check(f"{label}: {which}'s weights", error, bound=1e-6)
             if stats:
-                error = largest(averages(which, before.stats, after.stats), stats)
+                error = max_difference(unbiased_averages(which, before.stats, after.stats), stats)
                 parity.check(f"{label}: {which}'s running averages", error, bound=1e-6)
         parity.check(f"{label}: images", image_error(pair, first), bound=1e-6)
 
 
-def averages(which: str, first, last):
-    """Running averages of 50 steps as PyTorch has them: batch variances times n / (n - 1)."""
+def unbiased_averages(which: str, first, last):
+    """Converts running averages of 50 steps to PyTorch's: batch variances times n / (n - 1)."""
     updates = {"generator": 50, "critic": 2 * 50}[which]  # the critic's: real images, then fakes
-    found = {}
+    averages = {}
     for name, norm in last.items():
         layer = int(name.removeprefix("norm"))
         side = {"generator": 4 * 2**layer, "critic": SIZE // 2 ** (layer + 1)}[which]
         count = BATCH * side**2
-        kept = 0.9**updates * first[name]["batch"]["var"]
-        var = kept + (norm["batch"]["var"] - kept) * count / (count - 1)
-        found[name] = {"batch": {"mean": norm["batch"]["mean"], "var": var}}
-    return found
+        initial = 0.9**updates * first[name]["batch"]["var"]
+        var = initial + (norm["batch"]["var"] - initial) * count / (count - 1)
+        averages[name] = {"batch": {"mean": norm["batch"]["mean"], "var": var}}
+    return averages
 
 
 def image_error(pair: Pair, first: TrainState) -> float:
-    """The largest difference of images drawn with the running averages of training."""
+    """Returns the largest difference of images, with the running averages of training."""
     last = pair.state.generator
-    tree = make_variables(last.params, averages("generator", first.generator.stats, last.stats))
+    tree = make_variables(
+        last.params, unbiased_averages("generator", first.generator.stats, last.stats)
+    )
     latents = np.random.default_rng(4).normal(size=(16, LATENT))
-    ours = pair.spec.generator.apply(tree, jnp.asarray(latents), train=False)
+    images = pair.spec.generator.apply(tree, jnp.asarray(latents), train=False)
     with torch.no_grad():
-        theirs = twin.channels_last(twin.draw(pair.twin.generator.eval(), latents))
-    return float(np.max(np.abs(ours - theirs)))
+        expected = twin.channels_last(twin.draw(pair.twin.generator.eval(), latents))
+    return float(np.max(np.abs(images - expected)))

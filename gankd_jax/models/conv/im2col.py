@@ -119,7 +119,15 @@ def _gather_windows(images: Float[Array, "b h w i"]) -> Float[Array, "b h-1 w-1 
 
 
 def space_to_depth(large: Float[Array, "b h w i"]) -> Float[Array, "b h//2+1 w//2+1 4*i"]:
-    """Pads the image, and folds each 2x2 block of pixels, row by row, into channels."""
+    """Folds each 2x2 block of pixels of the padded image into channels.
+
+    Args:
+      large: Images of even height and width; one row or column of zeros is added on every side.
+
+    Returns:
+      Images of half the height and width plus one; the channels are those of the block's pixels,
+      row by row.
+    """
     padded = pad_border(large)
     b, h, w, i = padded.shape
     split = padded.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
@@ -127,7 +135,14 @@ def space_to_depth(large: Float[Array, "b h w i"]) -> Float[Array, "b h//2+1 w//
 
 
 def space_to_depth_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 4*i o"]:
-    """Permutes a kernel to act on the image that `space_to_depth` returns."""
+    """Permutes a kernel to act on the image that `space_to_depth` returns.
+
+    Args:
+      kernel: Of a 4x4 convolution at stride 2.
+
+    Returns:
+      The kernel of the equal 2x2 convolution at stride 1.
+    """
     i, o = kernel.shape[2:]
     split = kernel.reshape(2, 2, 2, 2, i, o)  # block row, row, block column, column
     return split.transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * i, o)

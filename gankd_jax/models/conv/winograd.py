@@ -174,7 +174,13 @@ def _take_every(x: Array, start: int, stride: int, *, axis: int) -> Array:
 
 
 def shift_axis(x: Array, by: int, *, axis: int) -> Array:
-    """Shifts an array by `by` (1 or -1) along an axis; the end that becomes free gets zeros."""
+    """Shifts an array by one place along an axis.
+
+    Args:
+      x: Any array.
+      by: 1 towards higher indices, -1 towards lower ones.  The end that becomes free gets zeros.
+      axis: The axis to shift along.
+    """
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (by, -by, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
