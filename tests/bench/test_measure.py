@@ -18,6 +18,11 @@ def is_installed(worker):
 
 
 @pytest.fixture(scope="module")
+def cases():
+    return make_cases()
+
+
+@pytest.fixture(scope="module")
 def benchmark(tmp_path_factory):
     """The folder, table and JSON of a benchmark of the smallest case."""
     folder = tmp_path_factory.mktemp("bench") / "results"
@@ -26,6 +31,7 @@ def benchmark(tmp_path_factory):
     return folder, table, json.loads((folder / "bench.json").read_text())
 
 
+@pytest.mark.slow  # starts the workers
 def test_benchmark_writes_every_measured_time(benchmark):
     folder, table, results = benchmark
     assert (folder / "bench.md").read_text() == table + "\n"
@@ -38,6 +44,7 @@ def test_benchmark_writes_every_measured_time(benchmark):
     assert results["machine"]["jax"] == jax.__version__
 
 
+@pytest.mark.slow  # starts the workers
 def test_shares_in_the_table_follow_from_the_times(benchmark):
     _, table, results = benchmark
     case = results["cases"]["draw-2"]
@@ -50,6 +57,7 @@ def test_shares_in_the_table_follow_from_the_times(benchmark):
     assert f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})" in row
 
 
+@pytest.mark.slow  # starts the workers
 def test_benchmark_does_not_overwrite_an_earlier_one(benchmark):
     with pytest.raises(UserError, match=r"bench.json exists; name another folder"):
         run_benchmark(benchmark[0], against=[], only=["draw-2"], rounds=1)
@@ -69,20 +77,20 @@ def test_unknown_names_are_refused_before_anything_runs(tmp_path, settings, mess
     assert not (tmp_path / "new").exists()
 
 
-def test_speedup_is_the_median_of_the_ratios_of_each_round():
+def test_speedup_is_the_median_of_the_ratios_of_each_round(cases):
     seconds = {"ours": [1.0, 2.0, 4.0], "torch": [4.0, 4.0, 4.0], "matrix": [1.0] * 3}
-    assert "| 2.00 (1.00 to 4.00) |" in format_table(make_cases(), {"student": seconds})
+    assert "| 2.00 (1.00 to 4.00) |" in format_table(cases, {"student": seconds})
 
 
-def test_every_rival_of_a_case_has_a_row():
+def test_every_rival_of_a_case_has_a_row(cases):
     seconds = {"ours": [1.0, 1.25], "matrix": [1.0, 1.0], "torch": [2.0, 5.0], "a twin": [1.0, 1.0]}
-    table = format_table(make_cases(), {"draw-2": seconds}).splitlines()
+    table = format_table(cases, {"draw-2": seconds}).splitlines()
     assert any("torch" in row and "| 3.00 (2.00 to 4.00) |" in row for row in table)
     assert any("a twin" in row and "| 0.90 (0.80 to 1.00) |" in row for row in table)
 
 
-def test_streamed_and_constant_batches_take_turns():
-    assert make_cases()["streamed"].variants.keys() == {"a constant batch"}
+def test_streamed_and_constant_batches_take_turns(cases):
+    assert cases["streamed"].variants.keys() == {"a constant batch"}
     calls = {"ours": [], "a": []}
     timers = {
         name: (lambda name=name: calls[name].append(len(calls["a"])) or 1.0) for name in calls
@@ -91,8 +99,7 @@ def test_streamed_and_constant_batches_take_turns():
     assert calls["ours"] == [0, 1, 2]  # one of the other before each
 
 
-def test_more_seeds_add_students_but_no_pass_of_the_teacher():
-    cases = make_cases()
+def test_more_seeds_add_students_but_no_pass_of_the_teacher(cases):
     teacher = cases["draw-64"].flops
     one_seed, three_seeds = cases["students"].flops, cases["students-seeds"].flops
     assert three_seeds - teacher == 3 * (one_seed - teacher)
