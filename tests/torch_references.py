@@ -1,4 +1,4 @@
-"""The PyTorch packages that the scores are tested against, and random weights for their network."""
+"""The PyTorch packages that metrics are compared with, and random weights for their network."""
 
 import importlib.util
 from functools import cache
@@ -16,11 +16,11 @@ OPERATORS = (
 
 
 @cache
-def _torchvision_operators() -> Any:
-    """Declares what torchvision cannot load from its own library, or it would not even import.
+def _declare_torchvision_operators() -> Any:
+    """Declares operators that torchvision cannot load from its own library.
 
-    That is so for its wheel for CUDA beside a CPU-only torch. The declarations live as long as
-    the object returned, hence the cache.
+    Without them the CUDA wheel of torchvision does not import beside a CPU-only torch.  The
+    declarations live as long as the returned object, hence the cache.
     """
     torch = pytest.importorskip("torch", reason="torch is not installed")
     package = importlib.util.find_spec("torchvision")
@@ -36,9 +36,9 @@ def _torchvision_operators() -> Any:
     return None
 
 
-def reference(module: str) -> Any:
-    """A module of a reference package by its full name; skips the caller where it is missing."""
-    _torchvision_operators()
+def import_reference(module: str) -> Any:
+    """Imports a module of a reference package; skips the test where it is not installed."""
+    _declare_torchvision_operators()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -46,12 +46,12 @@ def reference(module: str) -> Any:
 
 
 def random_inception_state(seed: int) -> dict[str, Any]:
-    """A state_dict of the FID network: every layer random, no batch-norm statistic trivial.
+    """Returns a random state_dict of the FID network, with non-trivial batch-norm statistics.
 
-    Kernels keep the scale of what they are given, so no layer's output vanishes or explodes.
+    Kernels preserve the scale of their input, so that no layer's output vanishes or explodes.
     """
-    torch = reference("torch")
-    shapes = reference("pytorch_fid.inception")._inception_v3(
+    torch = import_reference("torch")
+    shapes = import_reference("pytorch_fid.inception")._inception_v3(
         num_classes=1008, aux_logits=False, weights=None
     )
     rng = np.random.default_rng(seed)
@@ -59,28 +59,28 @@ def random_inception_state(seed: int) -> dict[str, Any]:
     for name, value in shapes.state_dict().items():
         shape = tuple(value.shape)
         if name.endswith(("bn.weight", "bn.running_var")):
-            drawn = rng.uniform(0.5, 1.5, shape)
+            values = rng.uniform(0.5, 1.5, shape)
         elif name.endswith(("bn.bias", "bn.running_mean", "fc.bias")):
-            drawn = rng.normal(0, 0.3, shape)
+            values = rng.normal(0, 0.3, shape)
         elif name.endswith("num_batches_tracked"):
-            drawn = np.array(7)
+            values = np.array(7)
         else:
-            drawn = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
-        state[name] = torch.tensor(drawn, dtype=value.dtype)
+            values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        state[name] = torch.tensor(values, dtype=value.dtype)
     return state
 
 
-def torch_fidelity_network(state: dict[str, Any], layers: list[str]) -> Any:
-    """torch-fidelity's feature extractor (uint8 NCHW in, a tuple of features out) with a state."""
-    module = reference("torch_fidelity.feature_extractor_inceptionv3")
+def build_torch_fidelity_network(state: dict[str, Any], layers: list[str]) -> Any:
+    """Builds torch-fidelity's feature extractor: uint8 NCHW images to a tuple of features."""
+    module = import_reference("torch_fidelity.feature_extractor_inceptionv3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: state)
         return module.FeatureExtractorInceptionV3("inception-v3-compat", layers, verbose=False)
 
 
-def pytorch_fid_network(state: dict[str, Any]) -> Any:
-    """pytorch-fid's network with a state; 299x299 images in -1..1 to its four maps."""
-    module = reference("pytorch_fid.inception")
+def build_pytorch_fid_network(state: dict[str, Any]) -> Any:
+    """Builds pytorch-fid's network: 299x299 images in -1..1 to four feature maps."""
+    module = import_reference("pytorch_fid.inception")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: state)
         network = module.InceptionV3([0, 1, 2, 3], resize_input=False, normalize_input=False)

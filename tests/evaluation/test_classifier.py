@@ -1,4 +1,4 @@
-"""The classifier that judges images: its training, its cache, its augmentation."""
+"""Evaluation classifiers: training, cache, augmentation, use as feature extractors."""
 
 import dataclasses
 import itertools
@@ -23,44 +23,45 @@ def digits(tmp_path_factory) -> tuple[ImageSplit, ImageSplit]:
 
 
 @pytest.fixture
-def quick(monkeypatch) -> list[str]:
-    """Training of 100 steps, and the key of each data set that was trained on."""
-    trained, train = [], module._train
+def trained_keys(monkeypatch) -> list[str]:
+    """Shortens training to 100 steps; returns the key of each data set that is trained on."""
+    keys, train = [], module._train
 
-    def noted(network, images, title):
-        trained.append(images.key)
+    def train_and_record(network, images, title):
+        keys.append(images.key)
         return train(network, images, title)
 
     monkeypatch.setattr(module, "STEPS", 100)
-    monkeypatch.setattr(module, "_train", noted)
-    return trained
+    monkeypatch.setattr(module, "_train", train_and_record)
+    return keys
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, digits) -> EvalClassifier:
+def classifier(tmp_path_factory, digits) -> EvalClassifier:
     return load_or_train_classifier(
         *digits, tiny.data(tiny.shared(tmp_path_factory)) / "gankd_cache"
     )
 
 
-def test_it_learns_the_digits_and_says_how_well(trained, digits):
+def test_classifier_learns_the_digits_and_reports_its_accuracy(classifier, digits):
     _, test = digits
-    logits, features = trained(np.asarray(test.pixels))
-    right = np.asarray(logits).argmax(axis=1) == test.labels
-    assert trained.accuracy == right.mean()
-    assert trained.accuracy > 0.9
+    logits, features = classifier(np.asarray(test.pixels))
+    is_correct = np.asarray(logits).argmax(axis=1) == test.labels
+    assert classifier.accuracy == is_correct.mean()
+    assert classifier.accuracy > 0.9
     assert logits.shape == (359, 10)
     assert features.shape == (359, 128)
     assert np.asarray(features).min() >= 0
 
 
-def test_it_is_trained_once_and_found_again(tmp_path, digits, quick, trained):
+def test_classifier_is_trained_once_and_then_read_from_the_cache(
+    tmp_path, digits, trained_keys, classifier
+):
     first = load_or_train_classifier(*digits, tmp_path)
     again = load_or_train_classifier(*digits, tmp_path)
-    assert len(quick) == 1
-    assert (
-        first.weights_sha256 == again.weights_sha256 == trained.weights_sha256
-    )  # training is deterministic
+    assert len(trained_keys) == 1
+    # Training is deterministic.
+    assert first.weights_sha256 == again.weights_sha256 == classifier.weights_sha256
     assert first.accuracy == again.accuracy
     assert tiny.differences(first.params, again.params) == []
     images = digits[1].pixels[:50]
@@ -69,72 +70,74 @@ def test_it_is_trained_once_and_found_again(tmp_path, digits, quick, trained):
 
 
 @pytest.mark.parametrize("changed", ["train", "test"])
-def test_other_data_make_another_judge(tmp_path, digits, quick, monkeypatch, changed):
+def test_other_data_train_another_classifier(tmp_path, digits, trained_keys, monkeypatch, changed):
     monkeypatch.setattr(
-        module, "_train", lambda network, images, title: quick.append(images.key) or {}
+        module, "_train", lambda network, images, title: trained_keys.append(images.key) or {}
     )
     monkeypatch.setattr(module, "_accuracy", lambda *_: 0.5)
     train, test = digits
     load_or_train_classifier(train, test, tmp_path)
-    found = {"train": train, "test": test}
-    found[changed] = dataclasses.replace(found[changed], key="another")
-    load_or_train_classifier(found["train"], found["test"], tmp_path)
+    splits = {"train": train, "test": test}
+    splits[changed] = dataclasses.replace(splits[changed], key="another")
+    load_or_train_classifier(splits["train"], splits["test"], tmp_path)
     load_or_train_classifier(train, test, tmp_path)
-    assert len(quick) == len(list(tmp_path.iterdir())) == 2
+    assert len(trained_keys) == len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_second_judge_is_another_network_with_a_file_of_its_own(tmp_path, digits, monkeypatch):
+def test_second_classifier_is_another_network_with_its_own_cache_file(
+    tmp_path, digits, monkeypatch
+):
     monkeypatch.setattr(module, "STEPS", 200)
     mixer = load_or_train_classifier(*digits, tmp_path, "mixer")
     assert mixer.accuracy > 0.85
     assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["mixer"]
     extractor = mixer.make_extractor(80)
-    found = extractor.extract(digits[1].pixels[:30])
-    assert found[extractor.pair_layer].shape == (30, 64)
+    features = extractor.extract(digits[1].pixels[:30])
+    assert features[extractor.pair_layer].shape == (30, 64)
     assert (extractor.pair_layer, extractor.fd_layers) == ("mixer", ("mixer",))
     again = load_or_train_classifier(*digits, tmp_path, "mixer")
     assert (again.kind, again.weights_sha256) == ("mixer", mixer.weights_sha256)
 
 
-def test_unlabelled_images_are_refused(tmp_path, digits):
+def test_unlabelled_images_raise_value_error(tmp_path, digits):
     train, test = digits
     with pytest.raises(ValueError, match="labels"):
         load_or_train_classifier(dataclasses.replace(train, labels=None), test, tmp_path)
 
 
-def test_the_hash_is_of_every_weight(trained):
-    again = module._hash_params(jax.tree.map(np.asarray, trained.params))
-    assert again == trained.weights_sha256
-    assert len(again) == 64
-    changed = {**trained.params, "bias1": np.asarray(trained.params["bias1"]) + 1e-3}
-    assert module._hash_params(changed) != trained.weights_sha256
+def test_hash_depends_on_every_parameter(classifier):
+    sha256 = module._hash_params(jax.tree.map(np.asarray, classifier.params))
+    assert sha256 == classifier.weights_sha256
+    assert len(sha256) == 64
+    changed = {**classifier.params, "bias1": np.asarray(classifier.params["bias1"]) + 1e-3}
+    assert module._hash_params(changed) != classifier.weights_sha256
 
 
-def test_its_features_feed_the_scores(trained, digits):
+def test_extractor_returns_the_classifiers_logits_and_features(classifier, digits):
     images = digits[1].pixels[:30]
-    extractor = trained.make_extractor(80)
-    found = extractor.extract(images)
-    logits, features = trained(images)
-    assert np.array_equal(found[extractor.logit_layer], logits)
-    assert np.array_equal(found[extractor.pair_layer], features)
+    extractor = classifier.make_extractor(80)
+    outputs = extractor.extract(images)
+    logits, features = classifier(images)
+    assert np.array_equal(outputs[extractor.logit_layer], logits)
+    assert np.array_equal(outputs[extractor.pair_layer], features)
     assert (extractor.fd_layers, extractor.batch_size) == (("classifier",), 80)
-    assert trained.weights_sha256[:12] in extractor.name
-    assert f"{trained.accuracy:.4f}" in extractor.description
+    assert classifier.weights_sha256[:12] in extractor.name
+    assert f"{classifier.accuracy:.4f}" in extractor.description
 
 
 @pytest.mark.parametrize("size", [16, 32])
-def test_training_images_are_shifted_by_whole_pixels(size):
+def test_training_images_are_shifted_by_every_whole_number_of_pixels(size):
     reach = size // 16
     images = np.random.default_rng(0).normal(size=(200, size, size, 1)).astype(np.float32)
     shifted = np.asarray(module._random_shift(jax.random.key(1), jnp.asarray(images)))
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    seen = set()
-    for image, wide in zip(shifted, padded, strict=True):
-        moves = [
+    occurring_shifts = set()
+    for image, padded_image in zip(shifted, padded, strict=True):
+        shifts = [
             (down, right)
             for down, right in itertools.product(range(2 * reach + 1), repeat=2)
-            if np.array_equal(image, wide[down : down + size, right : right + size])
+            if np.array_equal(image, padded_image[down : down + size, right : right + size])
         ]
-        assert len(moves) == 1
-        seen.add(moves[0])
-    assert len(seen) == (2 * reach + 1) ** 2  # each of the moves occurs
+        assert len(shifts) == 1
+        occurring_shifts.add(shifts[0])
+    assert len(occurring_shifts) == (2 * reach + 1) ** 2

@@ -1,6 +1,7 @@
-"""Scores of real images and of generators, whose images are known."""
+"""Scores, pixel errors, samples and nearest neighbours, for images that are known."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import signal
 
@@ -26,7 +27,7 @@ LATENT = 9
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> tuple[ImageSplit, ImageSplit, EvalClassifier]:
-    """Training and test digits, and their judge."""
+    """Training and test digits, and their classifier."""
     data_dir = tiny.data(tiny.shared(tmp_path_factory))
     sizes = {"data_dir": data_dir, "image_size": 16, "pad": 1}
     train, test = (load_split("digits", split, **sizes) for split in ("train", "test"))
@@ -34,107 +35,106 @@ def digits(tmp_path_factory) -> tuple[ImageSplit, ImageSplit, EvalClassifier]:
 
 
 @pytest.fixture(scope="module")
-def drawer() -> sampling.TrainedGenerator:
-    generator = DCGANGenerator(width=2, image_size=16, channels=1, latent_dim=LATENT)
-    blank = jnp.zeros((2, LATENT))
-    return sampling.TrainedGenerator(
-        generator, generator.init(jax.random.key(0), blank, train=False)
-    )
+def generator() -> sampling.TrainedGenerator:
+    module = DCGANGenerator(width=2, image_size=16, channels=1, latent_dim=LATENT)
+    latents = jnp.zeros((2, LATENT))
+    return sampling.TrainedGenerator(module, module.init(jax.random.key(0), latents, train=False))
 
 
-def constant(value: float) -> sampling.TrainedGenerator:
-    """A generator whose images are of one colour."""
-    generator = DCGANGenerator(width=1, image_size=16, channels=1, latent_dim=LATENT, norm="none")
-    tree = generator.init(jax.random.key(0), jnp.zeros((2, LATENT)), train=False)
-    tree = jax.tree.map(jnp.zeros_like, tree)
-    tree["params"]["layer2"]["bias"] = jnp.full(1, np.arctanh(value), jnp.float32)
-    return sampling.TrainedGenerator(generator, tree)
+def constant_generator(value: float) -> sampling.TrainedGenerator:
+    """Returns a generator whose images have one grey level."""
+    module = DCGANGenerator(width=1, image_size=16, channels=1, latent_dim=LATENT, norm="none")
+    variables = module.init(jax.random.key(0), jnp.zeros((2, LATENT)), train=False)
+    variables = jax.tree.map(jnp.zeros_like, variables)
+    variables["params"]["layer2"]["bias"] = jnp.full(1, np.arctanh(value), jnp.float32)
+    return sampling.TrainedGenerator(module, variables)
 
 
-def drawn(drawer: sampling.TrainedGenerator, seed: int, count: int, size: int) -> np.ndarray:
-    return np.concatenate(
-        list(inference.sample_batches(drawer, seed, count=count, batch_size=size))
-    )
+def sample(
+    generator: sampling.TrainedGenerator, seed: int, count: int, batch_size: int
+) -> np.ndarray:
+    batches = inference.sample_batches(generator, seed, count=count, batch_size=batch_size)
+    return np.concatenate(list(batches))
 
 
-def test_the_scores_of_real_images_are_the_metrics_of_all_at_once(digits):
-    train, test, judged = digits
-    extractor = judged.make_extractor(50)
+def test_scores_of_real_images_equal_the_metrics_of_all_features(digits):
+    train, test, classifier = digits
+    extractor = classifier.make_extractor(50)
     reference = feature_stats.compute_stats(
         inference.iterate_batches(train.pixels, 300), extractor, count=len(train.pixels)
     )
-    batches = lambda: inference.iterate_batches(test.pixels, 50)  # noqa: E731
-    found = scoring.compute_scores(batches, [(extractor, reference)], count=359)
-    logits, own = (np.asarray(x, np.float64) for x in judged(np.asarray(test.pixels)))
-    theirs = np.asarray(judged(np.asarray(train.pixels))[1], np.float64)
+    batches = functools.partial(inference.iterate_batches, test.pixels, 50)
+    scores = scoring.compute_scores(batches, [(extractor, reference)], count=359)
+    logits, features = (np.asarray(x, np.float64) for x in classifier(np.asarray(test.pixels)))
+    train_features = np.asarray(classifier(np.asarray(train.pixels))[1], np.float64)
     mean, deviation = inception_score(logits)
-    distance = frechet_distance(own.mean(0), np.cov(own.T), theirs.mean(0), np.cov(theirs.T))
+    moments = [m for x in (features, train_features) for m in (x.mean(0), np.cov(x.T))]
     expected = {
         "sharpness": variance_of_laplacian(np.asarray(test.pixels)).mean(),
         "inception_score": mean,
         "inception_score_sd": deviation,
-        "fd_classifier": distance,
+        "fd_classifier": frechet_distance(*moments),
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
-    assert found.keys() > expected.keys()
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert scores.keys() > expected.keys()
 
 
-def test_without_a_network_there_is_the_sharpness(digits):
+def test_sharpness_is_the_only_score_without_a_network(digits):
     pixels = digits[1].pixels
-    found = scoring.compute_scores(
-        lambda: inference.iterate_batches(pixels, 100), [], count=len(pixels)
-    )
-    assert found == {"sharpness": pytest.approx(variance_of_laplacian(np.asarray(pixels)).mean())}
+    batches = functools.partial(inference.iterate_batches, pixels, 100)
+    scores = scoring.compute_scores(batches, [], count=len(pixels))
+    assert scores == {"sharpness": pytest.approx(variance_of_laplacian(np.asarray(pixels)).mean())}
 
 
-def test_batches_hold_every_image_once():
+def test_batches_contain_every_image_once():
     images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1), np.uint8)
-    parts = list(inference.iterate_batches(images, 4))
-    assert [len(part) for part in parts] == [4, 4, 2]
-    assert np.array_equal(np.concatenate(parts), images)
+    batches = list(inference.iterate_batches(images, 4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert np.array_equal(np.concatenate(batches), images)
 
 
-def test_as_many_images_are_drawn_as_are_asked_for(drawer):
-    eight = drawn(drawer, 3, 8, 4)
-    assert eight.shape == (8, 16, 16, 1)
-    assert np.array_equal(drawn(drawer, 3, 7, 4), eight[:7])
-    assert len(np.unique(eight, axis=0)) == 8
+def test_count_of_samples_may_end_within_a_batch(generator):
+    images = sample(generator, 3, 8, 4)
+    assert images.shape == (8, 16, 16, 1)
+    assert np.array_equal(sample(generator, 3, 7, 4), images[:7])
+    assert len(np.unique(images, axis=0)) == 8
 
 
-def test_seed_and_batch_size_make_the_images(drawer):
-    assert np.array_equal(drawn(drawer, 3, 8, 4), drawn(drawer, 3, 8, 4))
-    assert not np.array_equal(drawn(drawer, 3, 8, 4), drawn(drawer, 4, 8, 4))
+def test_samples_are_a_function_of_the_seed(generator):
+    assert np.array_equal(sample(generator, 3, 8, 4), sample(generator, 3, 8, 4))
+    assert not np.array_equal(sample(generator, 3, 8, 4), sample(generator, 4, 8, 4))
 
 
 @pytest.mark.parametrize("count", [4, 7])
-def test_the_pixel_error_is_the_mean_square(count):
+def test_pixel_error_is_the_mean_square_difference(count):
     sizes = {"count": count, "batch_size": 4}
-    students = [constant(0.5), constant(-0.25), constant(0.25)]
-    found = scoring.pixel_errors(students, constant(-0.25), 0, **sizes)
-    assert found == pytest.approx([0.75**2, 0, 0.5**2], rel=1e-5)
+    students = [constant_generator(0.5), constant_generator(-0.25), constant_generator(0.25)]
+    errors = scoring.pixel_errors(students, constant_generator(-0.25), 0, **sizes)
+    assert errors == pytest.approx([0.75**2, 0, 0.5**2], rel=1e-5)
 
 
-def test_the_pixel_error_is_taken_on_the_latents_that_are_drawn(drawer):
-    images = drawn(drawer, 3, 7, 4).astype(np.float64) / 127.5 - 1
-    [found] = scoring.pixel_errors([drawer], constant(0.5), 3, count=7, batch_size=4)
-    assert found == pytest.approx(((images - 0.5) ** 2).mean(), abs=2 / 255)
-    [other] = scoring.pixel_errors([drawer], constant(0.5), 4, count=7, batch_size=4)
-    assert other != found
+def test_pixel_error_is_measured_on_the_latents_of_the_seed(generator):
+    images = sample(generator, 3, 7, 4).astype(np.float64) / 127.5 - 1
+    [error] = scoring.pixel_errors([generator], constant_generator(0.5), 3, count=7, batch_size=4)
+    assert error == pytest.approx(((images - 0.5) ** 2).mean(), abs=2 / 255)
+    [other_error] = scoring.pixel_errors(
+        [generator], constant_generator(0.5), 4, count=7, batch_size=4
+    )
+    assert other_error != error
 
 
-def test_the_pictures_of_a_report_are_of_the_shared_latents(drawer):
-    found = scoring.report_samples(drawer)
-    assert found["grid"].shape == (64, 16, 16, 1)
-    assert found["interpolation"].shape == (4, 8, 16, 16, 1)
-    generator, variables = drawer
+def test_report_samples_are_of_the_shared_latents(generator):
+    samples = scoring.report_samples(generator)
+    assert samples["grid"].shape == (64, 16, 16, 1)
+    assert samples["interpolation"].shape == (4, 8, 16, 16, 1)
     paths = sampling.interpolation_latents(LATENT).reshape(4, 8, LATENT)
-    ends = sampling.to_uint8(sampling.sample_images(generator, variables, paths[:, 0]))
-    difference = np.abs(found["interpolation"][:, 0].astype(int) - ends)
-    assert difference.max() <= 1  # rounding may differ with the batch
+    ends = sampling.to_uint8(sampling.sample_images(*generator, paths[:, 0]))
+    difference = np.abs(samples["interpolation"][:, 0].astype(int) - ends)
+    assert difference.max() <= 1  # rounding may differ with the batch size
 
 
-def corners() -> feature_stats.FeatureExtractor:
-    """A network whose features are an image's first two pixels."""
+def corner_extractor() -> feature_stats.FeatureExtractor:
+    """Returns a network whose features are the first two pixels of an image."""
     return feature_stats.FeatureExtractor(
         name="corners",
         description="",
@@ -146,63 +146,69 @@ def corners() -> feature_stats.FeatureExtractor:
     )
 
 
-def with_corners(*pairs: tuple[int, int]) -> np.ndarray:
+def images_with_corners(*pairs: tuple[int, int]) -> np.ndarray:
     images = np.zeros((len(pairs), 4, 4, 1), np.uint8)
     images[:, 0, :2, 0] = pairs
     return images
 
 
-def test_the_nearest_training_images_by_hand():
-    train = with_corners((0, 0), (10, 0), (0, 200), (90, 90))
-    known = scoring.extract_features(train, corners())
-    assert known.shape == (4, 2)
-    drawn = with_corners((3, 4), (10, 1), (90, 78), (0, 200))
-    found = scoring.nearest_neighbours(drawn, corners(), known, reference_images=train)
-    np.testing.assert_allclose(found["distances"], [5, 1, 12, 0])
-    assert found["closest"].tolist() == [3, 1, 0, 2]  # a copy first
-    np.testing.assert_array_equal(found["nearest"], train[[2, 1, 0, 3]])
+def test_nearest_training_images_equal_those_by_hand():
+    train = images_with_corners((0, 0), (10, 0), (0, 200), (90, 90))
+    train_features = scoring.extract_features(train, corner_extractor())
+    assert train_features.shape == (4, 2)
+    images = images_with_corners((3, 4), (10, 1), (90, 78), (0, 200))
+    neighbours = scoring.nearest_neighbours(
+        images, corner_extractor(), train_features, reference_images=train
+    )
+    np.testing.assert_allclose(neighbours["distances"], [5, 1, 12, 0])
+    assert neighbours["closest"].tolist() == [3, 1, 0, 2]  # the copy first
+    np.testing.assert_array_equal(neighbours["nearest"], train[[2, 1, 0, 3]])
 
 
-def test_of_many_images_the_closest_pairs_are_kept():
-    train = with_corners((0, 0), (255, 255))
-    drawn = with_corners(*((20 - k, 0) for k in range(20)))
-    known = scoring.extract_features(train, corners())
-    found = scoring.nearest_neighbours(drawn, corners(), known, reference_images=train)
-    assert found["closest"].tolist() == list(range(19, 11, -1))
-    assert found["nearest"].shape == (8, 4, 4, 1)
+def test_only_the_closest_pairs_are_returned():
+    train = images_with_corners((0, 0), (255, 255))
+    images = images_with_corners(*((20 - k, 0) for k in range(20)))
+    train_features = scoring.extract_features(train, corner_extractor())
+    neighbours = scoring.nearest_neighbours(
+        images, corner_extractor(), train_features, reference_images=train
+    )
+    assert neighbours["closest"].tolist() == list(range(19, 11, -1))
+    assert neighbours["nearest"].shape == (8, 4, 4, 1)
 
 
-def test_folded_weights_draw_the_grid(drawer):
-    arrays = scoring.folded_arrays(drawer)
-    plain = dataclasses.replace(drawer.module, norm="none")
+def test_folded_weights_reproduce_the_grid(generator):
+    arrays = scoring.folded_arrays(generator)
+    module = dataclasses.replace(generator.module, norm="none")
     params = {
         f"layer{k}": {"kernel": arrays[f"kernel{k}"], "bias": arrays[f"bias{k}"]} for k in range(3)
     }
-    images = sampling.to_uint8(sampling.sample_images(plain, {"params": params}, arrays["latents"]))
-    difference = np.abs(images.astype(int) - scoring.report_samples(drawer)["grid"])
+    images = sampling.to_uint8(
+        sampling.sample_images(module, {"params": params}, arrays["latents"])
+    )
+    difference = np.abs(images.astype(int) - scoring.report_samples(generator)["grid"])
     assert images.std() > 0
     assert difference.max() <= 1
 
 
-def test_versions_are_those_that_are_installed():
-    found = scoring.library_versions()
-    assert found["jax"] == jax.__version__
-    assert found["numpy"] == np.__version__
-    assert found["gankd-jax"] == importlib.metadata.version("gankd-jax")
-    assert found["backend"] == jax.default_backend()
+def test_library_versions_are_the_installed_ones():
+    versions = scoring.library_versions()
+    assert versions["jax"] == jax.__version__
+    assert versions["numpy"] == np.__version__
+    assert versions["gankd-jax"] == importlib.metadata.version("gankd-jax")
+    assert versions["backend"] == jax.default_backend()
 
 
-def test_a_signal_is_heeded_at_the_next_batch(drawer, monkeypatch):
+def test_a_signal_stops_iteration_at_the_next_batch(generator, monkeypatch):
     signals: list[int] = []
     monkeypatch.setattr(preemption, "_signals", signals)
-    batches = [
-        inference.sample_batches(drawer, 0, count=40, batch_size=20),
+    iterators = [
+        inference.sample_batches(generator, 0, count=40, batch_size=20),
         inference.iterate_batches(np.zeros((40, 16, 16, 1), np.uint8), 20),
     ]
-    assert [len(next(each)) for each in batches] == [20, 20]
+    assert [len(next(batches)) for batches in iterators] == [20, 20]
     signals.append(signal.SIGTERM)
-    for each in batches:
+    for batches in iterators:
         with pytest.raises(preemption.Preempted):
-            next(each)
+            next(batches)
     with pytest.raises(preemption.Preempted):
-        scoring.pixel_errors([drawer], drawer, 0, count=40, batch_size=20)
+        scoring.pixel_errors([generator], generator, 0, count=40, batch_size=20)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from local_server import serve_folder
-from torch_references import random_inception_state, reference
+from torch_references import import_reference, random_inception_state
 
 from gankd_jax.interop import inception_weights
 from gankd_jax.models.inception import FidInception, parameter_shapes, preprocess_images
@@ -64,7 +64,7 @@ def test_folding_a_convolution_by_hand() -> None:
 def test_a_file_in_the_published_format_gives_the_folded_weights(
     tmp_path: Path, zipped: bool
 ) -> None:
-    torch = reference("torch")
+    torch = import_reference("torch")
     state = random_inception_state(1)
     source, target = tmp_path / "weights.pth", tmp_path / "cache" / "folded.npz"
     torch.save(state, source, _use_new_zipfile_serialization=zipped)

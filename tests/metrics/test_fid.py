@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from absl import logging
-from torch_references import reference
+from torch_references import import_reference
 
 from gankd_jax.metrics.fid import Moments, frechet_distance, frechet_from_moments
 
@@ -96,7 +96,7 @@ def random_statistics(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_distance_equals_torch_fidelity(parity: Any) -> None:
-    reference_distance = reference("torch_fidelity.metric_fid").fid_statistics_to_metric
+    reference_distance = import_reference("torch_fidelity.metric_fid").fid_statistics_to_metric
     a, b = random_statistics(6), random_statistics(7)
     statistics = [dict(zip(("mu", "sigma"), x, strict=True)) for x in (a, b)]
     expected = reference_distance(*statistics, verbose=False)["frechet_inception_distance"]
@@ -106,7 +106,7 @@ def test_distance_equals_torch_fidelity(parity: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*disp.*:DeprecationWarning")  # pytorch-fid's use of sqrtm
 def test_distance_equals_pytorch_fid(parity: Any) -> None:
-    reference_distance = reference("pytorch_fid.fid_score").calculate_frechet_distance
+    reference_distance = import_reference("pytorch_fid.fid_score").calculate_frechet_distance
     a, b = random_statistics(6), random_statistics(7)
     error = abs(frechet_distance(*a, *b) / reference_distance(*a, *b) - 1)
     parity.check("Fréchet distance, pytorch-fid", error, bound=1e-6)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_references import reference
+from torch_references import import_reference
 
 from gankd_jax.metrics.inception_score import InceptionScoreStats, assign_splits, inception_score
 from gankd_jax.utils.errors import UserError
@@ -50,8 +50,8 @@ def test_fewer_images_than_splits_raises_user_error() -> None:
 
 @pytest.mark.parametrize("scale", [0.1, 5.0])
 def test_score_equals_torch_fidelity(scale: float, parity: Any) -> None:
-    torch = reference("torch")
-    reference_score = reference("torch_fidelity.metric_isc").isc_features_to_metric
+    torch = import_reference("torch")
+    reference_score = import_reference("torch_fidelity.metric_isc").isc_features_to_metric
     logits = (scale * np.random.default_rng(1).normal(size=(503, 40))).astype(np.float32)
     expected = reference_score(torch.tensor(logits))
     mean, deviation = inception_score(logits)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_references import reference
+from torch_references import import_reference
 
 from gankd_jax.metrics.kid import kernel_distance
 from gankd_jax.utils.errors import UserError
@@ -31,8 +31,8 @@ def test_kid_of_three_features_equals_the_value_by_hand() -> None:
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_kid_and_subsets_equal_torch_fidelity(shift: int, parity: Any) -> None:
-    torch = reference("torch")
-    reference_kid = reference("torch_fidelity.metric_kid").kid_features_to_metric
+    torch = import_reference("torch")
+    reference_kid = import_reference("torch_fidelity.metric_kid").kid_features_to_metric
     a, b = random_features(0, 150, 64), random_features(shift, 130, 64) + 0.1
     expected = reference_kid(
         torch.tensor(a), torch.tensor(b), kid_subsets=7, kid_subset_size=100, verbose=False

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_references import reference
+from torch_references import import_reference
 
 from gankd_jax.metrics import prdc
 from gankd_jax.metrics.prdc import prdc_scores
@@ -33,8 +33,8 @@ def test_scores_of_points_on_a_line_equal_the_values_by_hand(
 
 @pytest.mark.parametrize("spread", [0.6, 1.0, 1.5])
 def test_precision_and_recall_equal_torch_fidelity(spread: float, parity: Any) -> None:
-    torch = reference("torch")
-    module = reference("torch_fidelity.metric_prc")
+    torch = import_reference("torch")
+    module = import_reference("torch_fidelity.metric_prc")
     real, fake = random_features(0, 300), random_features(1, 250, spread=spread)
     expected = module.calculate_precision_recall_full(torch.tensor(fake), torch.tensor(real))
     scores = prdc_scores(fake, real)
@@ -47,7 +47,9 @@ def test_precision_and_recall_equal_torch_fidelity(spread: float, parity: Any) -
 @pytest.mark.parametrize("spread", [0.6, 1.0, 1.5])
 def test_density_and_coverage_equal_the_prdc_package(spread: float, parity: Any) -> None:
     real, fake = random_features(0, 300), random_features(1, 250, spread=spread)
-    expected = reference("prdc").compute_prdc(real_features=real, fake_features=fake, nearest_k=5)
+    expected = import_reference("prdc").compute_prdc(
+        real_features=real, fake_features=fake, nearest_k=5
+    )
     scores = prdc_scores(fake, real)
     error = max(abs(scores[name] / expected[name] - 1) for name in ("density", "coverage"))
     parity.check("density and coverage, prdc", error, bound=1e-6)

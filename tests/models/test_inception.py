@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from torch_references import (
-    pytorch_fid_network,
+    build_pytorch_fid_network,
+    build_torch_fidelity_network,
+    import_reference,
     random_inception_state,
-    reference,
-    torch_fidelity_network,
 )
 
 from gankd_jax.interop.inception_weights import fold_torch_state
@@ -52,9 +52,9 @@ def features(state: dict[str, Any]) -> dict[str, np.ndarray]:
 def test_every_layer_equals_torch_fidelity_at_every_size(
     state: dict[str, Any], features: dict[str, np.ndarray], parity: Any
 ) -> None:
-    torch = reference("torch")
+    torch = import_reference("torch")
     layers = [layer for layer in LAYERS if layer != "1280"]
-    network = torch_fidelity_network(state, layers)
+    network = build_torch_fidelity_network(state, layers)
     for i, size in enumerate(SIZES):
         with torch.no_grad():
             expected_layers = network(torch.tensor(images(*size).transpose(0, 3, 1, 2)))
@@ -66,8 +66,8 @@ def test_every_layer_equals_torch_fidelity_at_every_size(
 def test_every_pool_layer_equals_pytorch_fid(
     state: dict[str, Any], features: dict[str, np.ndarray], parity: Any
 ) -> None:
-    torch = reference("torch")
-    network = pytorch_fid_network(state)
+    torch = import_reference("torch")
+    network = build_pytorch_fid_network(state)
     maps = {}
     network.blocks[3][0].register_forward_hook(lambda *args: maps.update({"1280": args[2]}))
     x = np.concatenate(
@@ -83,8 +83,8 @@ def test_every_pool_layer_equals_pytorch_fid(
 
 @pytest.mark.parametrize("size", SIZES)
 def test_resize_equals_tensorflow_1(size: tuple[int, int]) -> None:
-    torch = reference("torch")
-    module = reference("torch_fidelity.interpolate_compat_tensorflow")
+    torch = import_reference("torch")
+    module = import_reference("torch_fidelity.interpolate_compat_tensorflow")
     x = torch.tensor(images(*size).transpose(0, 3, 1, 2)).float()
     expected = module.interpolate_bilinear_2d_like_tensorflow1x(
         x, size=(299, 299), align_corners=False

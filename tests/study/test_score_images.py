@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from torch_references import random_inception_state, reference
+from torch_references import import_reference, random_inception_state
 
 from gankd_jax.evaluation import inception as fid_network
 from gankd_jax.interop import inception_weights
@@ -225,7 +225,7 @@ def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path)
 def test_two_folders_score_as_in_torch_fidelity(
     tmp_path: Path, settings: score_images.ScoreSettings, parity: Any
 ) -> None:
-    torch, fidelity = reference("torch"), reference("torch_fidelity")
+    torch, fidelity = import_reference("torch"), import_reference("torch_fidelity")
     state, weights = random_inception_state(0), tmp_path / "weights.pth"
     torch.save(state, weights)
     folded = inception_weights.fold_torch_state({k: v.numpy() for k, v in state.items()})
