@@ -58,7 +58,7 @@ def made(root, **changes: object):
     return tiny.config(data__dir=str(tiny.data(root)), **changes)
 
 
-def test_a_study_that_is_scored_gets_the_layers_too(root, folder, looks):
+def test_layer_scores_are_added_to_a_scored_study(root, folder, looks):
     before = tiny.snapshot(folder)
     config = made(root, **FEW)
     found = StudyContext(config, folder)
@@ -89,7 +89,7 @@ def test_a_study_that_is_scored_gets_the_layers_too(root, folder, looks):
     assert told.real_scores["fd_192"] < told.teacher.scores["fd_192"]
 
 
-def test_every_image_counts_unless_fewer_are_asked_for(root, folder, looks):
+def test_layer_scores_use_all_images_by_default(root, folder, looks):
     config = made(root, evaluation__layers=("192",))
     found = StudyContext(config, folder)
     run = plan.find_run(config, RUN)
@@ -110,7 +110,7 @@ def test_every_image_counts_unless_fewer_are_asked_for(root, folder, looks):
     assert scores["fd_192"] == pytest.approx(frechet_distance(*moments), rel=1e-6)
 
 
-def test_scores_are_made_again_only_for_other_layers_or_numbers(root, folder, looks):
+def test_layer_scores_are_recomputed_only_for_other_layers_or_sample_counts(root, folder, looks):
     run = plan.find_run(made(root), RUN)
 
     def looked(**changes: object) -> bool:
@@ -131,7 +131,7 @@ def test_scores_are_made_again_only_for_other_layers_or_numbers(root, folder, lo
         looked()
 
 
-def test_further_layers_are_added(root, folder, looks):
+def test_scores_of_further_layers_are_added_to_the_file(root, folder, looks):
     run = plan.find_run(made(root), RUN)
     for layers in (("192",), ("64",)):
         config = made(root, **(FEW | {"evaluation__layers": layers}))
@@ -144,10 +144,10 @@ def test_further_layers_are_added(root, folder, looks):
     assert both["scores"].items() > at_once["scores"].items()  # and what layer 64 kept by itself
 
 
-def test_without_labels_the_layers_tell_what_training_images_are_near(
+def test_without_labels_the_fid_network_finds_the_nearest_training_images(
     root, folder, looks, monkeypatch
 ):
-    """The pictures that the study drew before it had a network to look by are drawn again."""
+    """Samples written before a network was available are written again with their neighbours."""
     config = made(root, **FEW)
     monkeypatch.setattr(StudyContext, "load_or_train_classifiers", lambda _: ())
     blind = StudyContext(made(root), folder)

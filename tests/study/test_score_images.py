@@ -46,7 +46,9 @@ def folder(path: Path, seed: int, *, n: int = 20, size: int = 8) -> Path:
     return path
 
 
-def test_two_folders(tmp_path: Path, settings: score_images.ScoreSettings) -> None:
+def test_two_folders_are_scored_and_equal_folders_are_at_distance_zero(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
     a, b = folder(tmp_path / "a", 0), folder(tmp_path / "b", 3, n=30)
     result = score_images.score_sources(str(a), str(b), EXTRACTOR, settings)
     assert (result["a"]["images"], result["b"]["images"]) == (20, 30)
@@ -57,7 +59,7 @@ def test_two_folders(tmp_path: Path, settings: score_images.ScoreSettings) -> No
     assert same["scores"]["precision_6"] == 1
 
 
-def test_images_of_several_sizes_are_scored_together(
+def test_images_of_several_sizes_are_batched_by_shape(
     tmp_path: Path, settings: score_images.ScoreSettings
 ) -> None:
     path = folder(folder(tmp_path / "a", 0, size=8), 1, size=12)
@@ -78,7 +80,7 @@ def test_grey_and_transparent_files_are_read_as_colour(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, np.dstack([grey] * 3))
 
 
-def test_statistics_round_trip_and_score_like_the_images(
+def test_statistics_file_gives_the_scores_of_its_images(
     tmp_path: Path, settings: score_images.ScoreSettings
 ) -> None:
     a, b = folder(tmp_path / "a", 0), folder(tmp_path / "b", 3)
@@ -112,7 +114,7 @@ def test_statistics_in_pytorch_fids_format_are_read_and_written(
         np.testing.assert_allclose(ours["sigma"], sigma, rtol=1e-4, atol=1e-9)
 
 
-def test_a_split_is_looked_at_once_and_then_read_from_the_cache(
+def test_statistics_of_a_split_are_computed_once_and_then_cached(
     settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = score_images.score_sources("digits:test", "digits:train", EXTRACTOR, settings)
@@ -121,7 +123,7 @@ def test_a_split_is_looked_at_once_and_then_read_from_the_cache(
     assert all(name.startswith("digits") and name.endswith("-test-0-6.npz") for name in files)
 
     def unused(*_: object) -> None:
-        raise AssertionError("looked at the images again")
+        raise AssertionError("the images were read again")
 
     blind = FeatureExtractor("test-0", "means", unused, ("6",), "6", "logits", 8)
     again = score_images.score_sources("digits:test", "digits:train", blind, settings)
@@ -129,7 +131,7 @@ def test_a_split_is_looked_at_once_and_then_read_from_the_cache(
     assert again["a"] == pytest.approx(first["a"])
 
 
-def test_fewer_images_are_some_of_them_each_once(
+def test_samples_selects_a_random_subset_without_repetition(
     tmp_path: Path, settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = dataclasses.replace(settings, samples=12)
@@ -159,7 +161,7 @@ def test_fewer_images_are_some_of_them_each_once(
         )
 
 
-def test_a_result_is_written_where_nothing_is(
+def test_result_is_written_and_an_existing_file_is_refused(
     tmp_path: Path, settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score_images, "load_inception_extractor", lambda _: EXTRACTOR)
@@ -171,7 +173,9 @@ def test_a_result_is_written_where_nothing_is(
         score_images.score_with_inception("nothing", "nothing", **words)
 
 
-def test_a_result_is_shown(tmp_path: Path, settings: score_images.ScoreSettings) -> None:
+def test_result_is_formatted_as_a_table(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
     a = folder(tmp_path / "a", 0)
     result = score_images.score_sources(str(a), str(a), EXTRACTOR, settings)
     lines = dict(line.split(None, 1) for line in score_images.format_scores(result).splitlines())
@@ -179,7 +183,7 @@ def test_a_result_is_shown(tmp_path: Path, settings: score_images.ScoreSettings)
     assert float(lines["fd_6"]) < 1e-6
 
 
-def test_what_is_no_set_of_images_is_named(
+def test_sources_that_are_no_image_sets_raise_errors_that_name_them(
     tmp_path: Path, settings: score_images.ScoreSettings
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -203,7 +207,7 @@ def test_what_is_no_set_of_images_is_named(
         )
 
 
-def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path) -> None:
+def test_inception_extractor_uses_all_layers_that_its_weights_serve(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {
         f"{name}/{part}": rng.normal(0, 0.1, shape).astype(np.float32)
@@ -222,7 +226,7 @@ def test_the_inception_extractor_uses_all_that_its_weights_serve(tmp_path: Path)
     assert only.name != found.name
 
 
-def test_two_folders_score_as_in_torch_fidelity(
+def test_scores_of_two_folders_equal_torch_fidelity(
     tmp_path: Path, settings: score_images.ScoreSettings, parity: Any
 ) -> None:
     torch, fidelity = import_reference("torch"), import_reference("torch_fidelity")
