@@ -1,5 +1,6 @@
-"""Settings of every test: types and shapes checked at run time, the CPU, one table of errors."""
+"""Settings of every test: the CPU, run-time checks of types and shapes, shared fixtures."""
 
+import collections
 import logging
 import os
 import sys
@@ -10,17 +11,18 @@ import jaxtyping
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests must not share compiled programs
-# Before gankd_jax is imported: every annotated shape is then compared with the array it gets.
+# A user's cache of compiled programs would hide that a program no longer compiles.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Before gankd_jax is imported, so that its calls are checked against their annotated shapes.
 HOOK = jaxtyping.install_import_hook("gankd_jax", "beartype.beartype")
 
 Command = Callable[..., tuple[int, str, str]]
 PARITY = "parity with PyTorch"
-LONG = ("test_runner", "test_launch", "test_distributed", "test_survival", "test_memory")
+SLOW_FIXTURES = {"finished"}  # they train a whole study
 
 
 class Parity:
-    """Compares with PyTorch, and keeps the error measured for the table after the tests."""
+    """Checks an error against a bound, and records it for the table after the tests."""
 
     def __init__(self, record):
         self._record = record
@@ -37,7 +39,7 @@ def parity(record_property) -> Parity:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
-    """What the tests share: data, caches, a finished study."""
+    """A folder that all tests of the session share: data, caches, a finished study."""
     import tiny  # after the hook
 
     return tiny.shared(tmp_path_factory)
@@ -53,8 +55,8 @@ def finished(root) -> Path:
 
 @pytest.fixture(scope="module")
 def unoptimized() -> Iterator[None]:
-    """Programs of a few steps, which take longer to compile than to run: a third less in all."""
-    import jax  # after its variables of the environment
+    """Compiles without most optimizations: for programs of a few steps, a third of the time less."""
+    import jax  # after its environment variables are set
 
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -63,12 +65,12 @@ def unoptimized() -> Iterator[None]:
 
 @pytest.fixture
 def command(monkeypatch, capsys, root) -> Iterator[Command]:
-    """Run `gankd WORDS` in this process: its exit status, output and errors."""
+    """A function that runs `gankd WORDS` in this process: exit status, stdout, stderr."""
     import tiny
 
     from gankd_jax.cli import main
 
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # undone in the end, as all of these
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
     monkeypatch.chdir(tiny.REPO)
@@ -81,10 +83,10 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
         status = 0
         try:
             main.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        told = capsys.readouterr()
-        return status, told.out, told.err
+        except SystemExit as error:
+            status = int(error.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     yield run
     logging.captureWarnings(False)
@@ -92,13 +94,23 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     logging.root.setLevel(level)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` deselects
 def pytest_collection_modifyitems(items):
-    """Files that take minutes go first, so that no process is left alone with one in the end."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    """Marks tests that need a trained study as slow, and runs the files with most of them first.
+
+    A worker that begins such a file last would keep the others waiting.
+    """
+    for item in items:
+        if not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+    slow_tests = collections.Counter(
+        item.path for item in items if item.get_closest_marker("slow") is not None
+    )
+    items.sort(key=lambda item: -slow_tests[item.path])
 
 
 def pytest_terminal_summary(terminalreporter):
-    """One line per parity check with the largest error measured."""
+    """Prints the largest measured error of each comparison with PyTorch."""
     rows: dict[tuple[str, float], float] = {}
     for report in terminalreporter.stats.get("passed", []) + terminalreporter.stats.get(
         "failed", []

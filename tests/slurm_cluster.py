@@ -1,4 +1,4 @@
-"""A SLURM of its own on this machine: one node, in a folder that is thrown away."""
+"""A private SLURM cluster of one node on this machine, in a temporary folder."""
 
 import contextlib
 import getpass
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
-PLACES = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+SEARCH_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -45,16 +45,16 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP
 """
 
 
-def lacks() -> list[str]:
-    """Which of SLURM's programs this machine has not."""
-    return [name for name in COMMANDS if shutil.which(name, path=PLACES) is None]
+def missing_programs() -> list[str]:
+    """The programs of SLURM that are not installed."""
+    return [name for name in COMMANDS if shutil.which(name, path=SEARCH_PATH) is None]
 
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment in which SLURM's commands find a cluster, while it runs."""
-    environment = os.environ | {"PATH": PLACES, "SLURM_CONF": str(folder / "slurm.conf")}
-    _write(folder)
+    """Runs a cluster; yields the environment in which SLURM's commands find it."""
+    environment = os.environ | {"PATH": SEARCH_PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+    _write_config(folder)
     started: list[subprocess.Popen] = []
     with (folder / "daemons.log").open("wb") as log:
 
@@ -66,45 +66,47 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             names = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log"}
             flags = [f"--{flag}={folder}/munge.{name}" for flag, name in names.items()]
             start("munged", "--foreground", "--force", *flags, f"--seed-file={folder}/munge.seed")
-            _await(lambda: (folder / "munge.socket").exists())
+            _wait_until(lambda: (folder / "munge.socket").exists())
             start("slurmctld", "-D")
-            start("slurmd", "-D", "-N", _host())
-            _await(lambda: "idle" in _said(environment, "sinfo", "-h", "-o", "%T"))
+            start("slurmd", "-D", "-N", _host_name())
+            _wait_until(lambda: "idle" in _output_of(environment, "sinfo", "-h", "-o", "%T"))
             yield environment
         finally:
-            _said(environment, "scancel", "--user", getpass.getuser())
+            _output_of(environment, "scancel", "--user", getpass.getuser())
             for daemon in reversed(started):
                 daemon.terminate()
                 daemon.wait(60)
 
 
-def _host() -> str:
+def _host_name() -> str:
     return socket.gethostname().split(".")[0]
 
 
-def _write(folder: Path) -> None:
+def _write_config(folder: Path) -> None:
     for name in ("state", "spool"):
         (folder / name).mkdir()
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o600)
-    text = CONFIG.format(folder=folder, host=_host(), user=getpass.getuser(), ports=_ports(2))
+    text = CONFIG.format(
+        folder=folder, host=_host_name(), user=getpass.getuser(), ports=_free_ports(2)
+    )
     (folder / "slurm.conf").write_text(text)
 
 
-def _ports(count: int) -> list[int]:
+def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for free_socket in sockets:
+            free_socket.bind(("127.0.0.1", 0))
+        return [free_socket.getsockname()[1] for free_socket in sockets]
 
 
-def _said(environment: dict[str, str], *words: str) -> str:
+def _output_of(environment: dict[str, str], *words: str) -> str:
     return subprocess.run(words, env=environment, capture_output=True, text=True).stdout
 
 
-def _await(done) -> None:
+def _wait_until(done) -> None:
     began = time.monotonic()
     while not done():
         if time.monotonic() - began > 120:

@@ -1,4 +1,4 @@
-"""A study of seconds on real digits: as commands of their own, or inside the test's process."""
+"""A study on real digits that trains in seconds, in this process or in a separate one."""
 
 import fcntl
 import importlib.util
@@ -27,7 +27,7 @@ FIELDS: dict[str, object] = {
     "recipes.teacher.steps": STEPS,
     "recipes.mse.steps": STEPS,
     "recipes.l1.steps": STEPS,
-    "recipes.l1.generator_lr": 1e38,  # fails in its first steps
+    "recipes.l1.generator_lr": 1e38,  # diverges in the first steps
     "recipes.baseline.steps": STEPS,
     "training.steps_per_call": 5,
     "training.log_every": 10,
@@ -39,21 +39,21 @@ FIELDS: dict[str, object] = {
 
 
 def flags(**changes: object) -> list[str]:
-    """The tiny study's config on the command line; in the names of fields `__` is a dot."""
+    """The tiny study's config as flags; `__` in the name of a changed field stands for a dot."""
     fields = FIELDS | {name.replace("__", "."): value for name, value in changes.items()}
     return [f"--config={DIGITS}", *(f"--config.{k}={v}" for k, v in fields.items())]
 
 
 def config(**changes: object) -> ConfigDict:
-    """The same as an object."""
-    made = load(DIGITS)
-    made.update_from_flattened_dict(FIELDS)
-    made.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return made
+    """The tiny study's config as an object."""
+    config = load(DIGITS)
+    config.update_from_flattened_dict(FIELDS)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
 
 
 def load(path: Path, variants: str = "") -> ConfigDict:
-    """The config of a file."""
+    """The config of a file, with variants."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -71,7 +71,7 @@ def repository_config(name: str, **changes: object) -> ConfigDict:
 
 
 def shared(factory: pytest.TempPathFactory) -> Path:
-    """A folder for the whole test session, all of its processes."""
+    """A folder for the whole test session, shared by all its processes."""
     base = factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
     root.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ def shared(factory: pytest.TempPathFactory) -> Path:
 
 
 def once(root: Path, name: str, make: Callable[[Path], None]) -> Path:
-    """`root/name`, made by the first process of the test session that asks for it."""
+    """`root/name`, made once per session, by the first process that asks for it."""
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = root / f"{name}.done"
@@ -90,7 +90,7 @@ def once(root: Path, name: str, make: Callable[[Path], None]) -> Path:
 
 
 def data(root: Path) -> Path:
-    """Prepared digits with a classifier that was trained for seconds only, in its cache."""
+    """Prepared digits, and in their cache a classifier that was trained for seconds only."""
     return once(root, "data", _make_data)
 
 
@@ -102,22 +102,22 @@ def _make_data(folder: Path) -> None:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """A machine of its own: its data and caches under `root`, and the CPU."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    return kept | {
+    """The environment of a separate process: the CPU, data and caches under `root`."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    return inherited | {
         "TFDS_DATA_DIR": str(data(root)),
         "XDG_CACHE_HOME": str(root / "cache"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # to compile takes the most time
-        "OPENBLAS_NUM_THREADS": "1",  # its threads wait for each other where tests run side by side
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # most time goes into compiling
+        "OPENBLAS_NUM_THREADS": "1",  # more threads wait for each other when tests run in parallel
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        # On Intel's processors XLA takes what it kept for another machine's (jax issue 38445).
+        # On Intel's processors XLA warns that its own cache is another machine's (jax issue 38445).
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
 
 
 def gankd(root: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with changes to its environment."""
+    """Run a command in a separate process, with changes to its environment."""
     command = [sys.executable, "-m", "gankd_jax", *arguments]
     streams = {"capture_output": True, "text": True}
     env = environment(root) | changes
@@ -125,7 +125,7 @@ def gankd(root: Path, *arguments: str, **changes: str) -> subprocess.CompletedPr
 
 
 def finished(root: Path) -> Path:
-    """The work directory of a finished tiny study; what it printed lies beside it."""
+    """The work directory of a finished tiny study; its output lies beside it."""
 
     def make(folder: Path) -> None:
         done = gankd(root, "study", *flags(), f"--workdir={folder}")
@@ -137,25 +137,22 @@ def finished(root: Path) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Time of change and content of every file below a folder; its empty folders too.
-
-    Python keeps what it compiles of a config beside it, if it is not told otherwise; not that.
-    """
-    found = {}
+    """Modification time and content of every file and folder below a folder, without bytecode."""
+    files = {}
     for path in sorted(folder.rglob("*")):
         if "__pycache__" in path.parts:
             continue
         content = path.read_bytes() if path.is_file() else b""
-        found[str(path.relative_to(folder))] = (path.lstat().st_mtime_ns, content)
-    return found
+        files[str(path.relative_to(folder))] = (path.lstat().st_mtime_ns, content)
+    return files
 
 
 def differences(a: object, b: object) -> list[str]:
-    """The arrays of two trees of dicts that are not equal to the bit."""
+    """The paths of arrays that differ in any bit between two trees of dicts."""
     if not isinstance(a, dict) or not isinstance(b, dict):
         same = np.asarray(a).tobytes() == np.asarray(b).tobytes()
         return [] if same else ["."]
     unequal = [key for key in a.keys() | b.keys() if (key in a) != (key in b)]
     for key in a.keys() & b.keys():
-        unequal += [f"{key}/{below}" for below in differences(a[key], b[key])]
+        unequal += [f"{key}/{path}" for path in differences(a[key], b[key])]
     return unequal

@@ -1,6 +1,6 @@
-"""Bad files through the command line: one line, status 2, nothing written, nothing executed.
+"""Damaged and malicious files: one line, status 2, nothing written, nothing executed.
 
-Mistakes in words alone are in `test_cli.py`.
+Mistakes on the command line itself are in `test_main.py`.
 """
 
 import gzip
@@ -26,7 +26,7 @@ from gankd_jax.study import score_images
 
 # ml_collections reads a config file by a deprecated call.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-Make = Callable[[Path], Any]
+MakeFiles = Callable[[Path], Any]  # makes bad files in a folder
 
 # The commands; {d} is the folder in which `bad` lies.
 SCORE = ["score", "{d}/bad", "{d}/bad", "--weights={d}/fid.npz"]
@@ -62,14 +62,11 @@ class Harm:
         return Path.touch, (Path("harm"),)
 
 
-# What makes bad files in a folder
-
-
 def nothing(_: Path) -> None:
-    """What the command asks for is not there."""
+    """Make no file: the command's input is missing."""
 
 
-def write(name: str, content: bytes) -> Make:
+def write(name: str, content: bytes) -> MakeFiles:
     def make(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,16 +75,16 @@ def write(name: str, content: bytes) -> Make:
     return make
 
 
-def both(*makes: Make) -> Make:
+def all_of(*makes: MakeFiles) -> MakeFiles:
     def make(folder: Path) -> None:
-        for one in makes:
-            one(folder)
+        for make_files in makes:
+            make_files(folder)
 
     return make
 
 
-def cut(name: str) -> Make:
-    """Keep half of a file."""
+def truncate(name: str) -> MakeFiles:
+    """Cut a file to half of its bytes."""
     return lambda d: write(name, (d / name).read_bytes()[: (d / name).stat().st_size // 2])(d)
 
 
@@ -97,8 +94,8 @@ def png(size: tuple[int, int] = (4, 4), mode: str = "L") -> bytes:
     return buffer.getvalue()
 
 
-def header(width: int, height: int) -> bytes:
-    """A PNG that says it has that size, and its first pixels."""
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims that size and ends after a few pixels."""
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(bytes(99))))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -107,34 +104,34 @@ def header(width: int, height: int) -> bytes:
     )
 
 
-def image(content: bytes, name: str = "a.png") -> Make:
-    """A folder of two images, of which the first is bad."""
-    return both(write(f"bad/{name}", content), write("bad/b.png", png()))
+def image(content: bytes, name: str = "a.png") -> MakeFiles:
+    """A folder of two images, the first of them bad."""
+    return all_of(write(f"bad/{name}", content), write("bad/b.png", png()))
 
 
-def link(name: str, target: str) -> Make:
+def link(name: str, target: str) -> MakeFiles:
     return lambda d: (d / name).symlink_to(target)
 
 
-def arrays(name: str, **values: Any) -> Make:
+def arrays(name: str, **values: Any) -> MakeFiles:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{k.replace("__", "/"): np.asarray(v) for k, v in values.items()})
     return write(name, buffer.getvalue())
 
 
-def statistics(**values: Any) -> Make:
+def statistics(**values: Any) -> MakeFiles:
     return arrays("bad.npz", **values)
 
 
 def npy_header(*shape: int) -> bytes:
-    """A .npy file that says it holds an array of that shape, and holds nothing."""
+    """A .npy file that claims an array of that shape and holds no data."""
     buffer = io.BytesIO()
     head = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, head)
     return buffer.getvalue()
 
 
-def zipped(name: str, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Make:
+def zipped(name: str, *members: tuple[str | zipfile.ZipInfo, bytes]) -> MakeFiles:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, content in members:
@@ -143,13 +140,13 @@ def zipped(name: str, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Make:
 
 
 def bomb(folder: Path) -> None:
-    """An .npz that says that it unpacks to 2 GiB."""
+    """An .npz that claims to unpack to 2 GiB."""
     zipped("bad.npz", ("mu.npy", bytes(1234)))(folder)
     content = (folder / "bad.npz").read_bytes()
     write("bad.npz", content.replace(struct.pack("<L", 1234), struct.pack("<L", 2**31)))(folder)
 
 
-def tarred(member: str, kind: bytes = tarfile.REGTYPE) -> Make:
+def tarred(member: str, kind: bytes = tarfile.REGTYPE) -> MakeFiles:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         info = tarfile.TarInfo(member)
@@ -158,29 +155,29 @@ def tarred(member: str, kind: bytes = tarfile.REGTYPE) -> Make:
     return write(CIFAR_TAR, buffer.getvalue())
 
 
-def photographs(content: bytes) -> Make:
+def photographs(content: bytes) -> MakeFiles:
     return zipped(CELEBA_ZIP, *((f"{k:06}.jpg", content) for k in range(20)))
 
 
-def mnist(content: bytes) -> Make:
-    return both(*(write(name, gzip.compress(content)) for name in MNIST_FILES))
+def mnist(content: bytes) -> MakeFiles:
+    return all_of(*(write(name, gzip.compress(content)) for name in MNIST_FILES))
 
 
-def fid(folder: Path) -> None:
-    """Weights that serve the FID network's first layer."""
+def write_fid_weights(folder: Path) -> None:
+    """Write weights for the FID network's first layer."""
     shapes = parameter_shapes(["64"])
-    draw = np.random.default_rng(0).random
-    values = {f"{k}__{part}": draw(x) for k in shapes for part, x in shapes[k].items()}
+    random = np.random.default_rng(0).random
+    values = {f"{k}__{part}": random(x) for k in shapes for part, x in shapes[k].items()}
     arrays("fid.npz", **values)(folder)
 
 
-def generator(width: int) -> dict[str, np.ndarray]:
-    """The weights of a generator for the digits."""
+def generator_state(width: int) -> dict[str, np.ndarray]:
+    """The state_dict of a generator for the digits."""
     sides = itertools.pairwise([100, 2 * width, width, 1])
     return {f"{2 * k}.weight": np.zeros((*side, 4, 4), np.float32) for k, side in enumerate(sides)}
 
 
-def torch_file(state: dict[str, np.ndarray]) -> Make:
+def torch_file(state: dict[str, np.ndarray]) -> MakeFiles:
     def make(folder: Path) -> None:
         torch = pytest.importorskip("torch", reason="torch is not installed")
         torch.save({name: torch.tensor(array) for name, array in state.items()}, folder / "bad")
@@ -188,13 +185,13 @@ def torch_file(state: dict[str, np.ndarray]) -> Make:
     return make
 
 
-def critic() -> dict[str, np.ndarray]:
+def critic_state() -> dict[str, np.ndarray]:
     sides = [(4, 1), (8, 4), (1, 8)]
     return {f"{2 * k}.weight": np.zeros((*side, 4, 4), np.float32) for k, side in enumerate(sides)}
 
 
-def data(name: str, change: Callable[[bytes], bytes]) -> Make:
-    """Prepared digits of which one file is damaged, and no cache."""
+def data(name: str, change: Callable[[bytes], bytes]) -> MakeFiles:
+    """A copy of the prepared digits with one damaged file and no cache."""
 
     def make(folder: Path) -> None:
         shared = (folder / "data").resolve()
@@ -215,18 +212,20 @@ def flip(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
 
 
-def config(body: str) -> Make:
+def config(body: str) -> MakeFiles:
     head = "from gankd_jax.config.schema import base\ndef get_config(v=''):\n    c = base()\n"
     return write("bad", f"{head}    {body}\n    return c".encode())
 
 
-def study(name: str, content: bytes) -> Make:
-    """A finished study of which one file is damaged."""
-    return both(lambda d: shutil.copytree(d / "finished", d / "bad"), write(f"bad/{name}", content))
+def study(name: str, content: bytes) -> MakeFiles:
+    """A copy of a finished study with one damaged file."""
+    return all_of(
+        lambda d: shutil.copytree(d / "finished", d / "bad"), write(f"bad/{name}", content)
+    )
 
 
-def without(name: str) -> Make:
-    return both(study(name, b""), lambda d: (d / "bad" / name).unlink())
+def without(name: str) -> MakeFiles:
+    return all_of(study(name, b""), lambda d: (d / "bad" / name).unlink())
 
 
 NO_CHECKPOINTS = shutil.ignore_patterns("checkpoints", "tensorboard", "grids")
@@ -237,36 +236,36 @@ LINK = zipfile.ZipInfo("000001.jpg")
 LINK.external_attr = 0o120777 << 16
 RUN = "teacher-d4-s0"
 
-CASES: dict[str, tuple[Make, list[str], str]] = {
+CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     # Folders of images
     "no image": (write("bad/a.txt", b"x"), SCORE, "has no images"),
     "one image": (write("bad/a.png", png()), SCORE, "has 1 image; a comparison needs 2"),
     "empty image": (image(b""), SCORE, "a.png cannot be read as an image"),
     "text as image": (image(b"text"), SCORE, "a.png cannot be read as an image"),
     "cut image": (image(png((64, 64))[:60]), SCORE, "a.png cannot be read as an image"),
-    "cut pixels": (image(header(9, 9)), SCORE, "a.png cannot be read as an image"),
-    "huge image": (image(header(40_000, 40_000)), SCORE, "decompression bomb"),
-    "large image": (image(header(10_000, 10_000)), SCORE, "decompression bomb"),
-    "no pixel": (image(header(0, 9)), SCORE, "a.png cannot be read as an image"),
+    "cut pixels": (image(png_header(9, 9)), SCORE, "a.png cannot be read as an image"),
+    "huge image": (image(png_header(40_000, 40_000)), SCORE, "decompression bomb"),
+    "large image": (image(png_header(10_000, 10_000)), SCORE, "decompression bomb"),
+    "no pixel": (image(png_header(0, 9)), SCORE, "a.png cannot be read as an image"),
     "16 bits": (image(png(mode="I;16")), SCORE, "a.png has more than 8 bits a channel"),
     "half a webp": (image(b"RIFF\x04\0\0\0WEBPVP8X", "a.webp"), SCORE, "cannot be read as"),
     "floats": (
-        both(image(png()), lambda d: Image.new("F", (4, 4)).save(d / "bad/a.png.tiff")),
+        all_of(image(png()), lambda d: Image.new("F", (4, 4)).save(d / "bad/a.png.tiff")),
         SCORE,
         "a.png.tiff has more than 8 bits",
     ),
     "folder as image": (
-        both(write("bad/b.png", png()), lambda d: (d / "bad/a.png").mkdir()),
+        all_of(write("bad/b.png", png()), lambda d: (d / "bad/a.png").mkdir()),
         SCORE,
         "a.png cannot be read as an image",
     ),
     "link to itself": (
-        both(write("bad/b.png", png()), link("bad/a.png", "a.png")),
+        all_of(write("bad/b.png", png()), link("bad/a.png", "a.png")),
         SCORE,
         "a.png cannot be read as an image",
     ),
     "link to nothing": (
-        both(write("bad/b.png", png()), link("bad/a.png", "c.png")),
+        all_of(write("bad/b.png", png()), link("bad/a.png", "c.png")),
         SCORE,
         "a.png cannot be read as an image",
     ),
@@ -279,12 +278,12 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "words": (statistics(mu=["a"], sigma=[["b"]]), STATISTICS, "has no statistics"),
     "not finite": (statistics(mu=[np.nan], sigma=[[1.0]]), STATISTICS, "not finite"),
     "endless count": (statistics(mu=[1], sigma=[[1]], count=np.inf), STATISTICS, "infinity"),
-    "half of the answers": (
+    "only counts of answers": (
         statistics(mu=[1], sigma=[[1]], answers_counts=[1]),
         STATISTICS,
         "has no statistics: the array 'answers_totals' is missing",
     ),
-    "the other half": (
+    "only totals of answers": (
         statistics(mu=[1], sigma=[[1]], answers_totals=[[1.0]]),
         STATISTICS,
         "has no statistics: the array 'answers_counts' is missing",
@@ -333,7 +332,7 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "no weights": (image(png()), [*SCORE[:3], "--weights={d}/no"], "no such file"),
     "empty weights": (write("bad.npz", b""), FETCH, "is no .npz of folded Inception weights"),
     "cut weights": (
-        both(lambda d: shutil.copy(d / "fid.npz", d / "bad.npz"), cut("bad.npz")),
+        all_of(lambda d: shutil.copy(d / "fid.npz", d / "bad.npz"), truncate("bad.npz")),
         FETCH,
         "is no .npz of folded Inception weights",
     ),
@@ -364,7 +363,11 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "empty teacher": (write("bad", b""), IMPORT, "not a PyTorch file"),
     "text as teacher": (write("bad", b"weights"), IMPORT, "not a PyTorch file"),
     "folder as teacher": (lambda d: (d / "bad").mkdir(), IMPORT, "bad cannot be read"),
-    "cut teacher": (both(torch_file(generator(4)), cut("bad")), IMPORT, "not a PyTorch file"),
+    "cut teacher": (
+        all_of(torch_file(generator_state(4)), truncate("bad")),
+        IMPORT,
+        "not a PyTorch file",
+    ),
     "code in a teacher": (write("bad", PICKLE), IMPORT, "is not allowed"),
     "code in a zip": (
         lambda d: zipfile.ZipFile(d / "bad", "w").writestr("a/data.pkl", PICKLE),
@@ -380,8 +383,8 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
         "not a PyTorch file",
     ),
     "no generator": (torch_file({"a": np.zeros(3, np.float32)}), IMPORT, "holds no state_dict"),
-    "critic as teacher": (torch_file(critic()), IMPORT, "holds no DCGAN generator"),
-    "another width": (torch_file(generator(5)), IMPORT, "its width is 5, not 4"),
+    "critic as generator": (torch_file(critic_state()), IMPORT, "holds no DCGAN generator"),
+    "another width": (torch_file(generator_state(5)), IMPORT, "its width is 5, not 4"),
     # Original files of data sets
     "no original files": (nothing, MNIST, "lacks train-images-idx3-ubyte.gz"),
     "no digits": (mnist(b"text"), MNIST, "is not an idx file"),
@@ -397,7 +400,7 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "zip member absolute": (zipped(CELEBA_ZIP, ("/a.jpg", b"")), CELEBA, "member '/a.jpg'"),
     "zip link": (zipped(CELEBA_ZIP, (LINK, b"/etc/passwd")), CELEBA, "member '000001.jpg'"),
     "zip bomb": (zipped(CELEBA_ZIP, ("1.jpg", bytes((1 << 24) + 1))), CELEBA, "member '1.jpg'"),
-    "cut zip": (both(photographs(b"x"), cut(CELEBA_ZIP)), CELEBA, "damaged or cut short"),
+    "cut zip": (all_of(photographs(b"x"), truncate(CELEBA_ZIP)), CELEBA, "damaged or cut short"),
     "no photographs": (photographs(b"text"), CELEBA, "damaged or cut short"),
     # Prepared data sets
     "data: no JSON": (data("dataset_info.json", lambda _: b"{"), TRAIN, "mend or empty that place"),
@@ -437,7 +440,7 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "study: a list": (study("config.json", b"[]"), REPORT, "config.json is damaged"),
     "study: empty config": (study("config.json", b"{}"), REPORT, "config.json is damaged"),
     "study: bytes": (study("config.json", b"\xff\xfe"), REPORT, "config.json is damaged"),
-    "study: to go on": (
+    "study: to resume": (
         study("config.json", b"[]"),
         ["study", *OF_STUDY],
         "config.json is damaged",
@@ -456,9 +459,9 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
     "study: another log": (study(f"{RUN}/log.jsonl", b"5\n"), REPORT, "log.jsonl is damaged"),
     "study: cut teacher": (study("teacher.json", b"{"), SAMPLE, "teacher.json is damaged"),
     "study: no teacher": (study("teacher.json", b'{"run": "x"}'), SAMPLE, "x is not a run of"),
-    "empty reference": (both(study("bad", b""), write("bad.csv", b"")), COMPARE, "no column"),
+    "empty reference": (all_of(study("bad", b""), write("bad.csv", b"")), COMPARE, "no column"),
     "bytes as reference": (
-        both(study("bad", b""), write("bad.csv", b"\xff\xfe\0")),
+        all_of(study("bad", b""), write("bad.csv", b"\xff\xfe\0")),
         COMPARE,
         "cannot be read as CSV",
     ),
@@ -466,55 +469,54 @@ CASES: dict[str, tuple[Make, list[str], str]] = {
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, finished: Path) -> Path:
-    """A folder of its own for everything that a command could write to; the current one too."""
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, finished: Path) -> Path:
+    """A folder that holds everything a command could write to; also the current folder."""
     (tmp_path / "data").symlink_to(tiny.data(root))
     (tmp_path / "finished").symlink_to(finished)
-    fid(tmp_path)
+    write_fid_weights(tmp_path)
     monkeypatch.setenv("MPLCONFIGDIR", str(root / "cache"))  # it keeps a list of fonts
     return tmp_path
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_gets_one_line_and_changes_nothing(command, place, monkeypatch, case):
-    make, words, told = CASES[case]
-    make(place)
-    before = tiny.snapshot(place)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(place / "data"))  # after `command` has set it
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.chdir(place)
-    status, out, err = command(*(word.format(d=place) for word in words))
+def test_a_bad_file_gives_one_line_and_writes_nothing(command, sandbox, monkeypatch, case):
+    make, words, message = CASES[case]
+    make(sandbox)
+    before = tiny.snapshot(sandbox)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(sandbox / "data"))  # after `command` has set it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(sandbox / "cache"))
+    monkeypatch.chdir(sandbox)
+    status, out, err = command(*(word.format(d=sandbox) for word in words))
     assert (status, out) == (2, ""), err
     assert err.startswith("gankd: ")
     assert err.count("\n") == 1, err
-    assert told in err
-    assert tiny.snapshot(place) == before
+    assert message in err
+    assert tiny.snapshot(sandbox) == before
 
 
-ALONE = ["large image", "code in a teacher", "config: imports", "no photographs", "data: cut"]
+SEPARATE = ["large image", "code in a teacher", "config: imports", "no photographs", "data: cut"]
 
 
-@pytest.mark.parametrize("case", ALONE)
-def test_a_process_of_its_own_prints_that_line_alone(root, place, case):
-    make, words, told = CASES[case]
-    make(place)
-    before = tiny.snapshot(place)
-    words = [word.format(d=place) for word in words]
-    done = tiny.gankd(root, *words, TFDS_DATA_DIR=str(place / "data"))
+@pytest.mark.parametrize("case", SEPARATE)
+def test_a_separate_process_prints_that_line_alone(root, sandbox, case):
+    make, words, message = CASES[case]
+    make(sandbox)
+    before = tiny.snapshot(sandbox)
+    words = [word.format(d=sandbox) for word in words]
+    done = tiny.gankd(root, *words, TFDS_DATA_DIR=str(sandbox / "data"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1, done.stderr
-    assert told in done.stderr
-    assert tiny.snapshot(place) == before
+    assert message in done.stderr
+    assert tiny.snapshot(sandbox) == before
 
 
-def test_usual_images_are_read_as_they_look(tmp_path):
-    """A palette, transparency, one bit and CMYK are no mistakes."""
+def test_palette_alpha_bit_and_cmyk_images_are_read_as_colour(tmp_path):
     blue = Image.new("RGB", (4, 4), (0, 0, 255))
     blue.quantize(2).save(tmp_path / "palette.png")
     blue.convert("RGBA").save(tmp_path / "alpha.png")
     blue.convert("CMYK").save(tmp_path / "cmyk.tiff")
     Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
     alpha, bit, cmyk, palette = score_images.read_images(sorted(tmp_path.iterdir()))
-    for found in (alpha, palette, cmyk):
-        assert found.tolist() == np.asarray(blue).tolist()
+    for pixels in (alpha, palette, cmyk):
+        assert pixels.tolist() == np.asarray(blue).tolist()
     assert bit.min() == 255
