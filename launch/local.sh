@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A study on the GPUs of one machine: a process for each GPU, with a share of the study's groups.
+# Runs a study on the GPUs of one machine: one process per GPU, each with a shard of the study.
 #   launch/local.sh --config=configs/mnist.py --workdir=runs/mnist
 # On some of the GPUs: CUDA_VISIBLE_DEVICES=0,2 launch/local.sh ...
 #
-# SIGTERM and Ctrl-C reach every process, which saves; started again, each goes on where it was.
-# To have all GPUs share each batch instead, start `gankd study` itself.
+# SIGTERM and Ctrl-C reach every process, which then saves a checkpoint and exits; the same command
+# resumes from there. To split each batch over all GPUs instead, start `gankd study` itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
 processes=()
 trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
 for k in "${!gpus[@]}"; do
-  # Students may come before the share that has their teacher: they wait for a quarter of an hour.
+  # Students may start before the shard that trains their teacher: they wait up to 15 minutes.
   CUDA_VISIBLE_DEVICES=${gpus[k]} "${GANKD:-.venv/bin/gankd}" study "$@" \
     "--shard=$((k + 1))/${#gpus[@]}" --wait=900 &
   processes+=($!)
@@ -26,7 +26,7 @@ failed=0
 for process in "${processes[@]}"; do
   status=0
   wait "$process" || status=$?
-  while kill -0 "$process" 2>/dev/null; do  # a signal ends `wait` before the process has ended
+  while kill -0 "$process" 2>/dev/null; do  # a signal ends `wait` before the process exits
     status=0
     wait "$process" || status=$?
   done

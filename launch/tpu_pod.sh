@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A command on every host of a TPU VM slice, whose chips then share each batch:
+# Runs a command on every host of a TPU VM slice; each batch is split over all chips.
 #   launch/tpu_pod.sh NAME ZONE data prepare mnist
 #   launch/tpu_pod.sh NAME ZONE study --config=configs/mnist.py --workdir=runs/mnist
-# The slice is made by, for example,
+# To create the slice, for example:
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-16 \
 #     --version=v2-alpha-tpuv5-lite
 #
-# Host 0 alone writes the work directory and prints; name one on a mounted disk that outlives the
-# slice.  Started again, it goes on where it was.
+# Only host 0 writes the work directory and prints. Put the work directory on a mounted disk that
+# outlives the slice. The same command resumes an interrupted study.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1 zone=$2
