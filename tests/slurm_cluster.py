@@ -88,9 +88,8 @@ def _write_config(folder: Path) -> None:
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o600)
-    text = CONFIG.format(
-        folder=folder, host=_host_name(), user=getpass.getuser(), ports=_free_ports(2)
-    )
+    user, ports = getpass.getuser(), _free_ports(2)
+    text = CONFIG.format(folder=folder, host=_host_name(), user=user, ports=ports)
     (folder / "slurm.conf").write_text(text)
 
 

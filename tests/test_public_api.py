@@ -10,11 +10,10 @@ import pytest
 import tiny
 
 import gankd_jax
+from gankd_jax.evaluation import inference
 from gankd_jax.interop import inception_weights
 from gankd_jax.models import sampling
 from gankd_jax.models.inception import parameter_shapes
-from gankd_jax.study import plan
-from gankd_jax.study.context import StudyContext
 from gankd_jax.utils.atomic_io import read_npz
 from gankd_jax.utils.errors import UserError
 
@@ -22,10 +21,10 @@ RUN = "student-mse-d1-s0"
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch, root: Path, finished: Path) -> Path:
+def checkout(tmp_path: Path, monkeypatch, root: Path, old_workdir: Path) -> Path:
     """A folder with the study runs/digits, and a cache with weights of the first FID layer."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "digits").symlink_to(finished)
+    (tmp_path / "runs" / "digits").symlink_to(old_workdir)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
@@ -65,11 +64,11 @@ def test_the_import_loads_no_jax_and_lists_the_names():
         gankd_jax.load_generators  # noqa: B018
 
 
-def test_a_run_folder_gives_the_generator_that_the_study_evaluated(checkout, finished):
+def test_a_run_folder_gives_the_generator_that_the_study_evaluated(checkout):
     generator = gankd_jax.load_generator(checkout / "runs" / "digits" / RUN)
     module, variables = generator
     grid = sampling.sample_images(module, variables, sampling.grid_latents(generator.latent_dim))
-    evaluated = read_npz(finished / RUN / "samples.npz")["grid"]
+    evaluated = read_npz(checkout / "runs" / "digits" / RUN / "samples.npz")["grid"]
     assert np.abs(sampling.to_uint8(grid).astype(int) - evaluated).max() <= 1
     assert generator.card["run"] == RUN
     assert generator.card["scores"]["fd_classifier"] > 0
@@ -89,23 +88,24 @@ def test_samples_are_float_images_and_a_function_of_the_seed(checkout):
     [
         ("mnist-d3", "no pretrained generator 'mnist-d3'; there are: "),
         ("none.safetensors", "none.safetensors does not exist"),
-        ("runs/digits/student-l1-d1-s0", "is not trained yet"),
+        ("runs/digits/untrained-d1-s0", "untrained-d1-s0 is not a run of this study"),
     ],
 )
 def test_a_generator_that_does_not_exist_is_named(checkout, source, message):
+    run = checkout / "runs" / "digits" / "untrained-d1-s0"
+    run.mkdir()
+    (run / "run.json").touch()
     with pytest.raises(UserError, match=message):
         gankd_jax.load_generator(source)
 
 
-def test_scores_of_a_run_are_those_of_its_images(checkout, finished):
+def test_scores_of_a_run_are_those_of_its_images(checkout):
     config = tiny.config()
-    run = plan.find_run(config, RUN)
-    drawer = StudyContext(config, finished).load_generator(run)
-    images = sampling.to_uint8(drawer.sample(config.evaluation.seed, 100))
     settings = {"image_size": 16, "pad": 1}
     by_folder = gankd_jax.score(f"runs/digits/{RUN}", "digits:test", samples=100, **settings)
-    assert by_folder["fd_64"] > 0
-    by_array = gankd_jax.score(images, "digits:test", **settings)
+    generator = gankd_jax.load_generator(f"runs/digits/{RUN}")
+    batches = inference.sample_batches(generator, config.evaluation.seed, count=100, batch_size=50)
+    by_array = gankd_jax.score(np.concatenate(list(batches)), "digits:test", **settings)
     assert by_array.keys() == by_folder.keys()
 
 

@@ -213,7 +213,8 @@ def flip(content: bytes) -> bytes:
 
 
 def config(body: str) -> MakeFiles:
-    head = "from gankd_jax.config.schema import base\ndef get_config(v=''):\n    c = base()\n"
+    head = "from gankd_jax.config.schema import base_config\n"
+    head += "def get_config(v=''):\n    c = base_config()\n"
     return write("bad", f"{head}    {body}\n    return c".encode())
 
 
@@ -466,20 +467,23 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
         "cannot be read as CSV",
     ),
 }
+OF_FINISHED_STUDY = [case for case in CASES if case.startswith("study: ")] + [
+    "empty reference",
+    "bytes as reference",
+]
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, finished: Path) -> Path:
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """A folder that holds everything a command could write to; also the current folder."""
     (tmp_path / "data").symlink_to(tiny.data(root))
-    (tmp_path / "finished").symlink_to(finished)
     write_fid_weights(tmp_path)
-    monkeypatch.setenv("MPLCONFIGDIR", str(root / "cache"))  # it keeps a list of fonts
+    monkeypatch.setenv("MPLCONFIGDIR", str(root / "cache"))  # matplotlib's list of fonts
     return tmp_path
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_bad_file_gives_one_line_and_writes_nothing(command, sandbox, monkeypatch, case):
+def check_case(command, sandbox: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """The command prints one line, and no file in the sandbox changes."""
     make, words, message = CASES[case]
     make(sandbox)
     before = tiny.snapshot(sandbox)
@@ -494,10 +498,22 @@ def test_a_bad_file_gives_one_line_and_writes_nothing(command, sandbox, monkeypa
     assert tiny.snapshot(sandbox) == before
 
 
-SEPARATE = ["large image", "code in a teacher", "config: imports", "no photographs", "data: cut"]
+@pytest.mark.parametrize("case", [case for case in CASES if case not in OF_FINISHED_STUDY])
+def test_a_bad_file_gives_one_line_and_writes_nothing(command, sandbox, monkeypatch, case):
+    check_case(command, sandbox, monkeypatch, case)
 
 
-@pytest.mark.parametrize("case", SEPARATE)
+@pytest.mark.parametrize("case", OF_FINISHED_STUDY)
+def test_a_damaged_study_gives_one_line(command, sandbox, finished, monkeypatch, case):
+    (sandbox / "finished").symlink_to(finished)
+    check_case(command, sandbox, monkeypatch, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    ["large image", "code in a teacher", "config: imports", "no photographs", "data: cut"],
+)
 def test_a_separate_process_prints_that_line_alone(root, sandbox, case):
     make, words, message = CASES[case]
     make(sandbox)

@@ -1,8 +1,6 @@
 """A work directory that version 0.1.0 wrote is opened, read and continued."""
 
 import json
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from gankd_jax.utils.checkpoint import Checkpoints
 
 # ml_collections loads a config file so.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-ARCHIVE = tiny.REPO / "tests" / "golden" / "workdir-0.1.0.tar.gz"
 STUDENT = Run("student", "mse", 1, 0)
 FIELDS = {
     "name": "digits-old",
@@ -33,13 +30,6 @@ FIELDS = {
     "evaluation.batch_size": 100,
 }
 FLAGS = [f"--config={tiny.DIGITS}", *(f"--config.{k}={v}" for k, v in FIELDS.items())]
-
-
-@pytest.fixture
-def old_workdir(tmp_path) -> Path:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path / "old", filter="data")
-    return tmp_path / "old"
 
 
 def test_its_runs_are_done_and_nothing_changes(command, old_workdir):
