@@ -415,8 +415,16 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     "config: bytes": (write("bad", PICKLE), DESCRIBE, "the config file raises"),
     "config: raises": (write("bad", b"1 / 0"), DESCRIBE, "raises ZeroDivisionError: division"),
     "config: imports": (write("bad", b"import no_such"), DESCRIBE, "raises ModuleNotFoundError"),
-    "config: gives nothing": (config("return"), DESCRIBE, "gives None, no ConfigDict"),
-    "config: gives a dict": (config("return {}"), DESCRIBE, "gives {}, no ConfigDict"),
+    "config: gives nothing": (
+        config("return"),
+        DESCRIBE,
+        "returns None; it must return a ConfigDict",
+    ),
+    "config: gives a dict": (
+        config("return {}"),
+        DESCRIBE,
+        "returns {}; it must return a ConfigDict",
+    ),
     "config: no block": (config("del c['study']"), DESCRIBE, "config.study is missing"),
     "config: no field": (config("del c.data['pad']"), DESCRIBE, "config.data.pad is missing"),
     "config: no recipe's field": (
