@@ -65,6 +65,34 @@ def old_workdir(tmp_path) -> Path:
     return tmp_path / "old"
 
 
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch, root: Path, old_workdir: Path) -> Path:
+    """A folder with the study runs/digits, and a cache with weights of the first FID layer."""
+    import numpy as np
+    import tiny  # after the hook
+
+    from gankd_jax.interop import inception_weights
+    from gankd_jax.models.inception import parameter_shapes
+
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(old_workdir)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    path = inception_weights.default_weights_path()
+    path.parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    np.savez(
+        path,
+        **{
+            f"{layer}/{part}": rng.normal(0, 0.1, shape).astype(np.float32)
+            for layer, parts in parameter_shapes(["64"]).items()
+            for part, shape in parts.items()
+        },
+    )
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def unoptimized() -> Iterator[None]:
     """Compiles with few optimizations, which saves a third of the time of a few steps."""

@@ -3,7 +3,6 @@
 import doctest
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,35 +10,11 @@ import tiny
 
 import gankd_jax
 from gankd_jax.evaluation import inference
-from gankd_jax.interop import inception_weights
 from gankd_jax.models import sampling
-from gankd_jax.models.inception import parameter_shapes
 from gankd_jax.utils.atomic_io import read_npz
 from gankd_jax.utils.errors import UserError
 
 RUN = "student-mse-d1-s0"
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, monkeypatch, root: Path, old_workdir: Path) -> Path:
-    """A folder with the study runs/digits, and a cache with weights of the first FID layer."""
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "digits").symlink_to(old_workdir)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
-    path = inception_weights.default_weights_path()
-    path.parent.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    np.savez(
-        path,
-        **{
-            f"{layer}/{part}": rng.normal(0, 0.1, shape).astype(np.float32)
-            for layer, parts in parameter_shapes(["64"]).items()
-            for part, shape in parts.items()
-        },
-    )
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", gankd_jax.__all__)
