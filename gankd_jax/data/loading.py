@@ -1,4 +1,4 @@
-"""Reads a split of a prepared data set as one uint8 array, cached ready for training."""
+"""Loads a split of a prepared data set as one uint8 array, which is cached ready for training."""
 
 import functools
 import hashlib
@@ -23,18 +23,19 @@ from gankd_jax.data import registry
 from gankd_jax.data.prepare import prepare_dataset, prepared_dir, prepared_versions
 from gankd_jax.utils.errors import UserError
 
-_FORMAT = 1  # of the cache; to be raised with any change of the preprocessing
-_CHUNK = 256  # records read at a time
+_CACHE_FORMAT = 1  # raise it with any change of the preprocessing
+_RECORDS_PER_READ = 256
 
 
 @dataclass(frozen=True)
 class ImageSplit:
     """The images of a split, in the order of its records.
 
-    `pixels` are 0..255, read only, and may be mapped from a file; `labels` is None without
-    class labels. `key` is a short text, fit for a file name, that names data set, version, split,
-    preprocessing and count, with a hash of the pixels of the stored split: equal keys, equal
-    images.
+    Attributes:
+        pixels: 0..255, read only; may be mapped from a file.
+        labels: Class labels; None without them.
+        key: Names data set, version, split, preprocessing and count, and holds a hash of the pixels
+            of the stored split.  Usable in file names.  Equal keys mean equal images.
     """
 
     pixels: UInt8[np.ndarray, "n s s c"]
@@ -43,8 +44,8 @@ class ImageSplit:
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """A whole stored split after preprocessing, as it lies in the cache."""
+class _PreprocessedSplit:
+    """A whole stored split after preprocessing, as the cache holds it."""
 
     pixels: UInt8[np.ndarray, "n s s c"]
     labels: Int[np.ndarray, " n"] | None
@@ -53,53 +54,69 @@ class _Stored:
 
 @dataclass(frozen=True)
 class _Records:
-    """The serialised records of a split and how one becomes {image: bytes, label: int}."""
+    """The serialised records of a split.
 
-    source: Any  # a TFDS data source: `len` and `__getitems__`
+    Attributes:
+        source: A TFDS data source, with `len` and `__getitems__`.
+        decode: Maps a record to `{"image": bytes, "label": int}`.
+        channels: 1 for grey images, 3 for colour.
+        has_labels: Whether the records have a class label.
+    """
+
+    source: Any
     decode: Callable[[bytes], Mapping[str, Any]]
     channels: int
-    labelled: bool
+    has_labels: bool
 
 
 def default_data_dir() -> Path:
-    """Where TFDS keeps its data: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    """Returns the folder of the TFDS data sets: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def load_split(
     name: str, split: str, *, data_dir: Path, image_size: int, pad: int, validation: int = 0
 ) -> ImageSplit:
-    """A split of the newest version of the data set stored as array_record in `data_dir`.
+    """Loads a split of the newest version of a data set that is stored as array_record.
 
-    The data may have been prepared by `prepare` or by TFDS itself; `digits` is prepared on first
-    use. With `validation` > 0 the last `validation` images of the stored `train` are the split
-    `validation`, and `train` is without them; with 0 the splits are those stored.
-
-    Each image is framed by `pad` zero pixels, resized to `image_size` pixels on its short side
-    and cut to the centre square (see `preprocess`). The result is cached in
+    The data may have been written by `prepare_dataset` or by TFDS itself; `digits` is prepared at
+    first use.  Images are preprocessed by `preprocess`.  The result is cached in
     `data_dir`/gankd_cache, if that can be written.
 
-    Raises UserError where there is no such data or split, where the data is in tfrecord, which
-    only TensorFlow reads, where it is damaged, and for sizes out of range.
+    Args:
+        name: The data set; any that TFDS stored there.
+        split: A stored split, such as 'train'; or 'validation', if `validation` is above 0.
+        data_dir: The folder of the TFDS data sets.
+        image_size: Pixels of an image's side.
+        pad: Zero pixels added on each side before the image is resized.
+        validation: Images that are cut from the end of 'train' to be the split 'validation'.  0:
+            the splits are those stored.
+
+    Returns:
+        The images, their labels and a key that identifies them.
+
+    Raises:
+        UserError: There is no such data or split, the data is in tfrecord, which only TensorFlow
+            reads, it is damaged, or a number is out of range.
     """
     if image_size < 1 or pad < 0 or validation < 0:
         raise UserError(
             "image_size must be at least 1, pad and validation at least 0;"
             f" they are {image_size}, {pad} and {validation}"
         )
-    folder = _folder(name, data_dir)
-    held_out = validation > 0 and split in ("train", "validation")
-    stored_split = "train" if held_out else split
-    stored = _cached(folder, stored_split, data_dir, image_size=image_size, pad=pad)
+    folder = _find_folder(name, data_dir)
+    has_held_out = validation > 0 and split in ("train", "validation")
+    stored_split = "train" if has_held_out else split
+    stored = _load_or_preprocess(folder, stored_split, data_dir, image_size=image_size, pad=pad)
     first, last = 0, len(stored.pixels)
-    if held_out:
+    if has_held_out:
         if validation >= last:
             raise UserError(f"validation={validation} leaves none of {name}'s {last} train images")
         first, last = (0, last - validation) if split == "train" else (last - validation, last)
     return ImageSplit(
         pixels=stored.pixels[first:last],
         labels=None if stored.labels is None else stored.labels[first:last],
-        key=f"{_slug(folder, data_dir)}-{split}-{image_size}px-pad{pad}"
+        key=f"{_versioned_name(folder, data_dir)}-{split}-{image_size}px-pad{pad}"
         f"-n{last - first}-{stored.sha256[:12]}",
     )
 
@@ -107,11 +124,15 @@ def load_split(
 def preprocess(
     image: Image.Image, *, image_size: int, pad: int
 ) -> UInt8[np.ndarray, "{image_size} {image_size} c"]:
-    """Frames an image with zeros, resizes its short side and cuts out the centre square.
+    """Pads an image with zeros, resizes its short side and cuts out the centre square.
 
-    `pad` counts source pixels on each side. The long side and the offset of the cut are rounded
-    as torchvision's `Resize` and `CenterCrop` do; the resampling is Pillow's antialiased
-    bilinear, none where the short side already fits. Grey images keep one channel.
+    Sizes and offsets are rounded as torchvision's `Resize` and `CenterCrop` do.  The resampling is
+    Pillow's antialiased bilinear one; an image whose short side fits is not resampled.
+
+    Args:
+        image: Grey or colour; grey images keep one channel.
+        image_size: Pixels of the result's side.
+        pad: Zero pixels added on each side before the image is resized.
     """
     if pad:
         image = ImageOps.expand(image, border=pad, fill=0)
@@ -124,8 +145,8 @@ def preprocess(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _folder(name: str, data_dir: Path) -> Path:
-    """The folder of the prepared data set; UserError that says how to get it."""
+def _find_folder(name: str, data_dir: Path) -> Path:
+    """Returns the folder of the prepared data set, or says in a UserError how to prepare it."""
     folder = prepared_dir(name, data_dir)
     if folder is not None:
         return folder
@@ -145,124 +166,126 @@ def _folder(name: str, data_dir: Path) -> Path:
     )
 
 
-def _cached(folder: Path, split: str, data_dir: Path, *, image_size: int, pad: int) -> _Stored:
-    """A stored split after preprocessing: from the cache, else read and put there."""
-    identity = [_FORMAT, PIL.__version__, _stamps(folder), pad]
+def _load_or_preprocess(
+    folder: Path, split: str, data_dir: Path, *, image_size: int, pad: int
+) -> _PreprocessedSplit:
+    """Returns a stored split after preprocessing, from the cache if it is there."""
+    identity = [_CACHE_FORMAT, PIL.__version__, _file_stamps(folder), pad]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    stem = f"{_slug(folder, data_dir)}-{split}-{image_size}px-{digest}"
-    place = data_dir / "gankd_cache" / stem
-    found = _read_cache(place)
-    if found is not None:
-        return found
-    made = _read(folder, split, image_size=image_size, pad=pad)
-    _write_cache(place, made)
-    return _read_cache(place) or made  # mapped, so that processes share the memory
+    stem = f"{_versioned_name(folder, data_dir)}-{split}-{image_size}px-{digest}"
+    cache = data_dir / "gankd_cache" / stem
+    cached = _read_cache(cache)
+    if cached is not None:
+        return cached
+    images = _preprocess_split(folder, split, image_size=image_size, pad=pad)
+    _write_cache(cache, images)
+    return _read_cache(cache) or images  # mapped, so that processes share the memory
 
 
-def _slug(folder: Path, data_dir: Path) -> str:
-    """Name and version of a data set: `mnist-1.0.0`."""
+def _versioned_name(folder: Path, data_dir: Path) -> str:
+    """Returns name and version of a data set: `mnist-1.0.0`."""
     return "-".join(folder.relative_to(data_dir).parts)
 
 
-def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file in a folder."""
+def _file_stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """Returns name, size and modification time of each file in a folder."""
     stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-def _read_cache(place: Path) -> _Stored | None:
-    """What lies in a cache folder; None where nothing does or a file changed since."""
+def _read_cache(cache: Path) -> _PreprocessedSplit | None:
+    """Reads a cache folder; returns None if it is absent or a file in it has changed."""
     try:
-        note = json.loads((place / "note.json").read_text())
-        arrays = place / "arrays"
-        if [list(stamp) for stamp in _stamps(arrays)] != note["stamps"]:
+        note = json.loads((cache / "note.json").read_text())
+        arrays = cache / "arrays"
+        if [list(stamp) for stamp in _file_stamps(arrays)] != note["stamps"]:
             return None
         pixels = np.load(arrays / "pixels.npy", mmap_mode="r")
         has_labels = (arrays / "labels.npy").is_file()
         labels = np.load(arrays / "labels.npy") if has_labels else None
-        return _Stored(pixels, labels, note["sha256"])
+        return _PreprocessedSplit(pixels, labels, note["sha256"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def _write_cache(place: Path, stored: _Stored) -> None:
-    """Puts a split into the cache, whole or not at all, in place of what lies there."""
+def _write_cache(cache: Path, images: _PreprocessedSplit) -> None:
+    """Replaces a cache folder, as a whole or not at all."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=place.parent) as work:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=cache.parent) as work:
             new = Path(work, "new")
             (new / "arrays").mkdir(parents=True)
-            np.save(new / "arrays" / "pixels.npy", stored.pixels)
-            if stored.labels is not None:
-                np.save(new / "arrays" / "labels.npy", stored.labels)
-            note = {"sha256": stored.sha256, "stamps": _stamps(new / "arrays")}
+            np.save(new / "arrays" / "pixels.npy", images.pixels)
+            if images.labels is not None:
+                np.save(new / "arrays" / "labels.npy", images.labels)
+            note = {"sha256": images.sha256, "stamps": _file_stamps(new / "arrays")}
             (new / "note.json").write_text(json.dumps(note))
-            if place.exists():
-                place.rename(Path(work, "old"))
-            new.rename(place)
+            if cache.exists():
+                cache.rename(Path(work, "old"))
+            new.rename(cache)
     except OSError as error:
-        logging.warning("%s cannot be written (%s): going on without a cache", place, error)
+        logging.warning("%s cannot be written (%s): continuing without a cache", cache, error)
 
 
-def _read(folder: Path, split: str, *, image_size: int, pad: int) -> _Stored:
+def _preprocess_split(folder: Path, split: str, *, image_size: int, pad: int) -> _PreprocessedSplit:
     """Decodes and preprocesses every record of a split."""
-    records = _open(folder, split)
+    records = _open_records(folder, split)
     count = len(records.source)
     pixels = np.empty((count, image_size, image_size, records.channels), np.uint8)
-    labels = np.empty(count, np.int64) if records.labelled else None
+    labels = np.empty(count, np.int64) if records.has_labels else None
     mode = "L" if records.channels == 1 else "RGB"
     bar = tqdm(total=count, desc=f"reading {folder} {split}", leave=False, disable=None)
-    with _damaged(folder), bar:
-        for index, example in enumerate(_examples(records)):
+    with _reporting_damage(folder), bar:
+        for index, example in enumerate(_decode_records(records)):
             with Image.open(io.BytesIO(example["image"])) as image:
                 pixels[index] = preprocess(image.convert(mode), image_size=image_size, pad=pad)
             if labels is not None:
                 labels[index] = example["label"]
             bar.update()
     pixels.flags.writeable = False
-    return _Stored(pixels, labels, hashlib.sha256(pixels.data).hexdigest())
+    return _PreprocessedSplit(pixels, labels, hashlib.sha256(pixels.data).hexdigest())
 
 
-def _examples(records: _Records) -> Iterator[Mapping[str, Any]]:
-    # One thread: with more, small images take longer, since they wait for each other in Python.
+def _decode_records(records: _Records) -> Iterator[Mapping[str, Any]]:
+    # One thread: more threads make small images slower, because they wait for Python's lock.
     count = len(records.source)
-    for first in range(0, count, _CHUNK):
-        chunk = range(first, min(first + _CHUNK, count))
-        yield from map(records.decode, records.source.__getitems__(chunk))
+    for first in range(0, count, _RECORDS_PER_READ):
+        indices = range(first, min(first + _RECORDS_PER_READ, count))
+        yield from map(records.decode, records.source.__getitems__(indices))
 
 
-def _open(folder: Path, split: str) -> _Records:
-    import tensorflow_datasets as tfds  # heavy, and not needed where the cache is filled
+def _open_records(folder: Path, split: str) -> _Records:
+    import tensorflow_datasets as tfds  # slow to import, and not needed once the cache is filled
 
-    with _damaged(folder):
+    with _reporting_damage(folder):
         builder = tfds.builder_from_directory(folder)
         features = builder.info.features
         splits = list(builder.info.splits)
     if split not in splits:
-        held_out = "; validation > 0 holds images of train out" if split == "validation" else ""
-        raise UserError(f"{folder} has no split {split!r}, only {', '.join(splits)}{held_out}")
+        hint = "; validation > 0 cuts it from train" if split == "validation" else ""
+        raise UserError(f"{folder} has no split {split!r}, only {', '.join(splits)}{hint}")
     if "image" not in features or features["image"].shape[-1] not in (1, 3):
         raise UserError(f"{folder} has no grey or colour images under the name 'image'")
-    wanted = [feature for feature in ("image", "label") if feature in features]
-    part = tfds.features.FeaturesDict({feature: features[feature] for feature in wanted})
+    names = [name for name in ("image", "label") if name in features]
+    part = tfds.features.FeaturesDict({name: features[name] for name in names})
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    with _damaged(folder):
+    with _reporting_damage(folder):
         source = builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
-    skip = {"image": tfds.decode.SkipDecoding()}  # decoded here, by Pillow alone
+    skip = {"image": tfds.decode.SkipDecoding()}  # the image is decoded by Pillow alone
     return _Records(
         source=source,
         decode=functools.partial(part.deserialize_example_np, decoders=skip),
         channels=features["image"].shape[-1],
-        labelled="label" in wanted,
+        has_labels="label" in names,
     )
 
 
 @contextmanager
-def _damaged(folder: Path) -> Iterator[None]:
-    """Names the folder where reading fails.
+def _reporting_damage(folder: Path) -> Iterator[None]:
+    """Turns any error of reading into a UserError that names the folder.
 
-    Every library on the way (JSON, protocol buffers, array_record, Pillow) has errors of its own
-    for damaged bytes, hence the catch of all but what is no matter of the bytes.
+    JSON, protocol buffers, array_record and Pillow each have errors of their own for damaged bytes,
+    hence the broad `except`.
     """
     try:
         yield

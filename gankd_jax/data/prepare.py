@@ -1,15 +1,11 @@
-"""Turns original files, given by hand or downloaded, into a TFDS data set on disk."""
+"""Prepares data sets: original files, downloaded or fetched by hand, are stored as TFDS data."""
 
 import contextlib
 import hashlib
-import http.client
 import io
 import json
-import os
 import re
-import shutil
 import tempfile
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +14,30 @@ from absl import logging
 
 from gankd_jax.data import readers, registry
 from gankd_jax.data.registry import Dataset, SourceFile
+from gankd_jax.utils.download import download_file
 from gankd_jax.utils.errors import UserError
 
 _PROVENANCE = "provenance.json"
-_TIMEOUT = 60  # seconds without an answer from a download site
+_MAX_CONTENT = 1 << 28  # bytes of a gunzipped original file; the largest has 47 MB
 
 
 def prepared_versions(name: str, data_dir: Path) -> list[tuple[Path, frozenset[str]]]:
-    """The TFDS folders of a data set, newest version first, each with its file formats."""
-    found = []
+    """Lists the TFDS folders of a data set.
+
+    Args:
+        name: The data set.
+        data_dir: The folder of the TFDS data sets.
+
+    Returns:
+        Each version's folder and file formats, such as "array_record"; the newest version first.
+    """
+    versions = []
     for info in (data_dir / name).glob("*/dataset_info.json"):
         if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name):
-            found.append((info.parent, _file_formats(info)))
-    return sorted(found, key=lambda pair: [int(n) for n in pair[0].name.split(".")], reverse=True)
+            versions.append((info.parent, _file_formats(info)))
+    return sorted(
+        versions, key=lambda version: [int(n) for n in version[0].name.split(".")], reverse=True
+    )
 
 
 def _file_formats(info: Path) -> frozenset[str]:
@@ -42,18 +49,30 @@ def _file_formats(info: Path) -> frozenset[str]:
 
 
 def prepared_dir(name: str, data_dir: Path) -> Path | None:
-    """The newest version in `data_dir` that is stored as array_record, or None.
+    """Returns the newest version of a data set that is stored as array_record, or None.
 
-    It may have been written by `prepare` or by TFDS itself.
+    It may have been written by `prepare_dataset` or by TFDS itself.
+
+    Args:
+        name: The data set.
+        data_dir: The folder of the TFDS data sets.
     """
-    found = (
-        folder for folder, formats in prepared_versions(name, data_dir) if "array_record" in formats
-    )
-    return next(found, None)
+    for folder, formats in prepared_versions(name, data_dir):
+        if "array_record" in formats:
+            return folder
+    return None
 
 
 def read_provenance(name: str, data_dir: Path) -> dict[str, Any]:
-    """Where prepared data came from: files, hashes, counts, warnings; {} for stock TFDS data."""
+    """Reads where prepared data came from.
+
+    Args:
+        name: The data set.
+        data_dir: The folder of the TFDS data sets.
+
+    Returns:
+        Its original files with their hashes, its counts and its warnings; {} for stock TFDS data.
+    """
     folder = prepared_dir(name, data_dir)
     if folder is None or not (folder / _PROVENANCE).is_file():
         return {}
@@ -61,22 +80,35 @@ def read_provenance(name: str, data_dir: Path) -> dict[str, Any]:
 
 
 def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
-    """Writes the data set under `data_dir`/NAME/VERSION in array_record and gives that folder.
+    """Writes a data set as array_record, unless it is prepared already.
 
-    The original files are taken from `source_dir`, or downloaded to `data_dir`/downloads/NAME
-    where that is None. Data that is already prepared is left as it is. Splits and features have
-    the names that stock TFDS gives them.
+    Splits and features have the names that stock TFDS gives them.  A file from `source_dir` with an
+    unknown hash is accepted with a warning, which is recorded.
 
-    Raises UserError for an unknown name, a source folder that lacks files, a failed download, and
-    a file that is damaged or holds other counts or shapes than the data set; nothing is then
-    written. A file given by hand whose hash is unknown is warned about and recorded.
+    Args:
+        name: A key of `registry.DATASETS`.
+        source_dir: The folder of the original files.  None: they are downloaded to
+            `data_dir`/downloads/NAME.
+        data_dir: The folder of the TFDS data sets.
+
+    Returns:
+        The folder of the prepared data, `data_dir`/NAME/VERSION.
+
+    Raises:
+        UserError: The name is unknown, files are missing, a download fails, or a file is damaged or
+            holds other counts or shapes than the data set has.  Nothing is written then.
     """
     dataset = registry.get_dataset(name)
     folder = prepared_dir(name, data_dir)
     if folder is not None:
         logging.info("%s is already prepared in %s", name, folder)
         return folder
-    paths = _downloaded(dataset, data_dir) if source_dir is None else _given(dataset, source_dir)
+    if name not in readers.READERS:
+        raise UserError(f"{name} has no reader here: prepare it in {data_dir} with TFDS")
+    if source_dir is None:
+        paths = _download_files(dataset, data_dir)
+    else:
+        paths = _find_files(dataset, source_dir)
     files = [_describe(file, paths[file.name]) for file in dataset.files if file.name in paths]
     with readers.READERS[name](dataset, paths) as source:
         warnings = [
@@ -90,10 +122,10 @@ def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
             "version": dataset.version,
             "source": _origin(files, source_dir),
             "files": files,
-            "counts": {split: len(made.keys) for split, made in source.splits.items()},
+            "counts": {name: len(split.keys) for name, split in source.splits.items()},
             "warnings": warnings,
         }
-        folder = _write(dataset, source, record, data_dir=data_dir)
+        folder = _write_dataset(dataset, source, record, data_dir=data_dir)
         for warning in warnings:
             logging.warning("%s: %s", name, warning)
         return folder
@@ -105,8 +137,8 @@ def _origin(files: list[dict[str, Any]], source_dir: Path | None) -> str:
     return "download" if source_dir is None else "by hand"
 
 
-def _given(dataset: Dataset, source_dir: Path) -> dict[str, Path]:
-    """The path of each original file in a folder that a person filled."""
+def _find_files(dataset: Dataset, source_dir: Path) -> dict[str, Path]:
+    """Returns the path of each original file in a folder that a person filled."""
     paths = {file.name: source_dir / file.name for file in dataset.files}
     present = {name: path for name, path in paths.items() if path.is_file()}
     missing = [f.name for f in dataset.files if f.name not in present and not f.optional]
@@ -116,46 +148,29 @@ def _given(dataset: Dataset, source_dir: Path) -> dict[str, Path]:
     return present
 
 
-def _downloaded(dataset: Dataset, data_dir: Path) -> dict[str, Path]:
-    """The path of each original file after it has been downloaded, unless it already was."""
+def _download_files(dataset: Dataset, data_dir: Path) -> dict[str, Path]:
+    """Downloads the original files that are not there yet, and returns the path of each."""
     by_hand = [file.name for file in dataset.files if file.url is None]
     if by_hand:
         raise UserError(
             f"{dataset.name} has no direct download: fetch {' and '.join(by_hand)} from"
-            f" {dataset.homepage} by hand and give their folder with --source-dir"
+            f" {dataset.homepage} by hand and name their folder with --source-dir"
         )
     folder = data_dir / "downloads" / dataset.name
-    return {file.name: _download(file, folder) for file in dataset.files}
+    for file in dataset.files:
+        _download_file(file, folder / file.name)
+    return {file.name: folder / file.name for file in dataset.files}
 
 
-def _download(file: SourceFile, folder: Path) -> Path:
-    target = folder / file.name
+def _download_file(file: SourceFile, target: Path) -> None:
     if target.is_file() and _sha256(target) == file.sha256:
-        return target
-    partial = folder / f".{file.name}.{os.getpid()}.part"
-    logging.info("downloading %s to %s", file.url, target)
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _fetch(str(file.url), partial)
-        if _sha256(partial) != file.sha256:
-            raise UserError(
-                f"{file.url} does not give the published file (its hash differs): fetch"
-                f" {file.name} by hand and give its folder with --source-dir"
-            )
-        partial.replace(target)
-    except (OSError, http.client.HTTPException) as error:
+        download_file(str(file.url), target, sha256=file.sha256)
+    except UserError as error:
         raise UserError(
-            f"could not download {file.url} ({error}): fetch {file.name} by hand and give its"
-            " folder with --source-dir"
+            f"{error}: fetch {file.name} by hand and name its folder with --source-dir"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
-
-
-def _fetch(url: str, target: Path) -> None:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, target.open("wb") as stream:
-        shutil.copyfileobj(answer, stream)
 
 
 def _sha256(path: Path) -> str:
@@ -164,44 +179,46 @@ def _sha256(path: Path) -> str:
 
 
 def _describe(file: SourceFile, path: Path) -> dict[str, Any]:
-    """Name, size and hash of a file, and whether it is the published one."""
+    """Returns name, size and hash of a file, and whether it is the published one."""
     with readers.reading_file(path):
-        found = _sha256(path)
-    known = found == file.sha256 or _content_is_known(file, path)
-    return {"name": file.name, "bytes": path.stat().st_size, "sha256": found, "known": known}
+        sha256 = _sha256(path)
+    is_known = sha256 == file.sha256 or _has_known_content(file, path)
+    return {"name": file.name, "bytes": path.stat().st_size, "sha256": sha256, "known": is_known}
 
 
-def _content_is_known(file: SourceFile, path: Path) -> bool:
+def _has_known_content(file: SourceFile, path: Path) -> bool:
     if file.content_sha256 is None:
         return False
-    content = readers.gunzip(path, limit=1 << 28)
+    content = readers.gunzip(path, limit=_MAX_CONTENT)
     return hashlib.sha256(content).hexdigest() == file.content_sha256
 
 
-def _write(
+def _write_dataset(
     dataset: Dataset, source: readers.SourceSplits, record: Mapping[str, Any], *, data_dir: Path
 ) -> Path:
-    """Writes the data set in a temporary folder beside its place and moves it there whole."""
-    from gankd_jax.data.tfds_builder import ArrayRecordBuilder  # imports TFDS: heavy
+    """Writes the data set to a temporary folder and renames that: whole or not at all."""
+    from gankd_jax.data.tfds_builder import ArrayRecordBuilder  # imports TFDS, which is slow
 
     target = data_dir / dataset.name / dataset.version
     if target.exists() and prepared_dir(dataset.name, data_dir) != target:
-        raise UserError(f"{target} holds something else or is damaged: mend or empty that place")
-    existed = data_dir.exists()
+        raise UserError(f"{target} holds something else or is damaged: move it away")
+    is_new_dir = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dataset.name}-", dir=data_dir) as work:
-            with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about a download
-                made = ArrayRecordBuilder(dataset, source.splits, Path(work)).write()
-            (made / _PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
+            with contextlib.redirect_stdout(
+                io.StringIO()
+            ):  # TFDS prints a message about a download
+                folder = ArrayRecordBuilder(dataset, source.splits, Path(work)).write()
+            (folder / _PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
             target.parent.mkdir(exist_ok=True)
-            made.rename(target)
+            folder.rename(target)
     except OSError as error:
-        if prepared_dir(dataset.name, data_dir) == target:  # another process was quicker
+        if prepared_dir(dataset.name, data_dir) == target:  # another process was faster
             return target
-        raise UserError(f"could not write {target} ({error}): mend or empty that place") from error
+        raise UserError(f"could not write {target} ({error})") from error
     finally:
-        if not existed:
-            with contextlib.suppress(OSError):  # it is not empty, unless nothing came of it
+        if is_new_dir:
+            with contextlib.suppress(OSError):  # not empty, unless writing failed
                 data_dir.rmdir()
     return target

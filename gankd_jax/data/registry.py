@@ -1,4 +1,8 @@
-"""The known data sets as data: shapes, counts, and where their original files come from."""
+"""The registry of data sets: shapes, counts, and where their original files come from.
+
+A new data set is a `register_dataset(Dataset(...))` here.  If `gankd data prepare` is to write it,
+it also needs a reader of its original files in `readers.py`.
+"""
 
 from dataclasses import dataclass
 
@@ -9,9 +13,13 @@ from gankd_jax.utils.errors import UserError
 class SourceFile:
     """One original file of a data set.
 
-    `sha256` is the published hash of the file (as TensorFlow Datasets records it) and
-    `content_sha256` that of its gunzipped content, by which a re-compressed copy is known too.
-    `url` is None where the site offers no direct download.
+    Attributes:
+        name: The published file name.
+        sha256: The published hash of the file, as TensorFlow Datasets records it.
+        url: Where to download it; None if the site offers no direct download.
+        content_sha256: Hash of the gunzipped content.  By it a file that was compressed again still
+            counts as the published one.  None to leave that out.
+        optional: Whether the data set can be prepared without it.
     """
 
     name: str
@@ -23,12 +31,18 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known about a data set before any of its files is opened.
+    """Properties of a data set that are known before any of its files is opened.
 
-    `image_shape` is (height, width, channels), None where images differ; `classes` is None
-    without class labels; `counts` are the images of each split; `ids` says whether the examples
-    carry an `id` text. `version` is that of the data which `prepare` writes: it is not stock
-    TFDS's, so that both can lie in one folder.
+    Attributes:
+        name: Key in `DATASETS`, the value of `config.data.name`.
+        image_shape: Height, width and channels of the images; None where images differ.
+        classes: Number of class labels; None without labels.
+        counts: Number of images of each split.
+        version: Version of the data that `prepare_dataset` writes.  It differs from that of stock
+            TFDS, so that both can lie in one folder.
+        homepage: Where a person finds the original files.
+        files: The original files; empty if they come with a library or are prepared by TFDS itself.
+        ids: Whether each example has an `id` text.
     """
 
     name: str
@@ -41,18 +55,45 @@ class Dataset:
     ids: bool = False
 
 
+DATASETS: dict[str, Dataset] = {}
+
+
+def register_dataset(dataset: Dataset) -> None:
+    """Adds a data set to `DATASETS` under its name.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if dataset.name in DATASETS:
+        raise ValueError(f"a data set named {dataset.name!r} is registered already")
+    DATASETS[dataset.name] = dataset
+
+
+def get_dataset(name: str) -> Dataset:
+    """Returns the data set of that name.
+
+    Raises:
+        UserError: There is none; lists the names.
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 
-DATASETS: dict[str, Dataset] = {
-    "digits": Dataset(
+register_dataset(
+    Dataset(
         name="digits",
         image_shape=(8, 8, 1),
         classes=10,
         counts={"train": 1438, "test": 359},
         version="1.0.0",
         homepage="https://archive.ics.uci.edu/dataset/80",
-    ),
-    "mnist": Dataset(
+    )
+)
+register_dataset(
+    Dataset(
         name="mnist",
         image_shape=(28, 28, 1),
         classes=10,
@@ -85,8 +126,10 @@ DATASETS: dict[str, Dataset] = {
                 content_sha256="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
             ),
         ),
-    ),
-    "cifar10": Dataset(
+    )
+)
+register_dataset(
+    Dataset(
         name="cifar10",
         image_shape=(32, 32, 3),
         classes=10,
@@ -101,8 +144,10 @@ DATASETS: dict[str, Dataset] = {
             ),
         ),
         ids=True,
-    ),
-    "celeb_a": Dataset(
+    )
+)
+register_dataset(
+    Dataset(
         name="celeb_a",
         image_shape=(None, None, 3),
         classes=None,
@@ -120,12 +165,5 @@ DATASETS: dict[str, Dataset] = {
                 optional=True,
             ),
         ),
-    ),
-}
-
-
-def get_dataset(name: str) -> Dataset:
-    """The data set of that name; UserError that lists the names if there is none."""
-    if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    return DATASETS[name]
+    )
+)

@@ -11,23 +11,31 @@ from tqdm import tqdm
 from gankd_jax.data.readers import ExampleSplit
 from gankd_jax.data.registry import Dataset
 
-_SHARD = 20_000  # images; TFDS holds one shard's examples in memory
+# Images in a file.  TFDS holds those of one file in memory: more take more memory, fewer give more
+# files.  Another number would change the files, not the order of the records.
+_SHARD_SIZE = 20_000
 
 
 def record_order(split: str, keys: Sequence[int | str]) -> list[int | str]:
-    """The keys in the order in which stock TFDS stores their records.
+    """Sorts keys into the order in which stock TFDS stores their records.
 
-    TFDS sorts by the md5 of the split's name followed by the key (`core/hashing.py`). The same
-    order here makes `the last n images of train` the same images whoever prepared the data.
+    With the same order, "the last n images of train" are the same images whoever prepared the data.
+
+    Args:
+        split: The split's name.
+        keys: The keys of its examples.
+
+    Reference: `tensorflow_datasets/core/hashing.py`: by the md5 of the split's name and the key.
     """
     return sorted(keys, key=lambda key: hashlib.md5(f"{split}{key}".encode()).digest())
 
 
 class ArrayRecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Writes the given splits; unregistered, since stock TFDS has builders of the same names.
+    """Writes splits of examples as array_record.
 
-    Shard based, because TFDS's `GeneratorBasedBuilder` shuffles splits of more than 1 GB (CelebA)
-    through TensorFlow's file system.
+    It is not registered with TFDS, because stock TFDS has builders of the same names.  It is shard
+    based, because `GeneratorBasedBuilder` shuffles splits of more than 1 GB (CelebA) through
+    TensorFlow's file system.
     """
 
     def __init__(self, dataset: Dataset, splits: Mapping[str, ExampleSplit], data_dir: Path):
@@ -38,7 +46,7 @@ class ArrayRecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  
         super().__init__(data_dir=data_dir)
 
     def write(self) -> Path:
-        """Writes the data set and gives its folder."""
+        """Writes the data set and returns its folder."""
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         self.download_and_prepare(file_format="array_record", download_config=config)
         return Path(self.data_dir)
@@ -60,19 +68,20 @@ class ArrayRecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  
     def _shard_iterators_per_split(
         self, dl_manager: object
     ) -> dict[str, list[Callable[[], Iterator[tuple[int | str, dict[str, Any]]]]]]:
-        return {name: self._shards(name, split) for name, split in self._splits.items()}
+        return {name: self._make_shards(name, split) for name, split in self._splits.items()}
 
-    def _shards(
+    def _make_shards(
         self, name: str, split: ExampleSplit
     ) -> list[Callable[[], Iterator[tuple[int | str, dict[str, Any]]]]]:
         keys = record_order(name, split.keys)
 
-        def shard(first: int) -> Callable[[], Iterator[tuple[int | str, dict[str, Any]]]]:
-            wanted = keys[first : first + _SHARD]
-            label = f"{self.name} {name} {first // _SHARD + 1}/{-(-len(keys) // _SHARD)}"
-            # `disable=None`: a bar on a terminal only.
+        def make_shard(first: int) -> Callable[[], Iterator[tuple[int | str, dict[str, Any]]]]:
+            shard_keys = keys[first : first + _SHARD_SIZE]
+            label = f"{self.name} {name} {first // _SHARD_SIZE + 1}/{-(-len(keys) // _SHARD_SIZE)}"
+            # `disable=None` shows a progress bar on a terminal only.
             return lambda: (
-                (key, split.example(key)) for key in tqdm(wanted, label, leave=False, disable=None)
+                (key, split.example(key))
+                for key in tqdm(shard_keys, label, leave=False, disable=None)
             )
 
-        return [shard(first) for first in range(0, len(keys), _SHARD)]
+        return [make_shard(first) for first in range(0, len(keys), _SHARD_SIZE)]

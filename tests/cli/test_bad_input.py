@@ -404,7 +404,7 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     "cut zip": (all_of(photographs(b"x"), truncate(CELEBA_ZIP)), CELEBA, "damaged or cut short"),
     "no photographs": (photographs(b"text"), CELEBA, "damaged or cut short"),
     # Prepared data sets
-    "data: no JSON": (data("dataset_info.json", lambda _: b"{"), TRAIN, "mend or empty that place"),
+    "data: no JSON": (data("dataset_info.json", lambda _: b"{"), TRAIN, "is damaged: move it away"),
     "data: no features": (data("features.json", lambda _: b"[]"), TRAIN, "is damaged"),
     "data: cut": (data("*train.array_record*", half), TRAIN, "is damaged"),
     "data: empty": (data("*train.array_record*", lambda _: b""), TRAIN, "is damaged"),

@@ -1,3 +1,5 @@
+"""Loading: preprocessing, the cache, and what is refused."""
+
 import io
 import json
 import shutil
@@ -69,7 +71,7 @@ def write_tfds(
 # Preprocessing
 
 
-def test_padding_frames_with_zeros_and_leaves_the_pixels():
+def test_padding_adds_zeros_and_changes_no_pixel():
     pixels = np.random.default_rng(0).integers(1, 256, (28, 28), np.uint8)
     framed = preprocess(Image.fromarray(pixels), image_size=32, pad=2)
     np.testing.assert_array_equal(framed, np.pad(pixels, 2)[..., None])
@@ -78,8 +80,8 @@ def test_padding_frames_with_zeros_and_leaves_the_pixels():
 def test_the_centre_of_a_portrait_is_kept():
     # 64 wide and 78 high: nothing is resized, and (78 - 64) / 2 = 7 rows go above and below.
     pixels = np.random.default_rng(0).integers(0, 256, (78, 64, 3), np.uint8)
-    kept = preprocess(Image.fromarray(pixels), image_size=64, pad=0)
-    np.testing.assert_array_equal(kept, pixels[7:71])
+    cropped = preprocess(Image.fromarray(pixels), image_size=64, pad=0)
+    np.testing.assert_array_equal(cropped, pixels[7:71])
 
 
 def test_halving_averages_in_the_middle_of_a_ramp():
@@ -96,10 +98,10 @@ def test_a_landscape_is_resized_by_its_short_side_and_cut_at_the_sides():
     # columns 5 to 14, whose left half is white.
     pixels = np.zeros((30, 60, 3), np.uint8)
     pixels[:, :30] = 255
-    made = preprocess(Image.fromarray(pixels), image_size=10, pad=0)
-    assert made.shape == (10, 10, 3)
-    assert (made[:, :4] == 255).all()
-    assert (made[:, 6:] == 0).all()
+    cropped = preprocess(Image.fromarray(pixels), image_size=10, pad=0)
+    assert cropped.shape == (10, 10, 3)
+    assert (cropped[:, :4] == 255).all()
+    assert (cropped[:, 6:] == 0).all()
 
 
 def test_aligned_faces_take_torchvisions_sizes():
@@ -107,8 +109,8 @@ def test_aligned_faces_take_torchvisions_sizes():
     pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
     image = Image.fromarray(pixels)
     resized = np.asarray(image.resize((64, 78), Image.Resampling.BILINEAR))
-    made = preprocess(image, image_size=64, pad=0)
-    np.testing.assert_array_equal(made, resized[7:71])
+    cropped = preprocess(image, image_size=64, pad=0)
+    np.testing.assert_array_equal(cropped, resized[7:71])
 
 
 # Reading
@@ -124,19 +126,19 @@ def test_digits_are_prepared_on_first_use(tmp_path):
 
 def test_data_written_by_tfds_is_used_as_it_is(data_dir):
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (12, 10, 3), np.uint8) for _ in range(5)]
-    write_tfds(data_dir, "digits", "3.0.1", [png(picture) for picture in pictures], channels=3)
+    originals = [rng.integers(0, 256, (12, 10, 3), np.uint8) for _ in range(5)]
+    write_tfds(data_dir, "digits", "3.0.1", [png(original) for original in originals], channels=3)
     images = load_split("digits", "train", data_dir=data_dir, image_size=10, pad=0)
-    np.testing.assert_array_equal(images.pixels, np.stack(pictures)[:, 1:11])
+    np.testing.assert_array_equal(images.pixels, np.stack(originals)[:, 1:11])
     assert images.labels.tolist() == [10, 11, 12, 13, 14]
     assert images.key.startswith("digits-3.0.1-train-10px-pad0-n5-")
 
 
-def test_any_tfds_data_set_may_be_named(tmp_path):
-    picture = np.full((6, 6, 1), 7, np.uint8)
-    write_tfds(tmp_path, "fashion_mnist", "3.0.1", [png(picture)], channels=1)
+def test_any_tfds_data_set_can_be_loaded(tmp_path):
+    original = np.full((6, 6, 1), 7, np.uint8)
+    write_tfds(tmp_path, "fashion_mnist", "3.0.1", [png(original)], channels=1)
     images = load_split("fashion_mnist", "train", data_dir=tmp_path, image_size=6, pad=0)
-    np.testing.assert_array_equal(images.pixels, picture[None])
+    np.testing.assert_array_equal(images.pixels, original[None])
 
 
 def test_validation_is_the_end_of_train(data_dir):
@@ -150,7 +152,7 @@ def test_validation_is_the_end_of_train(data_dir):
     assert len(test.pixels) == 359
 
 
-def test_the_key_tells_images_apart(data_dir, prepared):
+def test_different_images_have_different_keys(data_dir, prepared):
     def key(split: str = "train", *, image_size: int = 8, pad: int = 0, validation: int = 0) -> str:
         sizes = {"image_size": image_size, "pad": pad, "validation": validation}
         return load_split("digits", split, data_dir=data_dir, **sizes).key
@@ -178,9 +180,9 @@ def cached_file(data_dir: Path, name: str) -> Path:
 
 
 def test_the_second_load_is_mapped_from_the_cache(data_dir, monkeypatch):
-    fresh = loading._read(data_dir / "digits" / "1.0.0", "train", **PLAIN)
+    fresh = loading._preprocess_split(data_dir / "digits" / "1.0.0", "train", **PLAIN)
     first = load_split("digits", "train", data_dir=data_dir, **PLAIN)
-    monkeypatch.setattr(loading, "_read", None)  # it can no longer be called
+    monkeypatch.setattr(loading, "_preprocess_split", None)  # a call would fail
     second = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     assert isinstance(second.pixels, np.memmap)
     for images in (first, second):
@@ -202,11 +204,11 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["pixels.npy", "labels.npy", "note.json"])
-@pytest.mark.parametrize("spoil", [cut, flip, Path.unlink], ids=["cut", "flip", "unlink"])
-def test_a_damaged_cache_is_made_anew(file, spoil, data_dir):
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink], ids=["cut", "flip", "unlink"])
+def test_a_damaged_cache_is_written_again(file, damage, data_dir):
     before = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     expected, labels = np.array(before.pixels), before.labels
-    spoil(cached_file(data_dir, file))
+    damage(cached_file(data_dir, file))
     for _ in range(2):
         after = load_split("digits", "train", data_dir=data_dir, **PLAIN)
         np.testing.assert_array_equal(after.pixels, expected)
@@ -216,7 +218,7 @@ def test_a_damaged_cache_is_made_anew(file, spoil, data_dir):
     assert len(list((data_dir / "gankd_cache").iterdir())) == 1
 
 
-def test_the_cache_does_not_outlive_the_data(data_dir):
+def test_the_cache_is_replaced_when_the_data_changes(data_dir):
     before = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     shutil.rmtree(data_dir / "digits")
     write_tfds(data_dir, "digits", "1.0.0", [png(np.full((8, 8), 9, np.uint8))], channels=1)
@@ -225,18 +227,18 @@ def test_the_cache_does_not_outlive_the_data(data_dir):
     assert after.key != before.key
 
 
-def test_without_a_place_for_the_cache_all_goes_on(data_dir, caplog):
+def test_a_cache_that_cannot_be_written_is_a_warning(data_dir, caplog):
     (data_dir / "gankd_cache").write_text("in the way")
     images = load_split("digits", "test", data_dir=data_dir, **PLAIN)
     assert images.pixels.shape == (359, 8, 8, 1)
     assert not images.pixels.flags.writeable
-    assert "going on without a cache" in caplog.text
+    assert "continuing without a cache" in caplog.text
 
 
-# Mistakes
+# Bad data and arguments
 
 
-def test_data_that_is_absent_is_answered_with_the_command(tmp_path):
+def test_missing_data_names_the_command_that_prepares_it(tmp_path):
     with pytest.raises(UserError, match="`gankd data prepare mnist`"):
         load_split("mnist", "train", data_dir=tmp_path / "none", **PLAIN)
     with pytest.raises(UserError, match="digits, mnist, cifar10, celeb_a"):
@@ -244,7 +246,7 @@ def test_data_that_is_absent_is_answered_with_the_command(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tfrecord_data_is_answered_with_the_command(tmp_path):
+def test_tfrecord_data_names_the_command_that_converts_it(tmp_path):
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text('{"fileFormat": "tfrecord"}')
@@ -256,7 +258,7 @@ def shard(folder: Path) -> Path:
     return next(folder.glob("*train*"))
 
 
-def less_records(folder: Path) -> None:
+def claim_more_records(folder: Path) -> None:
     """A folder that claims more records than its file holds."""
     info = json.loads((folder / "dataset_info.json").read_text())
     info["splits"][0]["shardLengths"] = ["2000"]
@@ -264,33 +266,33 @@ def less_records(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda folder: cut(shard(folder)),
         lambda folder: flip(shard(folder)),
         lambda folder: shard(folder).write_bytes(b""),
         lambda folder: shard(folder).unlink(),
         lambda folder: (folder / "features.json").write_text("{"),
-        less_records,
+        claim_more_records,
     ],
-    ids=["cut", "flip", "empty", "missing", "features", "less records"],
+    ids=["cut", "flip", "empty", "missing", "features", "more records"],
 )
-def test_damaged_data_is_a_user_error_that_names_the_folder(spoil, data_dir):
+def test_damaged_data_is_a_user_error_that_names_the_folder(damage, data_dir):
     folder = data_dir / "digits" / "1.0.0"
-    spoil(folder)
+    damage(folder)
     with pytest.raises(UserError, match=f"{folder} is damaged") as caught:
         load_split("digits", "train", data_dir=data_dir, **PLAIN)
     assert "\n" not in str(caught.value)
 
 
-def test_an_image_cut_short_inside_a_record_is_found(tmp_path):
+def test_a_truncated_image_inside_a_record_is_a_user_error(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
     folder = write_tfds(tmp_path, "mnist", "3.0.1", [png(noise)[:-40]], channels=3)
     with pytest.raises(UserError, match=f"{folder} is damaged"):
         load_split("mnist", "train", data_dir=tmp_path, **PLAIN)
 
 
-def test_unknown_splits_are_answered_with_the_splits(data_dir):
+def test_an_unknown_split_lists_the_splits(data_dir):
     with pytest.raises(UserError, match="no split 'trian', only train, test"):
         load_split("digits", "trian", data_dir=data_dir, **PLAIN)
     with pytest.raises(UserError, match=r"no split 'validation'.*validation > 0"):
@@ -311,7 +313,7 @@ def test_sizes_out_of_range_are_refused(sizes, match, data_dir):
         load_split("digits", "train", data_dir=data_dir, **sizes)
 
 
-def test_the_folder_is_that_of_tfds(monkeypatch, tmp_path):
+def test_the_default_folder_is_that_of_tfds(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert default_data_dir() == tmp_path
     monkeypatch.delenv("TFDS_DATA_DIR")

@@ -1,3 +1,5 @@
+"""Preparation: prepared data equals the original files, and bad files are refused."""
+
 import dataclasses
 import gzip
 import hashlib
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from local_server import serve_folder
 from PIL import Image
 from sklearn.datasets import load_digits
 from tensorflow_datasets.core import hashing, shuffle
@@ -35,10 +38,14 @@ CIFAR_BATCHES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    def refuse(*args):
-        raise AssertionError("preparing data must not open a connection")
+    """Refuses connections, except to this machine."""
+    connect = socket.socket.connect
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    def connect_locally(self, address):
+        assert address[0] == "127.0.0.1", "preparing data must not open a connection"
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
 
 
 def originals(name: str, folder: Path) -> Path:
@@ -79,7 +86,7 @@ def assert_refused(name: str, source: Path | None, data_dir: Path, match: str) -
 # Whole data sets
 
 
-def test_digits_need_no_files(tmp_path):
+def test_digits_are_prepared_without_files(tmp_path):
     folder = prepare_dataset("digits", None, tmp_path)
     assert folder == tmp_path / "digits" / "1.0.0"
     digits = load_digits()
@@ -94,7 +101,7 @@ def test_digits_need_no_files(tmp_path):
     assert read_provenance("digits", tmp_path)["source"] == "scikit-learn"
 
 
-def test_mnist_round_trip(tmp_path, caplog, capsys):
+def test_prepared_mnist_equals_the_original_files(tmp_path, caplog, capsys):
     source = originals("mnist", tmp_path / "originals")
     data_dir = tmp_path / "data"
     folder = prepare_dataset("mnist", source, data_dir)
@@ -179,7 +186,7 @@ def assert_is_row(example: dict, row: np.ndarray) -> None:
     assert example["label"] == row[0]
 
 
-def test_cifar10_is_read_whole(cifar10):
+def test_the_cifar10_reader_yields_every_row(cifar10):
     path, rows = cifar10
     with readers.READERS["cifar10"](registry.get_dataset("cifar10"), {TAR: path}) as source:
         train, test = source.splits["train"], source.splits["test"]
@@ -195,7 +202,7 @@ def test_cifar10_is_read_whole(cifar10):
     assert tfds_builder.record_order("train", train.keys)[:5] == [16399, 1680, 47917, 17307, 27051]
 
 
-def test_cifar10_round_trip(cifar10, tmp_path, monkeypatch, caplog):
+def test_prepared_cifar10_equals_the_original_rows(cifar10, tmp_path, monkeypatch, caplog):
     """With the first 50 images of each batch, since all take half a minute."""
     batches = {name: rows[:50] for name, rows in cifar10[1].items()}
     source = cifar_tar(tmp_path / "originals", batches)
@@ -233,7 +240,7 @@ def small_celeb_a(folder: Path, count: int) -> Path:
     return small
 
 
-def test_celeb_a_keeps_the_bytes_of_each_photograph(tmp_path, caplog):
+def test_celeb_a_jpegs_are_stored_unchanged(tmp_path, caplog):
     source = small_celeb_a(tmp_path, 205)
     data_dir = tmp_path / "data"
     folder = prepare_dataset("celeb_a", source, data_dir)
@@ -272,14 +279,14 @@ def test_celeb_a_follows_the_partition_file(tmp_path):
     assert own.pixels.shape == (4, 64, 64, 3)
 
 
-def test_stock_builders_keep_their_names(tmp_path):
+def test_stock_tfds_builders_are_not_replaced(tmp_path):
     prepare_dataset("digits", None, tmp_path)
     assert "tensorflow_datasets" in tfds.builder_cls("mnist").__module__
     with pytest.raises(tfds.core.DatasetNotFoundError):
         tfds.builder_cls("digits")
 
 
-# Mistakes: each a UserError of one line, and nothing written
+# Bad files: each is a UserError of one line, and nothing is written
 
 
 def write_gz(path: Path, content: bytes) -> None:
@@ -322,9 +329,9 @@ MNIST_MISTAKES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("mistake", MNIST_MISTAKES)
 def test_a_bad_mnist_file_is_refused(mistake, tmp_path):
-    file, spoil, match = MNIST_MISTAKES[mistake]
+    file, damage, match = MNIST_MISTAKES[mistake]
     source = originals("mnist", tmp_path / "originals")
-    spoil(source / file)
+    damage(source / file)
     assert_refused("mnist", source, tmp_path / "data", f"{file}.*{match}|{match}.*{file}")
 
 
@@ -370,10 +377,10 @@ def test_a_cifar10_archive_with_an_unsafe_member_is_refused(member, tmp_path):
     assert_refused("cifar10", source, tmp_path / "data", f"unsafe member '{member.name}'")
 
 
-@pytest.mark.parametrize("spoil", [cut, flip])
-def test_a_damaged_cifar10_archive_is_refused(spoil, tmp_path):
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_cifar10_archive_is_refused(damage, tmp_path):
     source = cifar_tar(tmp_path / "originals", black(100))
-    spoil(source / TAR)
+    damage(source / TAR)
     assert_refused("cifar10", source, tmp_path / "data", "damaged or cut short")
 
 
@@ -421,10 +428,10 @@ def test_a_celeb_a_archive_with_a_link_is_refused(tmp_path):
     assert_refused("celeb_a", source, tmp_path / "data", "unsafe member")
 
 
-@pytest.mark.parametrize("spoil", [cut, flip])
-def test_a_damaged_celeb_a_archive_is_refused(spoil, tmp_path):
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_celeb_a_archive_is_refused(damage, tmp_path):
     source = celeb_a_zip(tmp_path / "originals", {})
-    spoil(source / ZIP)
+    damage(source / ZIP)
     assert_refused("celeb_a", source, tmp_path / "data", f"{ZIP} is damaged or cut short")
 
 
@@ -456,13 +463,13 @@ def test_celeb_a_has_no_download(tmp_path):
 # Where the data goes
 
 
-def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path):
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "data").write_text("a file")
     with pytest.raises(UserError, match="could not write"):
         prepare_dataset("digits", None, tmp_path / "data")
 
 
-def test_what_lies_in_the_place_is_not_overwritten(tmp_path):
+def test_files_in_the_target_folder_are_not_overwritten(tmp_path):
     other = tmp_path / "digits" / "1.0.0" / "precious.txt"
     other.parent.mkdir(parents=True)
     other.write_text("keep")
@@ -472,7 +479,7 @@ def test_what_lies_in_the_place_is_not_overwritten(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "digits"]
 
 
-def test_another_process_may_be_quicker(tmp_path, monkeypatch):
+def test_the_data_of_a_faster_process_is_used(tmp_path, monkeypatch):
     write = tfds_builder.ArrayRecordBuilder.write
 
     def overtaken(self) -> Path:
@@ -492,7 +499,7 @@ def test_large_splits_need_no_tensorflow(tmp_path, monkeypatch):
     assert read_provenance("digits", tmp_path)["counts"] == {"train": 1438, "test": 359}
 
 
-def test_the_newest_array_record_version_counts(tmp_path):
+def test_the_newest_array_record_version_is_used(tmp_path):
     def info(version: str, file_format: str) -> None:
         folder = tmp_path / "mnist" / version
         folder.mkdir(parents=True)
@@ -507,19 +514,16 @@ def test_the_newest_array_record_version_counts(tmp_path):
     assert read_provenance("mnist", tmp_path) == {}
 
 
-# Downloads, from file:// addresses
+# Downloads
 
 
-def offer(folder: Path, monkeypatch, content: dict[str, bytes]) -> None:
-    """Makes `mnist` a data set whose files are downloaded from a folder with that content."""
-    folder.mkdir()
-    for name, data in content.items():
-        (folder / name).write_bytes(data)
+def use_download_site(address: str, monkeypatch) -> None:
+    """Makes `mnist` a data set whose files are downloaded from that address."""
     mnist = registry.get_dataset("mnist")
     files = tuple(
         dataclasses.replace(
             file,
-            url=(folder / file.name).as_uri(),
+            url=f"{address}/{file.name}",
             sha256=hashlib.sha256((REAL / "mnist" / file.name).read_bytes()).hexdigest(),
         )
         for file in mnist.files
@@ -533,23 +537,39 @@ def real_files() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (REAL / "mnist").iterdir()}
 
 
-def test_downloads_are_checked_and_kept(tmp_path, monkeypatch):
-    offer(tmp_path / "site", monkeypatch, real_files() | {TEST_LABELS: b"something else"})
-    data_dir = tmp_path / "data"
-    with pytest.raises(UserError, match=f"{TEST_LABELS} does not give the published file"):
-        prepare_dataset("mnist", None, data_dir)
-    kept = data_dir / "downloads" / "mnist"
-    assert {path.name for path in kept.iterdir()} == {TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES}
+def test_downloads_are_checked_and_each_file_is_fetched_once(tmp_path, monkeypatch):
+    site, data_dir = tmp_path / "site", tmp_path / "data"
+    site.mkdir()
+    for name, content in (real_files() | {TEST_LABELS: b"something else"}).items():
+        (site / name).write_bytes(content)
+    with serve_folder(site) as address:
+        use_download_site(address, monkeypatch)
+        with pytest.raises(UserError, match=f"{TEST_LABELS} is not the published file.*by hand"):
+            prepare_dataset("mnist", None, data_dir)
+        downloads = data_dir / "downloads" / "mnist"
+        expected = {TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES}
+        assert {path.name for path in downloads.iterdir()} == expected
 
-    shutil.rmtree(tmp_path / "site")
-    with pytest.raises(UserError, match=f"could not download .*{TEST_LABELS}"):
-        prepare_dataset("mnist", None, data_dir)
-    assert {path.name for path in kept.iterdir()} == {TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES}
-    assert prepared_dir("mnist", data_dir) is None
+        shutil.rmtree(site)
+        with pytest.raises(UserError, match=f"{TEST_LABELS} cannot be downloaded.*--source-dir"):
+            prepare_dataset("mnist", None, data_dir)
+        assert {path.name for path in downloads.iterdir()} == expected
+        assert prepared_dir("mnist", data_dir) is None
 
-    # Only the file that is missing is fetched: nothing else is on offer.
-    offer(tmp_path / "site", monkeypatch, {TEST_LABELS: real_files()[TEST_LABELS]})
-    (tmp_path / "mark").mkdir()
-    monkeypatch.setattr("gankd_jax.data.prepare._write", lambda *args, **kwargs: tmp_path / "mark")
-    assert prepare_dataset("mnist", None, data_dir) == tmp_path / "mark"
-    assert {path.name: path.read_bytes() for path in kept.iterdir()} == real_files()
+        # Only the missing file is on offer, so a second download of another would fail.
+        site.mkdir()
+        (site / TEST_LABELS).write_bytes(real_files()[TEST_LABELS])
+        (tmp_path / "mark").mkdir()
+        monkeypatch.setattr(
+            "gankd_jax.data.prepare._write_dataset", lambda *args, **kwargs: tmp_path / "mark"
+        )
+        assert prepare_dataset("mnist", None, data_dir) == tmp_path / "mark"
+        assert {path.name: path.read_bytes() for path in downloads.iterdir()} == real_files()
+
+
+def test_a_registered_data_set_without_a_reader_is_left_to_tfds(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "DATASETS", dict(registry.DATASETS))
+    registry.register_dataset(
+        registry.Dataset("fashion_mnist", (28, 28, 1), 10, {"train": 60_000}, "1.0.0", "")
+    )
+    assert_refused("fashion_mnist", None, tmp_path / "data", "fashion_mnist has no reader.*TFDS")

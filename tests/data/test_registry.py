@@ -1,3 +1,5 @@
+"""The registry of data sets agrees with what TFDS and the data sets' authors publish."""
+
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,15 @@ from gankd_jax.utils.errors import UserError
 def published_hashes() -> dict[str, str]:
     """File name -> sha256, from the lists that TFDS ships."""
     root = Path(tensorflow_datasets.__file__).parent
-    found = {}
+    hashes = {}
     for name in ("url_checksums/mnist.txt", "url_checksums/cifar10.txt"):
         for line in (root / name).read_text().splitlines():
             _, _, sha256, file = line.split("\t")
-            found[file] = sha256
+            hashes[file] = sha256
     for line in (root / "datasets/celeb_a/checksums.tsv").read_text().splitlines():
         _, _, sha256, file = line.split("\t")
-        found[file] = sha256
-    return found
+        hashes[file] = sha256
+    return hashes
 
 
 def test_hashes_are_those_that_tfds_publishes():
@@ -38,7 +40,7 @@ def test_download_addresses_are_those_of_tfds():
     assert all(f"{url}\t" in text for url in urls)
 
 
-def test_each_entry_is_found_by_its_name():
+def test_each_data_set_is_registered_under_its_name():
     assert list(registry.DATASETS) == ["digits", "mnist", "cifar10", "celeb_a"]
     assert all(registry.get_dataset(name).name == name for name in registry.DATASETS)
 
@@ -50,6 +52,11 @@ def test_counts_are_those_of_the_data_sets_descriptions():
     assert sum(registry.get_dataset("celeb_a").counts.values()) == 202_599
 
 
-def test_an_unknown_name_is_answered_with_the_names():
+def test_an_unknown_name_lists_the_names():
     with pytest.raises(UserError, match=r"'minst'.*digits, mnist, cifar10, celeb_a"):
         registry.get_dataset("minst")
+
+
+def test_a_name_cannot_be_registered_twice():
+    with pytest.raises(ValueError, match="'mnist' is registered already"):
+        registry.register_dataset(registry.get_dataset("mnist"))

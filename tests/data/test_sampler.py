@@ -1,3 +1,5 @@
+"""Batches: epochs are permutations, and a batch depends on step and seed alone."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,7 +40,7 @@ def test_the_stream_does_not_depend_on_the_batch_size():
     np.testing.assert_array_equal(stream(4, count=12, batch_size=3, seed=5), whole)
 
 
-def test_batches_are_pinned_across_versions():
+def test_batches_are_the_same_in_every_version():
     # Taken once: a change here would silently change every run and every resumed run.
     assert batch_indices(0, count=10, batch_size=10, seed=0).tolist() == [
         0,
@@ -90,23 +92,25 @@ def test_every_image_is_equally_likely_at_each_place():
     critic_steps=st.integers(1, 4),
     seed=st.integers(0, 9),
 )
-def test_a_chunk_is_the_batches_in_order(first, steps, critic_steps, seed):
+def test_multi_step_indices_are_the_batches_in_order(first, steps, critic_steps, seed):
     kwargs = {"count": 13, "batch_size": 6, "seed": seed}
-    chunk = multi_step_indices(first, steps, critic_steps=critic_steps, **kwargs)
-    assert chunk.shape == (steps, critic_steps, 6)
+    indices = multi_step_indices(first, steps, critic_steps=critic_steps, **kwargs)
+    assert indices.shape == (steps, critic_steps, 6)
     for step in range(steps):
         for critic_step in range(critic_steps):
             number = (first + step) * critic_steps + critic_step
-            np.testing.assert_array_equal(chunk[step, critic_step], batch_indices(number, **kwargs))
+            np.testing.assert_array_equal(
+                indices[step, critic_step], batch_indices(number, **kwargs)
+            )
 
 
-def test_a_batch_far_away_is_as_good_as_the_first():
+def test_a_batch_of_a_far_step_is_valid():
     batch = batch_indices(10**12, count=60_000, batch_size=64, seed=0)
     assert len(set(batch.tolist())) == 64
     assert 0 <= batch.min() <= batch.max() < 60_000
 
 
-def test_what_is_returned_may_be_changed_without_harm():
+def test_changing_a_returned_batch_changes_no_other():
     kwargs = {"count": 8, "batch_size": 8, "seed": 0}
     before = batch_indices(0, **kwargs)
     changed = batch_indices(0, **kwargs)
