@@ -115,6 +115,8 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
     monkeypatch.chdir(tiny.REPO)
     handlers, level = logging.root.handlers[:], logging.root.level
+    package = logging.getLogger("gankd_jax")
+    package_handlers, package_level = package.handlers[:], package.level
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gankd", *words])
@@ -132,6 +134,9 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     logging.captureWarnings(False)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+    package.handlers[:] = package_handlers
+    package.setLevel(package_level)
+    package.propagate = True
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` deselects

@@ -77,7 +77,7 @@ def double(function):
 
 
 def disturbed(call):
-    """`_Trainer._call`, followed by a rest and by a signal at a step."""
+    """`_GroupTrainer._call`, followed by a rest and by a signal at a step."""
     title, step = os.environ.get("STOP_AT", ":0").split(":")
 
     def made(trainer):
@@ -89,6 +89,10 @@ def disturbed(call):
     return made
 
 
+def skip_report(_: object) -> None:
+    """Writes no report."""
+
+
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     train_state.create_train_state = double(train_state.create_train_state)
@@ -97,8 +101,8 @@ def main() -> None:
     from gankd_jax.training import loop
 
     runner.evaluate_runs = lambda *_: None
-    commands.run_report = lambda *_: None
-    loop._Trainer._call = disturbed(loop._Trainer._call)
+    commands.run_report = skip_report
+    loop._GroupTrainer._call = disturbed(loop._GroupTrainer._call)
     words = sys.argv[1:]
     while words:
         end = words.index("+") if "+" in words else len(words)

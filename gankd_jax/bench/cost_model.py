@@ -93,9 +93,9 @@ def group_step_flops(specs: RunSpecs, teacher: Generator | None) -> int:
 
 def _feature_flops(spec: StepSpec) -> int:
     """Operations of the frozen critic's hidden layers for all images of a step it compares."""
-    if spec.frozen_critic is None:
+    if spec.feature_critic is None:
         return 0
-    return spec.recipe.feature_batch * 2 * sum(_count_layer_macs(spec.frozen_critic)[:-1])
+    return spec.recipe.feature_batch * 2 * sum(_count_layer_macs(spec.feature_critic)[:-1])
 
 
 def _step_flops(spec: StepSpec) -> int:

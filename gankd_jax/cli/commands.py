@@ -32,10 +32,11 @@ def run_data_prepare(args: Namespace) -> None:
 def run_study(args: Namespace) -> None:
     """Train, score and report every run of a config that is not done yet."""
     from gankd_jax.study import runner
+    from gankd_jax.utils import multihost
 
     def work(config: ConfigDict, workdir: Path) -> None:
         runner.run_study(config, workdir, args.shard, args.wait)
-        run_report(args)
+        multihost.on_primary(lambda: run_report(args))
 
     _run_in_all_processes(args, work)
 
@@ -57,16 +58,13 @@ def run_evaluate(args: Namespace) -> None:
 
 
 def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], None]) -> None:
-    """Does the work in process 0; the other processes take part in its training."""
-    from gankd_jax.study import train
+    """Joins the other processes, if there are any, and does the same work in each."""
     from gankd_jax.utils import multihost
 
     config = args.config.load()
     multihost.initialize(args.coordinator, args.processes, args.process)
     preemption.install_handlers()
-    if not multihost.is_primary():
-        train.follow(config, args.workdir)
-    with multihost.primary_scope():
+    with multihost.ends_all_processes():
         work(config, args.workdir)
 
 

@@ -19,25 +19,39 @@ def main() -> None:
 
     The exit status is 2 after a mistake, and 128 plus the signal's number after a signal.
     """
-    flags.FLAGS.mark_as_parsed()  # absl's own flags, which nobody sets; else it warns at each start
-    absl_logging.use_absl_handler()
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    python_logging.captureWarnings(True)
+    _configure_logging()
     try:
         _run_command(sys.argv[1:])
     except UserError as error:
         print(f"gankd: {error}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, preemption.Preempted) as error:
-        print("gankd: stopped; the same command resumes from here", file=sys.stderr)
+        # One of several processes says it.
+        python_logging.getLogger(__name__).info(
+            "gankd: stopped; the same command resumes from here"
+        )
         sys.exit(preemption.exit_status(error))
-    except preemption.PrimaryEnded as error:
+    except preemption.PeerEnded as error:
+        if error.message:
+            print(f"gankd: {error.message}", file=sys.stderr)
         sys.exit(error.status)
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full or read-only disk, missing rights, a file that disappeared
         print(f"gankd: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _configure_logging() -> None:
+    """Prints the package's own lines as they are, and warnings of its libraries."""
+    flags.FLAGS.mark_as_parsed()  # absl's own flags, which nobody sets; else it warns at each start
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    python_logging.captureWarnings(True)
+    logger = python_logging.getLogger("gankd_jax")
+    logger.handlers = [python_logging.StreamHandler(sys.stderr)]
+    logger.setLevel(python_logging.INFO)
+    logger.propagate = False  # absl's handler would print the lines again
 
 
 def _run_command(words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,8 @@ from gankd_jax.training.train_state import TrainState, create_train_state
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import Checkpoints, is_intact
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.progress import log_info
+
+logger = logging.getLogger(__name__)
 
 # Training images in the nearest-neighbour search by the FID network, which is slow.  More images
 # find nearer neighbours and take proportionally longer.
@@ -160,7 +162,7 @@ class StudyContext:
         name = f"{self.train_images.key}-{extractor.name}-{extractor.pair_layer}-each-{len(images)}"
         path = self.cache_dir / f"{name}.npz"
         if not path.exists():
-            log_info(f"computing features of {len(images):,} training images, once")
+            logger.info("computing features of %s training images, once", f"{len(images):,}")
             atomic_io.write_npz(path, features=scoring.extract_features(images, extractor))
         return atomic_io.read_npz(path)["features"]
 
@@ -203,7 +205,7 @@ class StudyContext:
         """Restores the selected teacher's generator and critic."""
         state = self.restore_state(self.teacher)
         generator, variables = self.load_generator(self.teacher)
-        return loop.TeacherNetworks(self.teacher.name, generator, variables, state.critic)
+        return loop.TeacherNetworks(generator, variables, state.critic)
 
     def make_run_spec(self, run: Run) -> RunSpec:
         """Returns the networks, recipe and seeds of a run, after as many retries as it has had."""

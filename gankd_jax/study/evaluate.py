@@ -1,6 +1,7 @@
 """Evaluation of a study: teacher selection, scores and samples of runs, Inception layers."""
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_step import sample_noise
 from gankd_jax.utils import atomic_io, preemption
 from gankd_jax.utils.constants import LOSSY_PRECISIONS, PRECISIONS
-from gankd_jax.utils.progress import log_info
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_FILE, FOLDED_FILE = "samples.npz", "folded.npz"
 SELECTION_METRIC = registry.metric_key(registry.FRECHET_DISTANCE, registry.CLASSIFIER)
@@ -84,10 +86,10 @@ def evaluate_runs(context: StudyContext, runs: Sequence[Run]) -> None:
         if not workdir.is_trained(context.workdir, context.config, run):
             continue
         if not workdir.is_scored(context.workdir, run):
-            log_info(f"scoring {run.name}")
+            logger.info("scoring %s", run.name)
             _evaluate_run(context, run)
         elif not _has_all_samples(context, run):
-            log_info(f"generating samples of {run.name}")
+            logger.info("generating samples of %s", run.name)
             _write_samples(context, run, context.load_generator(run))
 
 
@@ -208,12 +210,12 @@ def _other_pixel_errors(
 def _last_training_latents(run_spec: RunSpec, count: int) -> Float[Array, "n z"]:
     """Returns `count` latents of a run's last steps, the last step's first."""
     recipe = run_spec.spec.recipe
-    sizes = {"critic_steps": recipe.critic_steps, "batch": recipe.batch_size}
+    sizes = {"critic_steps": recipe.critic_steps, "batch_size": recipe.batch_size}
     batches = [
         sample_noise(
-            run_spec.stream,
+            run_spec.data_seed,
             jnp.asarray((recipe.steps - 1 - k) % recipe.steps),
-            latent=run_spec.spec.generator.latent_dim,
+            latent_dim=run_spec.spec.generator.latent_dim,
             **sizes,
         ).latents[-1]
         for k in range(-(-count // recipe.batch_size))
@@ -260,13 +262,13 @@ def evaluate_inception_layers(context: StudyContext, runs: Sequence[Run]) -> Non
         runs: Those that are not trained are skipped.
     """
     if not workdir.has_layer_scores(context.workdir / "reference", context.config):
-        log_info("scoring the test images by the FID network")
+        logger.info("scoring the test images by the FID network")
         _write_layer_scores(context, "reference", _inception_stats_of_test_images(context))
     for run in runs:
         preemption.raise_if_requested()
         is_trained = workdir.is_trained(context.workdir, context.config, run)
         if is_trained and not workdir.has_layer_scores(context.workdir / run.name, context.config):
-            log_info(f"scoring {run.name} by the FID network")
+            logger.info("scoring %s by the FID network", run.name)
             _write_layer_scores(context, run.name, _inception_stats_of_run(context, run))
 
 

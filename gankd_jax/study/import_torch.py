@@ -21,6 +21,7 @@ from gankd_jax.training.train_state import (
     StepSpec,
     TrainState,
     create_train_state,
+    init_network,
     make_critic_optimizer,
     make_generator_optimizer,
 )
@@ -123,15 +124,15 @@ def _make_train_state(
         step=jnp.asarray(recipe.steps, jnp.int32),
         generator=generator_state,
         critic=critic_state,
-        average=generator_state.params if recipe.ema else None,
+        ema_params=generator_state.params if recipe.ema else None,
     )
 
 
 def _make_network_state(
     params_and_stats: ParamsAndStats, optimizer: optax.GradientTransformation
 ) -> NetworkState:
-    params, stats = jax.tree.map(jnp.asarray, params_and_stats)
-    return NetworkState(params=params, stats=stats, optimizer=optimizer.init(params))
+    params, batch_stats = jax.tree.map(jnp.asarray, params_and_stats)
+    return init_network(params, batch_stats, optimizer)
 
 
 def _check_fit(

@@ -61,11 +61,11 @@ def make_run_spec(
         generator=build_generator(config, run.width),
         critic=_build_own_critic(config, critic_run) if recipe.alpha > 0 else None,
         recipe=recipe,
-        frozen_critic=_build_own_critic(config, feature_run) if feature_run else None,
+        feature_critic=_build_own_critic(config, feature_run) if feature_run else None,
     )
     data_seed = teacher.seed if teacher and not recipe.warm_start else run.seed
     return RunSpec(
-        spec=spec, seed=retry_seed(run.seed, retries), stream=retry_seed(data_seed, retries)
+        spec=spec, seed=retry_seed(run.seed, retries), data_seed=retry_seed(data_seed, retries)
     )
 
 

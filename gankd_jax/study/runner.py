@@ -1,5 +1,10 @@
-"""A config's whole job: teacher, students, baselines, scores, report; each part by itself too."""
+"""Runs a study: trains teachers, students and baselines, and scores them.
 
+Every process of a study executes these functions.  Whatever reads or writes the work directory goes
+through `multihost.on_primary`.
+"""
+
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,119 +18,177 @@ from gankd_jax.study.context import StudyContext
 from gankd_jax.study.evaluate import evaluate_inception_layers, evaluate_runs, select_teacher
 from gankd_jax.study.plan import Run
 from gankd_jax.study.train import train_runs
-from gankd_jax.utils import file_lock, preemption, sharding
+from gankd_jax.utils import file_lock, multihost, preemption, sharding
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.progress import log_info
 
-KINDS = ("teacher", "student", "baseline")  # in this order
-POLL_SECONDS = 10  # seconds between looks at a teacher in training elsewhere
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 10  # between looks at a teacher that another process trains
 
 
 def run_study(
     config: ml_collections.ConfigDict,
     folder: Path,
-    share: tuple[int, int] = (1, 1),
-    patience: int = 0,
+    shard: tuple[int, int] = (1, 1),
+    wait_seconds: int = 0,
 ) -> None:
-    """Train, score and choose whatever is not done yet, of share k of n.
+    """Trains and scores every run that is not done yet.
+
+    Args:
+        config: The study's config.
+        folder: The work directory.
+        shard: `(k, n)`: take shard k of n of the runs, k from 1.
+        wait_seconds: How long to wait for another shard to begin with the teacher.
 
     Raises:
-      UserError: the share has students, their teacher is not trained, and no process has been
-        training it for `patience` seconds.
+        UserError: The shard has students, their teacher is not trained, and no process has been
+            training it for `wait_seconds`.
     """
-    wanted = plan.shard_runs(config, *share)
-    begun = workdir.matches_config(folder, config)
-    if begun and all(workdir.is_done(folder, config, run) for run in wanted):
-        log_info(f"all {len(wanted)} runs are done")
+    runs = plan.shard_runs(config, *shard)
+    if multihost.on_primary(lambda: _are_done(config, folder, runs)):
+        logger.info("all %d runs are done", len(runs))
         return
-    context = _begin(config, folder, wanted)
-    kinds = {kind: [run for run in wanted if run.kind == kind] for kind in KINDS}
-    train_runs(context, kinds["teacher"])
-    select_teacher(context)
-    if kinds["student"]:
-        _await_teacher(context, patience)
-    train_runs(context, kinds["student"])
-    train_runs(context, kinds["baseline"])
-    _evaluate(context, wanted)
-
-
-def _evaluate(context: StudyContext, wanted: Sequence[Run]) -> None:
-    """The judges first: they are fast, and the FID network is not."""
-    evaluate_runs(context, wanted)
-    evaluate_inception_layers(context, wanted)
-
-
-def _await_teacher(context: StudyContext, patience: int) -> None:
-    """Wait while other processes train the teacher's candidates, or may yet begin to."""
-    names = [run.name for run in plan.teacher_runs(context.config)]
-    seen = time.monotonic()
-    while not (context.workdir / "teacher.json").exists():
-        if any(file_lock.is_locked(context.workdir / file_lock.LOCKS_DIR / name) for name in names):
-            seen = time.monotonic()
-        else:
-            select_teacher(context)
-            if time.monotonic() - seen >= patience:
-                break
-        log_info(f"waiting for {', '.join(names)}, to be trained elsewhere")
-        time.sleep(POLL_SECONDS)
-        preemption.raise_if_requested()
-    assert context.teacher  # refused where there is none
+    context = _open_study(config, folder, runs)
+    teachers, students, baselines = (
+        [run for run in runs if run.kind == kind] for kind in ("teacher", "student", "baseline")
+    )
+    train_runs(context, teachers)
+    multihost.on_primary(lambda: select_teacher(context))
+    if students:
+        teacher = multihost.on_primary(lambda: _wait_for_teacher(context, wait_seconds))
+        train_runs(context, students, plan.find_run(config, teacher))
+    train_runs(context, baselines)
+    multihost.on_primary(lambda: _evaluate(context, runs))
 
 
 def train_run(config: ml_collections.ConfigDict, folder: Path, name: str) -> None:
-    """Train one run of a study; a teacher that completes the candidates is chosen from."""
+    """Trains one run of a study; the last teacher to be trained also selects the teacher.
+
+    Args:
+        config: The study's config.
+        folder: The work directory.
+        name: The run's name, such as `student-mse-d4-s0`.
+
+    Raises:
+        UserError: There is no such run, it has failed, or it is a student without a teacher.
+    """
     run = plan.find_run(config, name)
-    if workdir.matches_config(folder, config) and workdir.has_failed_for_good(folder, config, run):
-        raise UserError(f"{name} has failed; {folder / name / 'failed.json'} says where and why")
+    multihost.on_primary(lambda: _require_trainable(config, folder, run))
+    context = _open_study(config, folder, [run])
+    if multihost.on_primary(lambda: workdir.is_trained(folder, config, run)):
+        logger.info("%s is already trained", name)
+    teacher = None
     if run.kind == "student":
-        StudyContext(config, folder).make_run_spec(run)  # refuses one without a teacher
-    context = _begin(config, folder, [run])
-    if workdir.is_trained(folder, config, run):
-        log_info(f"{name} is trained already")
-    train_runs(context, [run])
+        teacher = plan.find_run(config, multihost.on_primary(lambda: context.teacher.name))
+    train_runs(context, [run], teacher)
     if run.kind == "teacher":
-        select_teacher(context)
+        multihost.on_primary(lambda: select_teacher(context))
 
 
 def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
-    """Score every run that is trained and not scored yet, and draw what its report lacks.
+    """Scores every run that is trained and not scored yet, and generates missing report images.
+
+    Args:
+        config: The study's config.
+        folder: The work directory.
 
     Raises:
-      UserError: the folder holds no study of this config, or `check` refuses it.
+        UserError: The folder holds no study of this config, or `validate_study` refuses it.
     """
     validate_study(config)
-    workdir.require_workdir(folder, config)
     context = StudyContext(config, folder)
-    _set_damaged_aside(folder, plan.plan_runs(config))
-    select_teacher(context)
-    _evaluate(context, plan.plan_runs(config))
+    runs = plan.plan_runs(config)
+
+    def evaluate() -> None:
+        workdir.require_workdir(folder, config)
+        _quarantine_damaged_checkpoints(folder, runs)
+        select_teacher(context)
+        _evaluate(context, runs)
+
+    multihost.on_primary(evaluate)
 
 
-def _begin(config: ml_collections.ConfigDict, folder: Path, wanted: Sequence[Run]) -> StudyContext:
-    """The study in `folder`, which is made only if nothing speaks against training these runs.
+def _are_done(config: ml_collections.ConfigDict, folder: Path, runs: Sequence[Run]) -> bool:
+    has_study = workdir.matches_config(folder, config)
+    return has_study and all(workdir.is_done(folder, config, run) for run in runs)
+
+
+def _evaluate(context: StudyContext, runs: Sequence[Run]) -> None:
+    """Scores by the classifiers first: they are fast, and the FID network is not."""
+    evaluate_runs(context, runs)
+    evaluate_inception_layers(context, runs)
+
+
+def _wait_for_teacher(context: StudyContext, seconds: int) -> str:
+    """Waits while other processes train the candidates, or may yet begin to.
+
+    Args:
+        context: The study.
+        seconds: How long nobody may be training one of them.
+
+    Returns:
+        The name of the selected teacher.
 
     Raises:
-      UserError: what does speak against it.
+        UserError: None was selected in time.
+    """
+    names = [run.name for run in plan.teacher_runs(context.config)]
+    locks = [context.workdir / file_lock.LOCKS_DIR / name for name in names]
+    last_seen = time.monotonic()
+    while not (context.workdir / "teacher.json").exists():
+        if any(map(file_lock.is_locked, locks)):
+            last_seen = time.monotonic()
+        else:
+            select_teacher(context)
+            if time.monotonic() - last_seen >= seconds:
+                break
+        logger.info("waiting for another process to train %s", ", ".join(names))
+        time.sleep(POLL_SECONDS)
+        preemption.raise_if_requested()
+    return context.teacher.name  # refuses if there is none
+
+
+def _require_trainable(config: ml_collections.ConfigDict, folder: Path, run: Run) -> None:
+    """Refuses a run that has failed for good, or a student without a teacher."""
+    has_study = workdir.matches_config(folder, config)
+    if has_study and workdir.has_failed_for_good(folder, config, run):
+        path = folder / run.name / "failed.json"
+        raise UserError(f"{run.name} has failed; {path} says where and why")
+    if run.kind == "student":
+        _ = StudyContext(config, folder).teacher
+
+
+def _open_study(
+    config: ml_collections.ConfigDict, folder: Path, runs: Sequence[Run]
+) -> StudyContext:
+    """Opens the work directory; creates it only if nothing prevents training these runs.
+
+    Raises:
+        UserError: Something does.
     """
     validate_study(config)
-    workdir.matches_config(folder, config)
+    multihost.on_primary(lambda: workdir.matches_config(folder, config))
     context = StudyContext(config, folder)
-    for run in wanted:
-        _check_batches(context, run)
-    workdir.create_workdir(folder, config)
-    _set_damaged_aside(folder, wanted)
+    for run in runs:
+        _check_batch_size(context, run)
+
+    def create() -> None:
+        workdir.create_workdir(folder, config)
+        _quarantine_damaged_checkpoints(folder, runs)
+
+    multihost.on_primary(create)
     return context
 
 
 def validate_study(config: ml_collections.ConfigDict) -> None:
-    """Refuse what the config's own checks cannot see.
+    """Refuses what the config's own checks cannot see.
 
     Raises:
-      UserError: unknown data set, several teachers and nothing to choose by, or no weights of the
-        FID network where its layers are asked for.
+        UserError: The data set is unknown, several teachers cannot be compared, or the weights of
+            the FID network are missing though its layers are requested.
     """
-    labelled = registry.get_dataset(config.data.name).classes is not None
-    if len(plan.teacher_runs(config)) > 1 and not (labelled and config.data.validation):
+    has_labels = registry.get_dataset(config.data.name).classes is not None
+    if len(plan.teacher_runs(config)) > 1 and not (has_labels and config.data.validation):
         raise UserError(
             "config.study names several teachers, and they are compared by a classifier on"
             " validation images: the data set needs labels and data.validation above 0"
@@ -136,8 +199,8 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_batches(context: StudyContext, run: Run) -> None:
-    """A batch holds no image twice, and each device has the same number of its images."""
+def _check_batch_size(context: StudyContext, run: Run) -> None:
+    """A batch must not repeat an image, and every device gets the same number of its images."""
     recipe, count = context.config.recipes[run.recipe], len(context.train_images.pixels)
     devices = sharding.make_mesh(context.config.training.devices).size
     field = f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size}"
@@ -150,9 +213,9 @@ def _check_batches(context: StudyContext, run: Run) -> None:
         )
 
 
-def _set_damaged_aside(folder: Path, wanted: Sequence[Run]) -> None:
-    for run in wanted:
+def _quarantine_damaged_checkpoints(folder: Path, runs: Sequence[Run]) -> None:
+    for run in runs:
         if file_lock.is_locked(folder / file_lock.LOCKS_DIR / run.name):
-            continue  # its checkpoints come and go
+            continue  # its checkpoints are being written
         for path in workdir.quarantine_damaged_checkpoints(folder, run):
-            log_info(f"a checkpoint was damaged and is not used: {path}")
+            logger.info("a checkpoint was damaged and is not used: %s", path)

@@ -1,76 +1,97 @@
-"""What trains: a study's runs as groups that go on together, and again where they have failed."""
+"""Trains the runs of a study in groups, and again after they have failed."""
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 
-import jax
 import ml_collections
 import numpy as np
-from flax import serialization
 from jaxtyping import UInt8
 
 from gankd_jax.models import sampling
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
-from gankd_jax.training import crew, loop
+from gankd_jax.training import loop
 from gankd_jax.training.multi_run import RunSpec
-from gankd_jax.training.train_state import TeacherParams, TrainState, create_train_state
-from gankd_jax.utils import sharding
-from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.progress import log_info
+from gankd_jax.training.train_state import TrainState
+from gankd_jax.utils import multihost, sharding
+
+logger = logging.getLogger(__name__)
 
 PLACEMENTS = ("auto", "device", "host")  # of the training images
-DEVICE_BYTES = 4 * 2**30  # a data set of at most this size is put on the device
+# "auto" puts a data set of at most this size on the device; a larger one is sent batch by batch.
+MAX_DEVICE_BYTES = 4 * 2**30
 
 
-def train_runs(context: StudyContext, wanted: Sequence[Run]) -> None:
-    """Train those of the runs that are not trained, in as few compiled programs as there can be."""
-    for group in plan.group_runs(context.config, list(wanted)):
-        for cohort in resume_groups(context, group):
-            _train_group(context, cohort)
+def train_runs(context: StudyContext, runs: Sequence[Run], teacher: Run | None = None) -> None:
+    """Trains the runs that are not trained, in as few compiled programs as possible.
+
+    Every process of a study calls it.
+
+    Args:
+        context: The study.
+        runs: Runs of one kind.
+        teacher: The selected teacher of students.
+    """
+    for group in plan.group_runs(context.config, runs):
+        by_name = {run.name: run for run in group}
+        for names in multihost.on_primary(functools.partial(_resume_names, context, group)):
+            _train_group(context, [by_name[name] for name in names], teacher)
         for run in group:
-            _retry(context, run)
+            while multihost.on_primary(functools.partial(_start_retry, context, run)):
+                _train_group(context, [run], teacher)
 
 
-def _retry(context: StudyContext, run: Run) -> None:
-    """Go on with a run that has failed, as often as the config asks for."""
-    most = context.config.training.retries
-    while workdir.can_retry(context.workdir, context.config, run):
-        number = workdir.start_retry(context.workdir, run)
-        log_info(f"{run.name} goes on from its last checkpoint: retry {number} of {most}")
-        _train_group(context, [run])
+def _resume_names(context: StudyContext, group: list[Run]) -> list[list[str]]:
+    return [[run.name for run in runs] for runs in resume_groups(context, group)]
+
+
+def _start_retry(context: StudyContext, run: Run) -> bool:
+    """Marks a failed run as resumed, if the config allows another retry; returns whether it is."""
+    if not workdir.can_retry(context.workdir, context.config, run):
+        return False
+    number, limit = workdir.start_retry(context.workdir, run), context.config.training.retries
+    logger.info("%s resumes from its last checkpoint: retry %d of %d", run.name, number, limit)
+    return True
 
 
 def resume_groups(context: StudyContext, group: list[Run]) -> list[list[Run]]:
-    """Which runs of a group go on together, from the same step.
+    """Splits a group into runs that resume together, from the same step.
 
-    A group that was stopped may have runs one checkpoint apart, or one that failed since; they go
-    on from the newest step that all have, the finished and the failed ones too, so that the program
-    and its bits are those of a group never stopped.  Runs that share no step go on apart, and so
-    does one that failed and goes on with other random numbers: its group had ended.
+    A group that was stopped may have runs one checkpoint apart, or one that has failed since.  They
+    resume from the newest step that all have, finished and failed ones too, so that the program and
+    its bits are those of a group that was never stopped.  Runs that share no step resume apart, and
+    so does a run that failed and got another seed, since its group had ended.
+
+    Args:
+        context: The study.
+        group: Runs that one program can train.
+
+    Returns:
+        The runs that are left to train, in groups.
     """
-    alone = [run for run in group if workdir.retry_count(context.workdir, run)]
-    group = [run for run in group if run not in alone]
-    return _together(context, group) + [[run] for run in alone if not _has_ended(context, run)]
+    retried = [run for run in group if workdir.retry_count(context.workdir, run)]
+    others = [run for run in group if run not in retried]
+    alone = [[run] for run in retried if not _has_ended(context, run)]
+    return _group_by_step(context, others) + alone
 
 
-def _together(context: StudyContext, group: list[Run]) -> list[list[Run]]:
-    kept = {run: workdir.resumable_steps(context.workdir, run) for run in group}
-    left = [run for run in group if not _has_ended(context, run)]
-    if not left:
+def _group_by_step(context: StudyContext, group: list[Run]) -> list[list[Run]]:
+    steps = {run: workdir.resumable_steps(context.workdir, run) for run in group}
+    remaining = [run for run in group if not _has_ended(context, run)]
+    if not remaining:
         return []
-    common = set.intersection(*(set(kept[run]) for run in left))
+    common = set.intersection(*(set(steps[run]) for run in remaining))
     if common:
-        # One that is scored goes on too where its last checkpoint was damaged.
-        free = [run for run in group if run in left or not workdir.is_final(context.workdir, run)]
-        return [[run for run in free if max(common) in kept[run]]]
-    newest: dict[int, list[Run]] = {}
-    for run in left:
-        newest.setdefault(max(kept[run]), []).append(run)
-    return list(newest.values())
+        # A scored run takes part only if it is to be trained again, its checkpoint being damaged.
+        members = [r for r in group if r in remaining or not workdir.is_final(context.workdir, r)]
+        return [[run for run in members if max(common) in steps[run]]]
+    by_step: dict[int, list[Run]] = {}
+    for run in remaining:
+        by_step.setdefault(max(steps[run]), []).append(run)
+    return list(by_step.values())
 
 
 def _has_ended(context: StudyContext, run: Run) -> bool:
@@ -78,40 +99,36 @@ def _has_ended(context: StudyContext, run: Run) -> bool:
     return trained or workdir.has_failed(context.workdir, run)
 
 
-def _train_group(context: StudyContext, group: list[Run]) -> None:
+def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -> None:
     config = context.config
-    members = {
-        run.name: context.make_run_spec(run) for run in sorted(group, key=lambda run: run.name)
+    retries = multihost.on_primary(lambda: _describe_runs(context, group))
+    run_specs = {
+        run.name: networks.make_run_spec(config, run, teacher, retries=retries[run.name])
+        for run in sorted(group, key=lambda run: run.name)
     }
-    for run in group:
-        workdir.write_run_info(context.workdir, config, run)
-    student = group[0].kind == "student"
-    made = _group(
-        context, members, context.load_teacher() if student else None, title=_title(group)
-    )
+    is_single = len(group) == 1
+    images = context.train_images.pixels
     loop.train_group(
-        made,
+        loop.RunGroup(
+            title=group[0].name if is_single else f"{len(group)} {group[0].kind}s",
+            run_specs=run_specs,
+            teacher=networks.build_generator(config, teacher.width) if teacher else None,
+            images=images,
+            on_device=_fits_on_device(config.data.placement, images),
+            mesh=sharding.make_mesh(config.training.devices),
+        ),
         context.workdir,
         _intervals(config),
-        picture=functools.partial(_picture, context, student),
+        load_teacher=context.load_teacher if teacher else None,
+        make_grid=functools.partial(_make_grid, context, teacher is not None),
     )
 
 
-def _group(
-    context: StudyContext,
-    members: dict[str, RunSpec],
-    teacher: loop.TeacherNetworks | None,
-    *,
-    title: str,
-) -> loop.RunGroup:
-    return loop.RunGroup(
-        title=title,
-        members=members,
-        teacher=teacher,
-        images=context.train_images.pixels,
-        on_device=_on_device(context.config.data.placement, context.train_images.pixels),
-        mesh=sharding.make_mesh(context.config.training.devices),
-    )
+def _describe_runs(context: StudyContext, group: list[Run]) -> dict[str, int]:
+    """Writes run.json of each run; returns how often each was retried."""
+    for run in group:
+        workdir.write_run_info(context.workdir, context.config, run)
+    return {run.name: workdir.retry_count(context.workdir, run) for run in group}
 
 
 def _intervals(config: ml_collections.ConfigDict) -> loop.LoopIntervals:
@@ -119,59 +136,15 @@ def _intervals(config: ml_collections.ConfigDict) -> loop.LoopIntervals:
     return loop.LoopIntervals(**{name: config.training[name] for name in names})
 
 
-def follow(config: ml_collections.ConfigDict, folder: Path) -> None:
-    """Take part in all that the leading process trains; nothing is read or written in `folder`.
-
-    Raises:
-      Ended: the leader has.
-    """
-    context = StudyContext(config, folder)
-    while True:
-        order = crew.join()
-        try:
-            group, start = _followed(context, order)
-        except UserError as error:
-            log_info(f"gankd: {error}")
-            crew.refuse()
-        loop.follow(group, start, _intervals(config))
+def _fits_on_device(placement: str, images: UInt8[np.ndarray, "n s s c"]) -> bool:
+    return placement == "device" or (placement == "auto" and images.nbytes <= MAX_DEVICE_BYTES)
 
 
-def _followed(context: StudyContext, order: crew.Order) -> tuple[loop.RunGroup, crew.Start]:
-    config = context.config
-    teacher = plan.find_run(config, order.teacher) if order.teacher else None
-    found = [plan.find_run(config, name) for name in order.seeds]
-    members = {
-        run.name: dataclasses.replace(
-            networks.make_run_spec(config, run, teacher), seed=seed, stream=stream
-        )
-        for run, (seed, stream) in zip(found, order.seeds.values(), strict=True)
-    }
-    taught, frozen = None, None
-    if teacher and order.frozen:
-        frozen = TeacherParams(**order.frozen)
-        drawer = networks.build_generator(config, teacher.width)
-        taught = loop.TeacherNetworks(teacher.name, drawer, frozen.generator, None)
-    likes = {
-        n: jax.eval_shape(functools.partial(create_train_state, m.spec), m.seed)
-        for n, m in members.items()
-    }
-    start = crew.Start(order.step, serialization.from_state_dict(likes, order.states), frozen)
-    return _group(context, members, taught, title=_title(found)), start
-
-
-def _title(group: list[Run]) -> str:
-    return group[0].name if len(group) == 1 else f"{len(group)} {group[0].kind}s"
-
-
-def _on_device(placement: str, images: UInt8[np.ndarray, "n s s c"]) -> bool:
-    return placement == "device" or (placement == "auto" and images.nbytes <= DEVICE_BYTES)
-
-
-def _picture(
-    context: StudyContext, beside_teacher: bool, member: RunSpec, state: TrainState
+def _make_grid(
+    context: StudyContext, has_teacher: bool, run_spec: RunSpec, state: TrainState
 ) -> UInt8[np.ndarray, "h w c"]:
-    """A generator's images of the fixed latents; a student's at the right of its teacher's."""
-    shown = [context.bind_generator(member, state)]
-    if beside_teacher:
-        shown.insert(0, context.load_teacher().drawer)
-    return np.concatenate([sampling.sample_grid(*drawer) for drawer in shown], axis=1)
+    """Returns a generator's images of the fixed latents, right of its teacher's if it has one."""
+    generators = [context.bind_generator(run_spec, state)]
+    if has_teacher:
+        generators.insert(0, context.load_teacher().trained_generator)
+    return np.concatenate([sampling.sample_grid(*g) for g in generators], axis=1)

@@ -1,10 +1,11 @@
-"""The only training loop: it moves a group of runs to their last step, and can go on anywhere."""
+"""The training loop: moves a group of runs to their last step, resuming from any checkpoint."""
 
 import contextlib
 import dataclasses
 import functools
 import math
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,8 +17,6 @@ from jaxtyping import UInt8
 from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.sampling import TrainedGenerator
-from gankd_jax.training import crew
-from gankd_jax.training.crew import Start
 from gankd_jax.training.multi_run import (
     MultiStep,
     RunSpec,
@@ -25,10 +24,9 @@ from gankd_jax.training.multi_run import (
     feature_critic,
     make_multi_step,
 )
-from gankd_jax.training.run_logger import NullRunLogger, RunLogger
+from gankd_jax.training.run_logger import RunLogger
 from gankd_jax.training.train_state import (
     NetworkState,
-    StepSpec,
     TeacherParams,
     TrainState,
     create_train_state,
@@ -44,12 +42,12 @@ from gankd_jax.utils.sharding import (
     replicated,
 )
 
-SHOWN = ("critic_loss", "generator_loss", "pixel_error")
+SHOWN_METRICS = ("critic_loss", "generator_loss", "pixel_error")  # in the progress bar
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopIntervals:
-    """In steps; all are multiples of `steps_per_call`."""
+    """Intervals in steps; all are multiples of `steps_per_call`."""
 
     steps_per_call: int
     log_every: int
@@ -59,241 +57,269 @@ class LoopIntervals:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherNetworks:
-    """A frozen teacher, and the critic it was trained against (not known to followers)."""
+    """A trained teacher: its generator, and the critic that it was trained against."""
 
-    name: str
     generator: Generator
     variables: PyTree
     critic: NetworkState | None
 
     @property
-    def drawer(self) -> TrainedGenerator:
-        """What draws its images."""
+    def trained_generator(self) -> TrainedGenerator:
+        """The generator and its variables."""
         return TrainedGenerator(self.generator, self.variables)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunGroup:
-    """What trains together: runs equal in kind, steps, batch sizes and critic steps."""
+    """Runs that train together: equal in kind, steps, batch size and critic steps."""
 
-    title: str
-    members: dict[str, RunSpec]
-    teacher: TeacherNetworks | None
-    images: UInt8[np.ndarray, "n s s c"]
+    title: str  # for the progress bar
+    run_specs: dict[str, RunSpec]
+    teacher: Generator | None  # of students
+    images: UInt8[np.ndarray, "n s s c"]  # the training images
     on_device: bool  # the images; otherwise batches are sent there
     mesh: Mesh  # the devices that share each batch
 
     @property
     def steps(self) -> int:
         """The last step."""
-        return next(iter(self.members.values())).spec.recipe.steps
+        return next(iter(self.run_specs.values())).spec.recipe.steps
 
 
-Picture = Callable[[RunSpec, TrainState], UInt8[np.ndarray, "h w c"]]
+MakeGrid = Callable[[RunSpec, TrainState], UInt8[np.ndarray, "h w c"]]
+LoadTeacher = Callable[[], TeacherNetworks]
 
 
 def train_group(
-    group: RunGroup, workdir: Path, intervals: LoopIntervals, *, picture: Picture
+    group: RunGroup,
+    workdir: Path,
+    intervals: LoopIntervals,
+    *,
+    load_teacher: LoadTeacher | None,
+    make_grid: MakeGrid,
 ) -> None:
-    """Train every run of the group from its newest common checkpoint to its last step.
+    """Trains every run of the group from its newest common checkpoint to its last step.
 
-    Each run keeps its files in `workdir/NAME/`.  A run whose losses or gradients are not finite is
-    dropped and says so in its `failed.json`; the others go on.
+    Every process of a study calls it; process 0 alone reads and writes `workdir/NAME/` of each run.
+    A run whose losses or gradients become non-finite leaves the group and says so in its
+    failed.json; the others continue.
+
+    Args:
+        group: The runs.
+        workdir: The study's folder.
+        intervals: When to log, to save and to make image grids.
+        load_teacher: Loads the teacher of students; called in process 0 alone.
+        make_grid: Makes the image grid of a run; called in process 0 alone.
 
     Raises:
-      UserError: another process trains one of the runs, or a checkpoint cannot be written.
-      Stopped: a signal asked for it; every run has a checkpoint of the step that was reached.
+        UserError: Another process trains one of the runs, or a checkpoint cannot be written.
+        Preempted: A signal came; every run has a checkpoint of the step that was reached.
     """
     with contextlib.ExitStack() as stack:
-        for name in group.members:
-            stack.enter_context(file_lock.hold_lock(workdir / file_lock.LOCKS_DIR / name, name))
-        records = {n: stack.enter_context(RunLogger(workdir / n)) for n in group.members}
-        step = _newest_common_step(records)
+        loggers: dict[str, RunLogger] = {}
+
+        def open_loggers() -> int:
+            for name in group.run_specs:
+                lock = file_lock.hold_lock(workdir / file_lock.LOCKS_DIR / name, name)
+                stack.enter_context(lock)
+                loggers[name] = stack.enter_context(RunLogger(workdir / name))
+            return _newest_common_step(loggers)
+
+        step = multihost.on_primary(open_loggers)
         if step == group.steps:
             return
-        for record in records.values():
-            record.begin(step)
+        states, teacher_params = _initial_arrays(group, loggers, step, load_teacher=load_teacher)
+        for logger in loggers.values():
+            logger.resume_from(step)
+        _require_equal_inputs(group, intervals)
         progress = ProgressBar(group.title, first=step, total=group.steps)
         stack.enter_context(contextlib.closing(progress))
-        trainer = _begin(group, records, step, intervals=intervals)
-        while trainer.step < group.steps and trainer.members:
-            values = trainer.span()
-            progress.update(trainer.step, values)
-            _keep(trainer, records, group.steps, intervals=intervals, picture=picture)
+        trainer = _GroupTrainer(
+            group, loggers, step, states=states, teacher_params=teacher_params, intervals=intervals
+        )
+        while trainer.step < group.steps and trainer.run_specs:
+            metrics = trainer.train_until_log()
+            progress.update(trainer.step, metrics)
+            trainer.save_if_due(make_grid)
             if trainer.signal:
                 raise preemption.Preempted(trainer.signal)
 
 
-def _begin(
-    group: RunGroup, records: dict[str, RunLogger], step: int, *, intervals: LoopIntervals
-) -> "_Trainer":
-    """Every process with the states of `step`."""
-    teacher = group.teacher
-    # Programs of this group alone: `init` would keep one for every recipe of a study, 9 MB each.
-    inits = {
-        m.spec: jax.jit(functools.partial(create_train_state, m.spec))
-        for m in group.members.values()
-    }
-    states = {n: _state(group, n, record, step=step, inits=inits) for n, record in records.items()}
-    start = Start(step, states, _frozen(group))
-    crew.call(group.members, start, teacher.name if teacher else None)
-    crew.compare((group.members, intervals), group.images)
-    return _Trainer(group, records, start, intervals=intervals)
+def _newest_common_step(loggers: dict[str, RunLogger]) -> int:
+    """Returns the newest step of which every run has a checkpoint; 0 if there is none."""
+    steps = (set(logger.checkpoints.steps()) for logger in loggers.values())
+    return max(set.intersection(*steps), default=0)
 
 
-def _frozen(group: RunGroup) -> TeacherParams | None:
-    """What the group's students see of their teacher; its critic where one compares features."""
-    teacher = group.teacher
-    if not teacher:
-        return None
-    critic = teacher.critic if feature_critic(group.members) else None
-    return TeacherParams(
-        generator=teacher.variables,
-        critic=make_variables(critic.params, critic.stats) if critic else None,
-    )
-
-
-def _state(
-    group: RunGroup, name: str, record: RunLogger, *, step: int, inits: Mapping[StepSpec, Callable]
-) -> TrainState:
-    member, teacher = group.members[name], group.teacher
-    recipe = member.spec.recipe
-    state = inits[member.spec](
-        member.seed,
-        teacher.critic if teacher and recipe.critic == "teacher" else None,
-        teacher.variables["params"] if teacher and recipe.warm_start else None,
-    )
-    return record.checkpoints.restore(step, state) if step else state
-
-
-def _keep(
-    trainer: "_Trainer",
-    records: dict[str, RunLogger],
-    last: int,
+def _initial_arrays(
+    group: RunGroup,
+    loggers: Mapping[str, RunLogger],
+    step: int,
     *,
-    intervals: LoopIntervals,
-    picture: Picture,
-) -> None:
-    """A picture and a checkpoint of every run, if it is time; a signal asks for a checkpoint."""
-    draws = _due(trainer.step, intervals.grid_every, last)
-    saves = _due(trainer.step, intervals.checkpoint_every, last) or trainer.signal
-    for name, member in trainer.members.items():
-        if draws:
-            records[name].picture(trainer.step, picture(member, trainer.state(name)))
-    for name in trainer.members:
-        if saves:
-            records[name].save(trainer.step, trainer.state(name))
+    load_teacher: LoadTeacher | None,
+) -> tuple[dict[str, TrainState], TeacherParams | None]:
+    """Returns the states of `step` and the teacher's parameters, in every process."""
+    teacher = load_teacher() if load_teacher and multihost.is_primary() else None
+    specs = group.run_specs
+    # Programs of this group alone: a cached `create_train_state` would keep one for every recipe of
+    # a study, 9 MB each.
+    inits = {
+        spec.spec: jax.jit(functools.partial(create_train_state, spec.spec))
+        for spec in specs.values()
+    }
+    shapes = {
+        name: jax.eval_shape(functools.partial(create_train_state, spec.spec), spec.seed)
+        for name, spec in specs.items()
+    }
+
+    def load_state(name: str) -> TrainState:
+        spec = specs[name]
+        recipe = spec.spec.recipe
+        state = inits[spec.spec](
+            spec.seed,
+            teacher.critic if teacher and recipe.critic == "teacher" else None,
+            teacher.variables["params"] if teacher and recipe.warm_start else None,
+        )
+        return loggers[name].checkpoints.restore(step, state) if step else state
+
+    states = multihost.broadcast_tree(lambda: {name: load_state(name) for name in specs}, shapes)
+    if group.teacher is None:
+        return states, None
+    params = multihost.broadcast_tree(lambda: _teacher_params(group, teacher))
+    return states, TeacherParams(**params)
 
 
-def follow(group: RunGroup, start: Start, intervals: LoopIntervals) -> None:
-    """Take part in what the leader trains by `train`: as long as it goes on, and without files."""
-    crew.compare((group.members, intervals), group.images)
-    trainer = _Trainer(
-        group, {n: NullRunLogger() for n in start.states}, start, intervals=intervals
-    )
-    while trainer.step < group.steps and trainer.members and not trainer.signal:
-        trainer.span()
+def _teacher_params(group: RunGroup, teacher: TeacherNetworks | None) -> dict[str, PyTree]:
+    """Returns what the students use of their teacher; its critic if one compares features."""
+    assert teacher is not None
+    critic = teacher.critic if feature_critic(group.run_specs) else None
+    return {
+        "generator": teacher.variables,
+        "critic": make_variables(critic.params, critic.batch_stats) if critic else None,
+    }
 
 
-def _newest_common_step(records: dict[str, RunLogger]) -> int:
-    """The newest step of which every run has a checkpoint; 0 where there is none."""
-    common = set.intersection(*(set(record.checkpoints.steps()) for record in records.values()))
-    return max(common, default=0)
+def _require_equal_inputs(group: RunGroup, intervals: LoopIntervals) -> None:
+    """Refuses processes with other flags, versions or images."""
+    if not multihost.is_single_process():
+        settings = zlib.crc32(repr((group.run_specs, intervals)).encode())
+        checksum = zlib.crc32(np.ascontiguousarray(group.images).data, settings)
+        multihost.require_equal(checksum >> 1, "images, flags or versions")
 
 
-def _due(step: int, interval: int, last: int) -> bool:
-    return interval > 0 and (step % interval == 0 or step == last)
-
-
-class _Trainer:
+class _GroupTrainer:
     """A group in training: its states, its step, and the compiled call that moves them."""
 
     def __init__(
         self,
         group: RunGroup,
-        records: Mapping[str, RunLogger | NullRunLogger],
-        start: Start,
+        loggers: Mapping[str, RunLogger],
+        step: int,
         *,
+        states: dict[str, TrainState],
+        teacher_params: TeacherParams | None,
         intervals: LoopIntervals,
     ):
-        self.step = start.step
-        self.members = dict(group.members)
-        self.signal = 0  # that came to one of the processes
-        self._group, self._records, self._intervals = group, records, intervals
-        every = replicated(group.mesh)
-        self._states = put_tree(start.states, every)
-        self._frozen = put_tree(start.frozen, every)
-        self._images = put_tree(group.images, every) if group.on_device else None
-        self._chunk = self._compile()
+        self.step = step
+        self.run_specs = dict(group.run_specs)
+        self.signal = 0  # that came to one of the processes; 0: none
+        self._group, self._loggers, self._intervals = group, loggers, intervals
+        everywhere = replicated(group.mesh)
+        self._states = put_tree(states, everywhere)
+        self._teacher_params = put_tree(teacher_params, everywhere)
+        self._images = put_tree(group.images, everywhere) if group.on_device else None
+        self._multi_step = self._compile()
 
     @property
-    def _batch(self) -> int:
-        """Images of a batch now."""
-        return next(iter(self.members.values())).spec.recipe.batch_size
+    def _batch_size(self) -> int:
+        return next(iter(self.run_specs.values())).spec.recipe.batch_size
 
     def _compile(self) -> MultiStep:
-        teacher = self._group.teacher
-        return make_multi_step(
-            self.members, teacher.generator if teacher else None, self._group.mesh
-        )
+        return make_multi_step(self.run_specs, self._group.teacher, self._group.mesh)
 
-    def span(self) -> dict[str, float]:
-        """Train up to the next line of the log, or a signal, and write it; means over the runs."""
-        every, began, first = self._intervals.log_every, time.monotonic(), self.step
+    def train_until_log(self) -> dict[str, float]:
+        """Trains up to the next line of the log, or to a signal, and writes the line.
+
+        Returns:
+            The metrics to show, as means over the runs; nothing in processes other than 0.
+        """
+        interval, start_time, first = self._intervals.log_every, time.monotonic(), self.step
+        last = min(self._group.steps, first - first % interval + interval)
         images = 0
-        last = min(self._group.steps, first - first % every + every)
-        while self.step < last and self.members and not (self.signal and self.step > first):
-            images += self._intervals.steps_per_call * self._batch
+        while self.step < last and self.run_specs and not (self.signal and self.step > first):
+            images += self._intervals.steps_per_call * self._batch_size
             self._call()
-        seconds = time.monotonic() - began
-        means = [
-            self._records[name].log(self.step, seconds=seconds, images=images)
-            for name in self.members
+        seconds = time.monotonic() - start_time
+        return multihost.on_primary(lambda: self._write_metrics(seconds, images))
+
+    def _write_metrics(self, seconds: float, images: int) -> dict[str, float]:
+        metrics = [
+            self._loggers[name].write_metrics(self.step, seconds=seconds, images=images)
+            for name in self.run_specs
         ]
-        return {k: float(np.mean([m[k] for m in means if k in m])) for k in SHOWN if _in(k, means)}
+        values = {name: [m[name] for m in metrics if name in m] for name in SHOWN_METRICS}
+        return {name: float(np.mean(numbers)) for name, numbers in values.items() if numbers}
 
     def _call(self) -> None:
-        """One compiled call; runs that fail in it leave the group."""
-        batches = self._batches()
-        self._states, metrics = self._chunk(self._states, self._frozen, self._images, batches)
+        """Makes one compiled call; runs that fail in it leave the group."""
+        self._states, metrics = self._multi_step(
+            self._states, self._teacher_params, self._images, self._next_batches()
+        )
         self.step += self._intervals.steps_per_call
         values = jax.tree.map(float, jax.device_get(metrics))
         failed = [n for n, v in values.items() if not all(map(math.isfinite, v.values()))]
         for name in failed:
-            self._records[name].fail(self.step, values[name])
-            del self.members[name], self._states[name]
-        for name in self.members:
-            self._records[name].add(values[name])
-        if failed and self.members:
-            self._chunk = self._compile()
+            del self.run_specs[name], self._states[name]
+        for name, logger in self._loggers.items():
+            if name in failed:
+                logger.mark_failed(self.step, values[name])
+            elif name in self.run_specs:
+                logger.add_metrics(values[name])
+        if failed and self.run_specs:
+            self._multi_step = self._compile()
         self.signal = max(multihost.allgather_int(preemption.signal_received()))
 
-    def _batches(self) -> jax.Array:
-        """The next call's batches: places `[k, streams, critic_steps, b]`, or the images there."""
-        recipe = next(iter(self.members.values())).spec.recipe
-        reads = any(member.spec.critic is not None for member in self.members.values())
-        places = [
+    def _next_batches(self) -> jax.Array:
+        """Returns the batches of the next call.
+
+        They are indices `[k, data_seeds, critic_steps, b]`, or the images at these indices.
+        """
+        recipe = next(iter(self.run_specs.values())).spec.recipe
+        needs_images = any(spec.spec.critic is not None for spec in self.run_specs.values())
+        indices = [
             multi_step_indices(
                 self.step,
                 self._intervals.steps_per_call,
                 critic_steps=recipe.critic_steps,
                 count=len(self._group.images),
-                batch_size=self._batch if reads else self._group.mesh.size,
-                seed=stream,
+                # Without a critic no image is read; the smallest batch that the devices can share.
+                batch_size=self._batch_size if needs_images else self._group.mesh.size,
+                seed=seed,
             )
-            for stream in data_seeds(self.members)
+            for seed in data_seeds(self.run_specs)
         ]
-        batches = np.stack(places, axis=1).astype(np.int32)
+        batches = np.stack(indices, axis=1).astype(np.int32)
         sharding, images = batch_sharding(self._group.mesh, 3), self._group.images
         if self._group.on_device:
             return make_sharded_array(batches.shape, sharding, batches.__getitem__)
         shape = (*batches.shape, *images.shape[1:])
         return make_sharded_array(shape, sharding, lambda part: images[batches[part[:4]]])
 
-    def state(self, name: str) -> TrainState:
-        """A run's state, on one device."""
-        return local_copy(self._states[name])
+    def save_if_due(self, make_grid: MakeGrid) -> None:
+        """Writes the image grids and checkpoints that are due; after a signal the checkpoints."""
+        grids = self._is_due(self._intervals.grid_every)
+        saves = self._is_due(self._intervals.checkpoint_every) or bool(self.signal)
+        if grids or saves:
+            multihost.on_primary(lambda: self._save(make_grid, grids=grids, saves=saves))
 
+    def _save(self, make_grid: MakeGrid, *, grids: bool, saves: bool) -> None:
+        states = {name: local_copy(self._states[name]) for name in self.run_specs}
+        if grids:
+            for name, spec in self.run_specs.items():
+                self._loggers[name].write_grid(self.step, make_grid(spec, states[name]))
+        if saves:
+            for name, state in states.items():
+                self._loggers[name].save_checkpoint(self.step, state)
 
-def _in(name: str, means: list[dict[str, float]]) -> bool:
-    return any(name in values for values in means)
+    def _is_due(self, interval: int) -> bool:
+        return interval > 0 and (self.step % interval == 0 or self.step == self._group.steps)

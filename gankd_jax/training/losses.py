@@ -1,4 +1,4 @@
-"""The adversarial losses, the gradient penalty, and the distances to the teacher."""
+"""Adversarial losses, the gradient penalty, and distances to the teacher, each by its name."""
 
 import math
 from collections.abc import Callable
@@ -20,32 +20,53 @@ REDUCTIONS = {"mean": jnp.mean, "sum": jnp.sum}  # over the values of an image
 
 
 def critic_bce(real: Scores, fake: Scores) -> Scalar:
-    """-E log D(x) - E log(1 - D(G(z))) with D = sigmoid(score) (Goodfellow et al. 2014)."""
+    """Computes -E log D(x) - E log(1 - D(G(z))) with D = sigmoid(score).
+
+    Args:
+        real: The critic's scores of real images; logits.
+        fake: Its scores of generated images; logits.
+
+    Reference: Goodfellow et al. 2014.
+    """
     return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
 
 
 def critic_hinge(real: Scores, fake: Scores) -> Scalar:
-    """E max(0, 1 - f(x)) + E max(0, 1 + f(G(z))) (Lim and Ye 2017)."""
+    """Computes E max(0, 1 - f(x)) + E max(0, 1 + f(G(z))).
+
+    Args:
+        real: The critic's scores of real images.
+        fake: Its scores of generated images.
+
+    Reference: Lim and Ye 2017.
+    """
     return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
 
 
 def critic_wasserstein(real: Scores, fake: Scores) -> Scalar:
-    """E f(G(z)) - E f(x) (Arjovsky et al. 2017)."""
+    """Computes E f(G(z)) - E f(x).
+
+    Args:
+        real: The critic's scores of real images.
+        fake: Its scores of generated images.
+
+    Reference: Arjovsky et al. 2017.
+    """
     return jnp.mean(fake) - jnp.mean(real)
 
 
 def generator_bce(fake: Scores) -> Scalar:
-    """-E log D(G(z)): the non-saturating loss (Goodfellow et al. 2014)."""
+    """Computes -E log D(G(z)), the non-saturating loss (Goodfellow et al. 2014)."""
     return jnp.mean(jax.nn.softplus(-fake))
 
 
 def generator_bce_saturating(fake: Scores) -> Scalar:
-    """E log(1 - D(G(z))): the minimax loss, as in the joint equation of arXiv 1902.00159."""
+    """Computes E log(1 - D(G(z))), the minimax loss of the joint equation of arXiv 1902.00159."""
     return -jnp.mean(jax.nn.softplus(fake))
 
 
 def generator_linear(fake: Scores) -> Scalar:
-    """-E f(G(z)): of the hinge and the Wasserstein losses."""
+    """Computes -E f(G(z)), which goes with the hinge and the Wasserstein critics."""
     return -jnp.mean(fake)
 
 
@@ -66,55 +87,87 @@ GENERATOR_LOSSES: dict[str, Callable[[Scores], Scalar]] = {
 
 
 def gradient_penalty(
-    critic: Callable[[Images], Scores], real: Images, fake: Images, *, mix: Float[Array, " b"]
+    critic: Callable[[Images], Scores],
+    real: Images,
+    fake: Images,
+    *,
+    interp_weight: Float[Array, " b"],
 ) -> Scalar:
-    """E (|grad f(mix x + (1 - mix) G(z))| - 1)^2, mix in 0..1 per image (Gulrajani et al. 2017)."""
-    weight = mix[:, None, None, None]
-    between = weight * real + (1 - weight) * fake
-    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(between)
+    """Computes E (|grad f(x')| - 1)^2 at x' = w x + (1 - w) G(z).
+
+    Args:
+        critic: Maps images to scores, each image by itself (no batch norm).
+        real: Real images.
+        fake: Generated images.
+        interp_weight: w, one for each image, uniform in 0..1.
+
+    Reference: Gulrajani et al. 2017, equation 3.
+    """
+    weight = interp_weight[:, None, None, None]
+    interpolated = weight * real + (1 - weight) * fake
+    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(interpolated)
     squares = jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
-    # The root's own gradient at 0 is infinite; a dead critic has a penalty of 1 and no direction.
+    # The gradient of the square root is infinite at 0.  There, as for a critic whose units are all
+    # dead, the penalty is 1 and its gradient 0.
     norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
     return jnp.mean(jnp.square(norms - 1))
 
 
 def mse(student: Images, teacher: Images, reduction: str) -> Scalar:
-    """E_z ||G_t(z) - G_s(z)||^2, the norm's squares summed (the paper's) or averaged."""
+    """Computes E_z ||G_t(z) - G_s(z)||^2.
+
+    Args:
+        student: The student's images, -1..1.
+        teacher: The teacher's images of the same latents.
+        reduction: Over the values of an image: `sum` (the paper's squared norm) or `mean`.
+
+    Reference: arXiv 1902.00159, the MSE loss.
+    """
     return _reduce(jnp.square(student - teacher), reduction)
 
 
 def l1(student: Images, teacher: Images, reduction: str) -> Scalar:
-    """E_z |G_t(z) - G_s(z)|, the absolute differences summed or averaged."""
+    """Computes E_z |G_t(z) - G_s(z)|; arguments as for `mse`.
+
+    It keeps the sharpness that squares lose, and gains over them at high learning rates only.
+    """
     return _reduce(jnp.abs(student - teacher), reduction)
 
 
 def huber(student: Images, teacher: Images, reduction: str) -> Scalar:
-    """Squares halved below `HUBER`, lines above it (Huber 1964), of the pixels' differences."""
+    """Computes the Huber loss with `HUBER_DELTA` (Huber 1964); arguments as for `mse`."""
     return _reduce(optax.losses.huber_loss(student, teacher, delta=HUBER_DELTA), reduction)
 
 
 def laplacian_pyramid_l1(student: Images, teacher: Images, reduction: str) -> Scalar:
-    """L1 between Laplacian pyramids of 2x2 means, down to 4x4 pixels; each band counts as much.
+    """Computes L1 between Laplacian pyramids of 2x2 means, down to 4x4 pixels.
 
-    The pyramid is linear, so that of the difference serves.  As in Bojanowski et al. 2018 each band
-    of a quarter of the pixels counts four times; the sum is over all the image's pixels.
+    Every band counts as much as the others, although each has a quarter of the pixels of the one
+    before it.  The pyramid is linear, so that one of the difference suffices.
+
+    Args:
+        student: The student's images, -1..1.
+        teacher: The teacher's images of the same latents.
+        reduction: `mean`, or `sum`, which multiplies by the number of values of an image.
+
+    Reference: Bojanowski et al. 2018.
     """
-    left, total = student - teacher, jnp.zeros(())
-    while left.shape[1] > 4:
-        coarse = nn.avg_pool(left, (2, 2), (2, 2))
-        total += jnp.mean(jnp.abs(left - _enlarge(coarse)))
-        left = coarse
+    residual, total = student - teacher, jnp.zeros(())
+    while residual.shape[1] > 4:
+        coarse = nn.avg_pool(residual, (2, 2), (2, 2))
+        total += jnp.mean(jnp.abs(residual - _upsample(coarse)))
+        residual = coarse
     scale = {"mean": 1, "sum": math.prod(student.shape[1:])}[reduction]
-    return scale * (total + jnp.mean(jnp.abs(left)))
+    return scale * (total + jnp.mean(jnp.abs(residual)))
 
 
-def _enlarge(images: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Each pixel as 2x2."""
+def _upsample(images: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Repeats each pixel 2x2 times."""
     return jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2)
 
 
 def _reduce(differences: Images, reduction: str) -> Scalar:
-    """'mean' or 'sum' over the numbers of an image; always the mean over images."""
+    """Reduces over the values of an image by `reduction`, and over images by the mean."""
     return jnp.mean(REDUCTIONS[reduction](differences, axis=(1, 2, 3)))
 
 
@@ -127,7 +180,14 @@ DISTANCES: dict[str, Callable[[Images, Images, str], Scalar]] = {
 
 
 def feature_l1(student: Features, teacher: Features) -> Scalar:
-    """The mean over layers of E |f(G_t(z)) - f(G_s(z))| / E |f(G_t(z))| (as in TinyGAN, 2020)."""
+    """Computes the mean over layers of E |f(G_t(z)) - f(G_s(z))| / E |f(G_t(z))|.
+
+    Args:
+        student: Hidden layers of a critic for the student's images.
+        teacher: The same for the teacher's images of the same latents.
+
+    Reference: TinyGAN (Chang and Lu 2020).
+    """
     terms = [
         jnp.mean(jnp.abs(s - t)) / (jnp.mean(jnp.abs(t)) + EPSILON)
         for s, t in zip(student, teacher, strict=True)
@@ -136,28 +196,36 @@ def feature_l1(student: Features, teacher: Features) -> Scalar:
 
 
 def feature_energy(student: Features, teacher: Features) -> Scalar:
-    """The mean over layers of the energy distance between the two sets of features.
+    """Computes the mean over layers of the energy distance between two sets of features.
 
-    2 E|s - t| - E|s - s'| - E|t - t'|, over E|t - t'|: the squared MMD of the kernel -|x - y|
-    (Sejdinovic et al. 2013), which needs no bandwidth.  It compares the sets, not the pairs; the
-    image of the same latent and an image itself are left out of the means.
+    It is 2 E|s - t| - E|s - s'| - E|t - t'|, divided by E|t - t'|: the squared MMD of the kernel
+    -|x - y|, which needs no bandwidth.  It compares the sets and not the pairs; the means leave out
+    the pair of images of one latent, and an image with itself.
+
+    Args:
+        student: Hidden layers of a critic for the student's images.
+        teacher: The same for the teacher's images.
+
+    Reference: Sejdinovic et al. 2013.
     """
-    terms = [_energy(s, t) for s, t in zip(student, teacher, strict=True)]
+    terms = [_energy_distance(s, t) for s, t in zip(student, teacher, strict=True)]
     return jnp.mean(jnp.stack(terms))
 
 
-def _energy(student: Float[Array, " b *f"], teacher: Float[Array, " b *f"]) -> Scalar:
+def _energy_distance(student: Float[Array, " b *f"], teacher: Float[Array, " b *f"]) -> Scalar:
     s, t = (x.reshape(len(x), -1) for x in (student, teacher))
-    own = _between(t, t)
-    return (2 * _between(s, t) - _between(s, s) - own) / (own + EPSILON)
+    within_teacher = _mean_distance(t, t)
+    difference = 2 * _mean_distance(s, t) - _mean_distance(s, s) - within_teacher
+    return difference / (within_teacher + EPSILON)
 
 
-def _between(x: Float[Array, "b f"], y: Float[Array, "b f"]) -> Scalar:
-    """The mean Euclidean distance of `x[i]` to `y[j]`, i other than j."""
+def _mean_distance(x: Float[Array, "b f"], y: Float[Array, "b f"]) -> Scalar:
+    """Returns the mean Euclidean distance of `x[i]` to `y[j]`, i other than j."""
     squares = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None] - 2 * x @ y.T
-    distances = jnp.sqrt(jnp.maximum(squares, EPSILON))  # the root's gradient at 0 is infinite
-    others = 1 - jnp.eye(len(x), dtype=x.dtype)
-    return jnp.sum(distances * others) / jnp.sum(others)
+    # Bounded away from 0, where the gradient of the square root is infinite.
+    distances = jnp.sqrt(jnp.maximum(squares, EPSILON))
+    mask = 1 - jnp.eye(len(x), dtype=x.dtype)
+    return jnp.sum(distances * mask) / jnp.sum(mask)
 
 
 FEATURE_DISTANCES: dict[str, Callable[[Features, Features], Scalar]] = {

@@ -1,8 +1,8 @@
 """A group of runs as one compiled program: many steps of every run in one call.
 
-Runs of one stream share its latents, the teacher's images of them, and the real batches.
-Runs that differ in their seed alone go through `vmap`, but for a CPU's large ones; the others sit
-side by side, and large ones take turns within a step.
+Runs with the same data seed share latents, the teacher's images of them, and the real batches.
+Runs that differ in their seed alone go through `vmap`, except for a CPU's large ones; other runs
+stand side by side in the program, and large ones are computed one after the other within a step.
 """
 
 import dataclasses
@@ -35,187 +35,232 @@ class RunSpec:
 
     spec: StepSpec
     seed: int  # of its first weights
-    stream: int  # the seed of its latents and real batches
+    data_seed: int  # of its latents and real batches
 
 
 RunSpecs = Mapping[str, RunSpec]
 States = dict[str, TrainState]
-Inputs = tuple[Noise, Array | None, TeacherTargets | None]  # draws, real images, the teacher's part
-CellMetrics = dict[str, Float[Array, " _"]]  # of each run of a cell
-MultiStep = jax.stages.Wrapped  # what jit gives
-LARGE = 2**19  # bytes of a batch in the generator's last hidden layer, its largest
+StepInputs = tuple[Noise, Array | None, TeacherTargets | None]  # noise, real images, targets
+StackedMetrics = dict[str, Float[Array, " _"]]  # one value for each run of a vmap group
+MultiStep = jax.stages.Wrapped  # a jitted function
+# Bytes of a batch of the generator's last hidden layer, its largest.  Runs from this size on are
+# computed one after the other: the layer is then a good part of a core's cache.
+LARGE_RUN_BYTES = 2**19
 
 
 def make_multi_step(
-    members: RunSpecs, teacher: Generator | None, mesh: Mesh | None = None
+    run_specs: RunSpecs, teacher: Generator | None, mesh: Mesh | None = None
 ) -> MultiStep:
-    """Compile `chunk(states, teacher_weights, images, batches) -> (states, metrics)`.
+    """Compiles many training steps of every run as one function.
 
-    `teacher_weights` is a `Frozen`, or None without a teacher.  With a mesh, whose size divides
-    `b`, its devices share each batch; all else lies everywhere.
+    Args:
+        run_specs: The runs by name; equal in steps, batch size `b` and critic steps.
+        teacher: The teacher's generator; None without one.
+        mesh: Devices that share each batch; their number divides `b`.
 
-    `batches` `[k, streams, critic_steps, b]` index into `images` (uint8, on the device), or hold
-    the uint8 images themselves where `images` is None; the streams are in sorted order.  A group
-    without a critic reads no pixel of them.  The call moves every run by `k` steps; metrics are
-    means over them, so that one value that is not finite shows, and `weights`, their norm.
+    Returns:
+        `multi_step(states, teacher_params, images, batches) -> (states, metrics)`, which moves
+        every run by `k` steps.  The states are donated.
+
+        - `teacher_params` is a `TeacherParams`, or None without a teacher.
+        - `images` is the uint8 training set on the device, or None.
+        - `batches` `[k, data_seeds, critic_steps, b]` are indices into `images`, or the uint8
+          images themselves if `images` is None; the data seeds are in sorted order.  A group
+          without a critic reads none of them.
+        - `metrics` are means over the steps, so that a single non-finite value shows, and the norm
+          of the weights after them as `weights`.
     """
 
-    def chunk(
-        states: States, teacher_weights: TeacherParams | None, images: Array | None, batches: Array
+    def multi_step(
+        states: States, teacher_params: TeacherParams | None, images: Array | None, batches: Array
     ) -> tuple[States, dict[str, Metrics]]:
         def body(
             stacked: list[TrainState], batch: Array
-        ) -> tuple[list[TrainState], list[CellMetrics]]:
+        ) -> tuple[list[TrainState], list[StackedMetrics]]:
             pixels = batch if images is None else images[batch]
-            return _step(members, teacher, stacked, teacher_weights, pixels=pixels, mesh=mesh)
+            return _step_all(run_specs, teacher, stacked, teacher_params, pixels=pixels, mesh=mesh)
 
-        stacked, metrics = lax.scan(body, _stack(members, states), batches)
+        stacked, metrics = lax.scan(body, _stack(run_specs, states), batches)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
-        means = [m | {"weights": _norms(state)} for m, state in zip(means, stacked, strict=True)]
-        return _unstack(members, stacked), _unstack(members, means)
+        means = [
+            m | {"weights": _weight_norms(state)} for m, state in zip(means, stacked, strict=True)
+        ]
+        return _unstack(run_specs, stacked), _unstack(run_specs, means)
 
-    return jax.jit(chunk, donate_argnums=0, out_shardings=mesh and replicated(mesh))
+    return jax.jit(multi_step, donate_argnums=0, out_shardings=mesh and replicated(mesh))
 
 
-def feature_critic(members: RunSpecs) -> Critic | None:
-    """The critic that students compare features in: all look through the same; None without."""
-    critics = (member.spec.frozen_critic for member in members.values())
+def feature_critic(run_specs: RunSpecs) -> Critic | None:
+    """Returns the critic in whose features students are compared; None if none are.
+
+    It is the teacher's, and so the same for all runs.
+    """
+    critics = (run_spec.spec.feature_critic for run_spec in run_specs.values())
     return next(filter(None, critics), None)
 
 
-def data_seeds(members: RunSpecs) -> list[int]:
-    """The distinct streams of a group, sorted: the order of its batches."""
-    return sorted({member.stream for member in members.values()})
+def data_seeds(run_specs: RunSpecs) -> list[int]:
+    """Returns the distinct data seeds of a group, sorted: the order of its batches."""
+    return sorted({run_spec.data_seed for run_spec in run_specs.values()})
 
 
-def vmap_groups(members: RunSpecs) -> list[list[str]]:
-    """The names of the runs that go through `vmap` together: those that differ in seed alone.
+def vmap_groups(run_specs: RunSpecs) -> list[list[str]]:
+    """Returns the names of the runs that go through `vmap` together: those that differ by seed.
 
-    Not so a CPU's large runs: on two cores three seeds of each student are a fifth faster each by
-    itself, at 64x64 pixels as at 32x32, as what a cell keeps for its gradients outgrows the caches.
+    A CPU's large runs stay alone.  On two cores, three seeds of each student take a fifth less time
+    so, at 64x64 pixels as at 32x32, since the activations of all seeds outgrow the caches.
     """
-    found: dict[StepSpec | str, list[str]] = {}
-    for name, member in members.items():
-        alone = member.spec.generator.conv_impl == "matmul" and _is_large(member.spec)
-        found.setdefault(name if alone else member.spec, []).append(name)
-    return list(found.values())
+    groups: dict[StepSpec | str, list[str]] = {}
+    for name, run_spec in run_specs.items():
+        is_alone = run_spec.spec.generator.conv_impl == "matmul" and _is_large(run_spec.spec)
+        groups.setdefault(name if is_alone else run_spec.spec, []).append(name)
+    return list(groups.values())
 
 
 def _is_large(spec: StepSpec) -> bool:
-    """Whether a run takes turns with others, as where its largest layer is a good part of a cache.
+    """Returns whether a run is computed after the others and not interleaved with them.
 
-    Interleaved, as XLA has it, large runs take up to twice the memory and, on two cores, a tenth
-    more time; small ones (16x16) are a fifth faster so.
+    XLA interleaves independent runs.  Large ones then take up to twice the memory and, on two
+    cores, a tenth more time; small ones (16x16) are a fifth faster.
     """
     pixels = (spec.generator.image_size // 2) ** 2
-    return 4 * spec.recipe.batch_size * pixels * spec.generator.width >= LARGE
+    return 4 * spec.recipe.batch_size * pixels * spec.generator.width >= LARGE_RUN_BYTES
 
 
-def _stack(members: RunSpecs, values: dict) -> list:
-    """Per cell, the values of its runs along a new first axis."""
+def _stack(run_specs: RunSpecs, values: dict) -> list:
+    """Returns for each vmap group the values of its runs along a new first axis."""
     return [
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *(values[name] for name in names))
-        for names in vmap_groups(members)
+        for names in vmap_groups(run_specs)
     ]
 
 
-def _unstack(members: RunSpecs, stacked: list) -> dict:
-    """The inverse of `_stack`."""
+def _unstack(run_specs: RunSpecs, stacked: list) -> dict:
+    """Inverts `_stack`."""
     return {
         name: jax.tree.map(lambda leaf, k=k: leaf[k], values)
-        for names, values in zip(vmap_groups(members), stacked, strict=True)
+        for names, values in zip(vmap_groups(run_specs), stacked, strict=True)
         for k, name in enumerate(names)
     }
 
 
-def _norms(stacked: TrainState) -> Float[Array, " n"]:
-    """The norm of each run's weights."""
+def _weight_norms(stacked: TrainState) -> Float[Array, " n"]:
+    """Returns the norm of the weights of each run."""
     networks = [network for network in (stacked.generator, stacked.critic) if network is not None]
     return jax.vmap(optax.tree.norm)([network.params for network in networks])
 
 
-def _step(
-    members: RunSpecs,
+def _step_all(
+    run_specs: RunSpecs,
     teacher: Generator | None,
     stacked: list[TrainState],
-    teacher_weights: TeacherParams | None,
+    teacher_params: TeacherParams | None,
     *,
-    pixels: UInt8[Array, "streams k b s s c"],
+    pixels: UInt8[Array, "seeds k b s s c"],
     mesh: Mesh | None,
-) -> tuple[list[TrainState], list[CellMetrics]]:
-    """One step of every run."""
-    streams = data_seeds(members)
-    reads = any(member.spec.critic for member in members.values())
-    draws = constrain_batch(mesh, _draws(members, stacked[0].step[0], streams=streams), 2)
-    target = constrain_batch(mesh, _targets(members, teacher, teacher_weights, draws=draws), 1)
-    real = normalize_images(constrain_batch(mesh, pixels, 2)) if reads else None
+) -> tuple[list[TrainState], list[StackedMetrics]]:
+    """Makes one step of every run."""
+    seeds = data_seeds(run_specs)
+    has_critic = any(run_spec.spec.critic for run_spec in run_specs.values())
+    noise = constrain_batch(mesh, _sample_noise(run_specs, stacked[0].step[0], seeds=seeds), 2)
+    targets = _teacher_targets(run_specs, teacher, teacher_params, noise=noise)
+    targets = constrain_batch(mesh, targets, 1)
+    real_images = normalize_images(constrain_batch(mesh, pixels, 2)) if has_critic else None
     states, metrics = [], []
-    for state, names in zip(stacked, vmap_groups(members), strict=True):
-        spec = members[names[0]].spec
-        needed = (
-            draws,
-            real if spec.critic else None,
-            target if spec.recipe.alpha < 1 or spec.recipe.real_source == "teacher" else None,
+    for state, names in zip(stacked, vmap_groups(run_specs), strict=True):
+        spec = run_specs[names[0]].spec
+        uses_targets = spec.recipe.alpha < 1 or spec.recipe.real_source == "teacher"
+        inputs = (
+            noise,
+            real_images if spec.critic else None,
+            targets if uses_targets else None,
         )
-        rows = [streams.index(members[name].stream) for name in names]
-        frozen = teacher_weights.critic if teacher_weights else None
-        state, values = _step_cell(spec, state, needed, rows=rows, frozen=frozen)
-        draws = _after(values, draws) if _is_large(spec) else draws
+        rows = [seeds.index(run_specs[name].data_seed) for name in names]
+        critic_variables = teacher_params.critic if teacher_params else None
+        state, values = _step_vmap_group(
+            spec, state, inputs, rows=rows, feature_critic_variables=critic_variables
+        )
+        noise = _add_scheduling_dependency(values, noise) if _is_large(spec) else noise
         states.append(state)
         metrics.append(values)
     return states, metrics
 
 
-def _after(metrics: CellMetrics, draws: Noise) -> Noise:
-    """The same draws, which nobody can use before the gradients of these metrics are known.
+def _add_scheduling_dependency(metrics: StackedMetrics, noise: Noise) -> Noise:
+    """Returns the same noise, but not before the gradients of these metrics are computed.
 
-    A norm is never negative, which XLA does not know; its own barriers are gone when it orders a
-    CPU's work.
+    A norm is never negative, which XLA does not know.  `lax.optimization_barrier` does not do: XLA
+    removes it before it schedules a CPU's work.
     """
     impossible = metrics["generator_gradient"][0] < -1
-    return jax.tree.map(lambda leaf: jnp.where(impossible, 0.0, leaf), draws)
+    return jax.tree.map(lambda leaf: jnp.where(impossible, 0.0, leaf), noise)
 
 
-def _draws(members: RunSpecs, step: Int[Array, ""], *, streams: list[int]) -> Noise:
-    """The draws of every stream, along a first axis."""
-    spec = next(iter(members.values())).spec
+def _sample_noise(run_specs: RunSpecs, step: Int[Array, ""], *, seeds: list[int]) -> Noise:
+    """Samples the noise of every data seed, along a first axis."""
+    spec = next(iter(run_specs.values())).spec
 
-    def one(stream: Int[Array, ""]) -> Noise:
-        sizes = {"critic_steps": spec.recipe.critic_steps, "batch": spec.recipe.batch_size}
-        return sample_noise(stream, step, latent=spec.generator.latent_dim, **sizes)
+    def sample(seed: Int[Array, ""]) -> Noise:
+        return sample_noise(
+            seed,
+            step,
+            critic_steps=spec.recipe.critic_steps,
+            batch_size=spec.recipe.batch_size,
+            latent_dim=spec.generator.latent_dim,
+        )
 
-    return jax.vmap(one)(jnp.array(streams))
+    return jax.vmap(sample)(jnp.array(seeds))
 
 
-def _targets(
-    members: RunSpecs, teacher: Generator | None, weights: TeacherParams | None, *, draws: Noise
+def _teacher_targets(
+    run_specs: RunSpecs,
+    teacher: Generator | None,
+    teacher_params: TeacherParams | None,
+    *,
+    noise: Noise,
 ) -> TeacherTargets | None:
-    """What the teacher shows of the generator's step, all streams in one pass, streams first."""
-    if teacher is None or weights is None:
+    """Returns the teacher's images and features of all data seeds, from one forward pass."""
+    if teacher is None or teacher_params is None:
         return None
-    last = draws.latents[:, -1]
-    images = teacher.apply(weights.generator, last.reshape(-1, last.shape[-1]), train=False)
-    shown = images.reshape(*last.shape[:2], *images.shape[1:])
-    eye = feature_critic(members)
-    if eye is None:
-        return TeacherTargets(images=shown, features=None)
-    looking = (member.spec for member in members.values() if member.spec.frozen_critic)
-    few = shown[:, : max(spec.recipe.feature_batch for spec in looking)]
-    found = critic_features(eye, weights.critic, few.reshape(-1, *few.shape[2:]))
-    split = jax.tree.map(lambda leaf: leaf.reshape(*few.shape[:2], *leaf.shape[1:]), found)
-    return TeacherTargets(images=shown, features=split)
+    latents = noise.latents[:, -1]
+    flat_latents = latents.reshape(-1, latents.shape[-1])
+    flat_images = teacher.apply(teacher_params.generator, flat_latents, train=False)
+    images = flat_images.reshape(*latents.shape[:2], *flat_images.shape[1:])
+    critic = feature_critic(run_specs)
+    if critic is None:
+        return TeacherTargets(images=images, features=None)
+    specs = (run_spec.spec for run_spec in run_specs.values() if run_spec.spec.feature_critic)
+    subset = images[:, : max(spec.recipe.feature_batch for spec in specs)]
+    flat_subset = subset.reshape(-1, *subset.shape[2:])
+    flat_features = critic_features(critic, teacher_params.critic, flat_subset)
+    features = jax.tree.map(
+        lambda leaf: leaf.reshape(*subset.shape[:2], *leaf.shape[1:]), flat_features
+    )
+    return TeacherTargets(images=images, features=features)
 
 
-def _step_cell(
-    spec: StepSpec, state: TrainState, inputs: Inputs, *, rows: list[int], frozen: PyTree | None
-) -> tuple[TrainState, CellMetrics]:
-    """One step of the runs of a cell, each on its row of the inputs."""
+def _step_vmap_group(
+    spec: StepSpec,
+    state: TrainState,
+    inputs: StepInputs,
+    *,
+    rows: list[int],
+    feature_critic_variables: PyTree | None,
+) -> tuple[TrainState, StackedMetrics]:
+    """Makes one step of the runs of a vmap group, each on its row of the inputs."""
 
-    def one(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
-        draws, real, target = inputs
-        return train_step(spec, state, draws, real=real, target=target, frozen=frozen)
+    def step(state: TrainState, inputs: StepInputs) -> tuple[TrainState, Metrics]:
+        noise, real_images, targets = inputs
+        return train_step(
+            spec,
+            state,
+            noise,
+            real_images=real_images,
+            targets=targets,
+            feature_critic_variables=feature_critic_variables,
+        )
 
-    if len(set(rows)) == 1:  # not copied for each run
+    if len(set(rows)) == 1:  # shared inputs are not copied for each run
         shared = jax.tree.map(lambda leaf: leaf[rows[0]], inputs)
-        return jax.vmap(one, in_axes=(0, None))(state, shared)
-    return jax.vmap(one)(state, jax.tree.map(lambda leaf: leaf[jnp.array(rows)], inputs))
+        return jax.vmap(step, in_axes=(0, None))(state, shared)
+    return jax.vmap(step)(state, jax.tree.map(lambda leaf: leaf[jnp.array(rows)], inputs))

@@ -1,5 +1,6 @@
-"""The files of one run in training: its log, pictures and checkpoints."""
+"""The files of one run in training: its log, image grids and checkpoints."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import Checkpoints
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.metric_writer import MetricWriter
-from gankd_jax.utils.progress import log_info
+
+logger = logging.getLogger(__name__)
 
 
 class RunLogger:
-    """A run's folder, open while the run trains."""
+    """A run's folder, open while the run trains.
+
+    In a study of several processes, process 0 alone has loggers.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -31,8 +36,8 @@ class RunLogger:
         if self._writer is not None:
             self._writer.close()
 
-    def begin(self, step: int) -> None:
-        """Go on from `step`: what was logged or saved after it is dropped, and a failure."""
+    def resume_from(self, step: int) -> None:
+        """Drops what was logged or saved after `step`, and the record of a failure."""
         self.checkpoints.discard_after(step)
         (self.folder / "failed.json").unlink(missing_ok=True)
         self._writer = MetricWriter(self.folder, step)
@@ -40,66 +45,66 @@ class RunLogger:
 
     @property
     def writer(self) -> MetricWriter:
-        """The log of a run that has begun."""
+        """The metric writer of a run that has begun."""
         if self._writer is None:
-            raise RuntimeError("the run has not begun")
+            raise RuntimeError("call resume_from first")
         return self._writer
 
-    def add(self, values: dict[str, float]) -> None:
-        """Keep one call's mean values for the next line of the log."""
-        self._window.append(values)
+    def add_metrics(self, metrics: dict[str, float]) -> None:
+        """Adds the mean metrics of one compiled call to the next line of the log."""
+        self._window.append(metrics)
 
-    def log(self, step: int, *, seconds: float, images: int) -> dict[str, float]:
-        """Write the means since the last line, of a span of `seconds` that drew `images`."""
+    def write_metrics(self, step: int, *, seconds: float, images: int) -> dict[str, float]:
+        """Writes the mean metrics since the last line.
+
+        Args:
+            step: The last step that they include.
+            seconds: What the steps since the last line took.
+            images: How many images the generator made in them.
+
+        Returns:
+            The means by name.
+        """
         names = self._window[0]
-        means = {name: float(np.mean([v[name] for v in self._window])) for name in names}
+        means = {name: float(np.mean([m[name] for m in self._window])) for name in names}
         self.writer.seconds += seconds
         rate = {"seconds": self.writer.seconds, "images_per_second": images / seconds}
         self.writer.write_scalars(step, {**rate, **means})
         self._window = []
         return means
 
-    def picture(self, step: int, image: UInt8[np.ndarray, "h w c"]) -> None:
-        """Keep a picture of the run at `step`."""
-        self.writer.write_images(step, {"fixed_latents": image})
-        atomic_io.write_png(self.folder / "grids" / f"{step:07d}.png", image)
+    def write_grid(self, step: int, grid: UInt8[np.ndarray, "h w c"]) -> None:
+        """Writes the image grid of the run at `step`."""
+        self.writer.write_images(step, {"fixed_latents": grid})
+        atomic_io.write_png(self.folder / "grids" / f"{step:07d}.png", grid)
 
-    def save(self, step: int, state: Any) -> None:
-        """Write a checkpoint.
+    def save_checkpoint(self, step: int, state: Any) -> None:
+        """Writes a checkpoint.
 
         Raises:
-          UserError: it cannot be written, as on a full disk; those before it stay.
+            UserError: It cannot be written, as on a full disk; those before it stay.
         """
         try:
             self.checkpoints.save(step, state)
         except (OSError, ValueError) as error:  # ValueError: TensorStore's
-            kept = max((k for k in self.checkpoints.steps() if k < step), default="none")
+            previous = max((k for k in self.checkpoints.steps() if k < step), default="none")
             raise UserError(
                 f"the checkpoint of step {step} of {self.folder} cannot be written"
-                f" ({str(error).splitlines()[0]}); the one before it is kept: {kept}"
+                f" ({str(error).splitlines()[0]}); the one before it is kept: {previous}"
             ) from error
 
-    def fail(self, step: int, values: dict[str, float]) -> None:
-        """Say, and keep, that the run was stopped by a value that is not finite."""
-        finite: dict[bool, list[str]] = {False: [], True: []}
-        for name, value in values.items():
-            finite[math.isfinite(value)].append(f"{name} {value:.4g}")
-        wrong, right = (", ".join(finite[kind]) or "none" for kind in (False, True))
-        good = max(self.checkpoints.steps(), default="none")
-        reason = f"not finite: {wrong}; finite: {right}; last checkpoint before: {good}"
+    def mark_failed(self, step: int, metrics: dict[str, float]) -> None:
+        """Records in failed.json that a non-finite value stopped the run.
+
+        Args:
+            step: The last step of the call in which it happened.
+            metrics: Of that call; a name is listed by whether its value is finite.
+        """
+        by_kind: dict[bool, list[str]] = {False: [], True: []}
+        for name, value in metrics.items():
+            by_kind[math.isfinite(value)].append(f"{name} {value:.4g}")
+        non_finite, finite = (", ".join(by_kind[kind]) or "none" for kind in (False, True))
+        last = max(self.checkpoints.steps(), default="none")
+        reason = f"not finite: {non_finite}; finite: {finite}; last checkpoint before: {last}"
         atomic_io.write_json(self.folder / "failed.json", {"step": step, "reason": reason})
-        log_info(f"{self.folder.name} has failed at step {step}: {reason}")
-
-
-class NullRunLogger:
-    """What a process that follows another keeps of a run: nothing."""
-
-    def add(self, values: dict[str, float]) -> None:
-        """Pass over a call's mean values."""
-
-    def log(self, step: int, *, seconds: float, images: int) -> dict[str, float]:
-        """No line, and no means."""
-        return {}
-
-    def fail(self, step: int, values: dict[str, float]) -> None:
-        """Pass over a failure."""
+        logger.info("%s has failed at step %d: %s", self.folder.name, step, reason)

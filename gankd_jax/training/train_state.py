@@ -1,4 +1,4 @@
-"""A run's static description and its state, a pytree."""
+"""The state of a run in training, its static description, and its optimizers."""
 
 import dataclasses
 import functools
@@ -13,8 +13,9 @@ from flax import struct
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.models.family import Critic, Generator, PyTree, family_of
 
-Leaf = Any  # an array; jax also stacks it, and rebuilds pytrees of shapes or of axes
-# What a run's seed is folded with, so that no two uses share random numbers.
+# An array; typed as Any, since jax rebuilds these dataclasses with shapes or axes in its place.
+Leaf = Any
+# Numbers that a run's seed is folded with, so that no two uses share random numbers.
 INIT_GENERATOR, INIT_CRITIC, TRAIN = range(3)
 CRITIC_SOURCES = ("fresh", "teacher")  # of a recipe's critic
 # Learning-rate schedules by name: functions of the peak rate and of the steps after the warm-up.
@@ -27,62 +28,66 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 
 @struct.dataclass
 class NetworkState:
-    """What is kept of a network in training."""
+    """A network in training."""
 
     params: PyTree
-    stats: PyTree  # batch norm's running averages; {} without batch norm
-    optimizer: optax.OptState
+    batch_stats: PyTree  # running averages of batch norm; {} without batch norm
+    opt_state: optax.OptState
 
 
 @struct.dataclass
 class TrainState:
-    """The whole state of a run; random numbers come from the seed and the step alone."""
+    """The whole state of a run; its random numbers come from the seed and the step alone."""
 
-    step: Leaf  # Int[Array, ""]
+    step: Leaf  # Int[Array, ""], generator steps
     generator: NetworkState
-    critic: Leaf  # Network, or None where nothing is adversarial
-    average: PyTree | None  # exponential average of the generator's weights; None where not kept
+    critic: Leaf  # NetworkState; None without an adversarial loss
+    ema_params: PyTree | None  # moving average of the generator's parameters; None without EMA
 
 
 @struct.dataclass
 class TeacherParams:
-    """A teacher's variables, as its students see it."""
+    """The variables of a teacher that its students use."""
 
     generator: PyTree
-    critic: PyTree | None  # None where no student compares its features
+    critic: PyTree | None  # None if no student compares features
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-    """What a run is but for its seed: its networks and how they are trained (static under jit)."""
+    """The networks and the recipe of a run; static under jit, and equal for all seeds."""
 
     generator: Generator
-    critic: Critic | None  # None where nothing is adversarial
+    critic: Critic | None  # None without an adversarial loss
     recipe: Recipe
-    # The teacher's, in whose features images are compared; None where they are not.
-    frozen_critic: Critic | None = None
+    feature_critic: Critic | None = None  # the teacher's, if its features are compared
 
 
-def make_variables(params: PyTree, stats: PyTree) -> dict[str, PyTree]:
-    """The variables that Flax's `apply` takes."""
-    return {"params": params, "batch_stats": stats} if stats else {"params": params}
+def make_variables(params: PyTree, batch_stats: PyTree) -> dict[str, PyTree]:
+    """Returns the variables that Flax's `apply` takes."""
+    return {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
 
 
 def learning_rate_schedule(peak: float, recipe: Recipe) -> optax.Schedule:
-    """A recipe's schedule: linear warm-up to `peak`, then constant, cosine or linear to 0."""
-    after = SCHEDULES[recipe.schedule](peak, recipe.steps - recipe.warmup)
-    rise = optax.linear_schedule(0.0, peak, recipe.warmup)
-    return optax.join_schedules([rise, after], [recipe.warmup]) if recipe.warmup else after
+    """Returns a recipe's schedule: linear warm-up to `peak`, then constant, cosine or linear.
+
+    Args:
+        peak: The highest learning rate.
+        recipe: Its `steps`, `warmup` and `schedule` are used.
+    """
+    decay = SCHEDULES[recipe.schedule](peak, recipe.steps - recipe.warmup)
+    warmup = optax.linear_schedule(0.0, peak, recipe.warmup)
+    return optax.join_schedules([warmup, decay], [recipe.warmup]) if recipe.warmup else decay
 
 
 def make_generator_optimizer(recipe: Recipe, width: int) -> optax.GradientTransformation:
-    """The generator's Adam, for a generator of that width."""
+    """Returns the Adam of a generator of that width."""
     peak = recipe.generator_lr * width**-recipe.lr_width_exponent
     return optax.adam(learning_rate_schedule(peak, recipe), recipe.b1, recipe.b2)
 
 
 def make_critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """The critic's Adam; its schedule runs over critic steps."""
+    """Returns the critic's Adam; its schedule runs over critic steps."""
     scaled = dataclasses.replace(
         recipe,
         steps=recipe.steps * recipe.critic_steps,
@@ -91,24 +96,30 @@ def make_critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adam(learning_rate_schedule(recipe.critic_lr, scaled), recipe.b1, recipe.b2)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # else hundreds of small programs compile anew
+@functools.partial(jax.jit, static_argnums=0)  # without it hundreds of small programs compile
 def create_train_state(
     spec: StepSpec,
     seed: int | Leaf,
     teacher_critic: NetworkState | None = None,
     teacher_params: PyTree | None = None,
 ) -> TrainState:
-    """The state at step 0, a function of the spec, the seed and what is taken from the teacher.
+    """Creates the state at step 0.
 
-    `teacher_critic` gives its weights to a critic that goes on from the teacher's,
-    `teacher_params`, of its generator, to a warm start; the optimizers start afresh.
+    Args:
+        spec: The networks and the recipe.
+        seed: Of the first weights, 0 or above.
+        teacher_critic: Initialises a critic that starts from the teacher's.
+        teacher_params: The teacher's generator; a student with a warm start is pruned from it.
+
+    Returns:
+        The state, with new optimizer states.
     """
     generator = _init_generator(spec, seed, teacher_params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         generator=generator,
         critic=_init_critic(spec, seed, teacher_critic),
-        average=_copy(generator.params) if spec.recipe.ema else None,
+        ema_params=_copy_tree(generator.params) if spec.recipe.ema else None,
     )
 
 
@@ -117,12 +128,12 @@ def _init_generator(
 ) -> NetworkState:
     optimizer = make_generator_optimizer(spec.recipe, spec.generator.width)
     key = jax.random.fold_in(jax.random.key(seed), INIT_GENERATOR)
-    blank = jnp.zeros((2, spec.generator.latent_dim))
-    tree = spec.generator.init(key, blank, train=False)
-    params = tree["params"]
+    latents = jnp.zeros((2, spec.generator.latent_dim))
+    variables = spec.generator.init(key, latents, train=False)
+    params = variables["params"]
     if teacher_params is not None:
         params = family_of(spec.generator).prune(params, teacher_params)
-    return _network(params, tree.get("batch_stats", {}), optimizer)
+    return init_network(params, variables.get("batch_stats", {}), optimizer)
 
 
 def _init_critic(
@@ -132,19 +143,28 @@ def _init_critic(
         return None
     optimizer = make_critic_optimizer(spec.recipe)
     if teacher_critic is not None:
-        return _network(_copy(teacher_critic.params), _copy(teacher_critic.stats), optimizer)
+        params, batch_stats = _copy_tree((teacher_critic.params, teacher_critic.batch_stats))
+        return init_network(params, batch_stats, optimizer)
     key = jax.random.fold_in(jax.random.key(seed), INIT_CRITIC)
     size = spec.critic.image_size
-    tree = spec.critic.init(key, jnp.zeros((2, size, size, spec.critic.channels)), train=False)
-    return _network(tree["params"], tree.get("batch_stats", {}), optimizer)
+    images = jnp.zeros((2, size, size, spec.critic.channels))
+    variables = spec.critic.init(key, images, train=False)
+    return init_network(variables["params"], variables.get("batch_stats", {}), optimizer)
 
 
-def _network(
-    params: PyTree, stats: PyTree, optimizer: optax.GradientTransformation
+def init_network(
+    params: PyTree, batch_stats: PyTree, optimizer: optax.GradientTransformation
 ) -> NetworkState:
-    return NetworkState(params=params, stats=stats, optimizer=optimizer.init(params))
+    """Returns a network with a new optimizer state.
+
+    Args:
+        params: Its parameters.
+        batch_stats: Its running averages; {} without batch norm.
+        optimizer: The optimizer that will train it.
+    """
+    return NetworkState(params=params, batch_stats=batch_stats, opt_state=optimizer.init(params))
 
 
-def _copy(tree: PyTree) -> PyTree:
-    """Arrays of its own, since the train step takes over the memory of a state's."""
+def _copy_tree(tree: PyTree) -> PyTree:
+    """Copies the arrays, since the train step donates those of a state."""
     return jax.tree.map(jnp.copy, tree)

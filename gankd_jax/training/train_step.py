@@ -32,8 +32,16 @@ Metrics = dict[str, Float[Array, ""]]
 class Noise:
     """The random numbers of one step: a set for each of its `k` critic steps."""
 
-    latents: Leaf  # Float[Array, "k b z"]; the generator's step uses the last
-    mix: Leaf  # Float[Array, "k b"]: where the gradient penalty is taken, 0..1
+    latents: Leaf  # Float[Array, "k b z"], standard normal; the generator's step uses the last
+    interp_weight: Leaf  # Float[Array, "k b"], 0..1: where the gradient penalty is evaluated
+
+
+@struct.dataclass
+class TeacherTargets:
+    """What students imitate: the teacher's images of a step's last latents."""
+
+    images: Leaf  # Float[Array, "b s s c"], -1..1
+    features: Leaf  # its critic's hidden layers of the first images; None if none are compared
 
 
 def sample_noise(
@@ -41,120 +49,149 @@ def sample_noise(
     step: Int[Array, ""],
     *,
     critic_steps: int,
-    batch: int,
-    latent: int,
+    batch_size: int,
+    latent_dim: int,
 ) -> Noise:
-    """The draws of a seed's step; runs of one seed see the same latents.
+    """Samples the random numbers of one step, a function of seed and step.
 
-    So do their generators where the numbers of critic steps differ: critic steps come in reverse,
-    because JAX fills an array of random numbers from its front.  They are drawn in a row, for which
-    XLA's CPU compiler needs a quarter of the time.
+    Runs of one seed get the same latents.  Critic steps come in reverse order, so that this also
+    holds for the generators of runs with other numbers of critic steps: JAX fills an array of
+    random numbers from its front.  The latents are sampled as one row, which XLA's CPU compiler
+    compiles in a quarter of the time.
+
+    Args:
+        seed: The run's data seed.
+        step: The generator step.
+        critic_steps: Critic steps before the generator's.
+        batch_size: Latents of a batch.
+        latent_dim: Dimensions of a latent.
+
+    Returns:
+        Latents `[critic_steps, batch_size, latent_dim]` and weights `[critic_steps, batch_size]`.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAIN), step)
-    latents, mix = jax.random.split(key)
-    row = jax.random.normal(latents, (critic_steps * batch * latent,))
+    latent_key, weight_key = jax.random.split(key)
+    row = jax.random.normal(latent_key, (critic_steps * batch_size * latent_dim,))
+    weights = jax.random.uniform(weight_key, (critic_steps * batch_size,))
     return Noise(
-        latents=row.reshape(critic_steps, batch, latent)[::-1],
-        mix=jax.random.uniform(mix, (critic_steps * batch,)).reshape(critic_steps, batch),
+        latents=row.reshape(critic_steps, batch_size, latent_dim)[::-1],
+        interp_weight=weights.reshape(critic_steps, batch_size),
     )
 
 
-@struct.dataclass
-class TeacherTargets:
-    """What the teacher shows of a step's last latents."""
-
-    images: Leaf  # Float[Array, "b s s c"], -1..1
-    features: Leaf  # a tuple, of the first of them in its critic; None where none are compared
-
-
 def normalize_images(images: UInt8[Array, "*n s s c"]) -> Float[Array, "*n s s c"]:
-    """0..255 to -1..1."""
+    """Scales 0..255 to -1..1."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def train_step(
     spec: StepSpec,
     state: TrainState,
-    draws: Noise,
+    noise: Noise,
     *,
-    real: Float[Array, "k b s s c"] | None,
-    target: TeacherTargets | None,
-    frozen: PyTree | None = None,
+    real_images: Float[Array, "k b s s c"] | None,
+    targets: TeacherTargets | None,
+    feature_critic_variables: PyTree | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Move a run by one generator step and the critic steps before it.
+    """Moves a run by one generator step and the critic steps before it.
 
-    `real` are images in -1..1, needed where the recipe is adversarial; `target` is the teacher's
-    part, needed where alpha is below 1 or the critic takes the teacher's images for real; `frozen`
-    are the variables of `spec.frozen_critic`.
+    Args:
+        spec: The networks and the recipe.
+        state: The state before the step.
+        noise: The random numbers of the step.
+        real_images: A batch in -1..1 for each critic step; None without an adversarial loss.
+        targets: The teacher's images; None if alpha is 1 and the critic's real images are data.
+        feature_critic_variables: Of `spec.feature_critic`.
+
+    Returns:
+        The state after the step, and metrics as scalars: losses, and norms of the gradients.
     """
-    if target is not None and spec.recipe.real_source == "teacher":
-        real = target.images[None]
-    critic, critic_metrics = _train_critic(spec, state, draws, real=real)
+    if targets is not None and spec.recipe.real_source == "teacher":
+        real_images = targets.images[None]
+    critic, critic_metrics = _train_critic(spec, state, noise, real_images=real_images)
 
-    def distance(images: Array) -> tuple[Array, Metrics]:
-        assert target is not None
-        return _distance(spec, images, target, step=state.step, frozen=frozen)
+    def distance_to_teacher(images: Array) -> tuple[Array, Metrics]:
+        assert targets is not None
+        return _distance_to_teacher(
+            spec,
+            images,
+            targets,
+            step=state.step,
+            feature_critic_variables=feature_critic_variables,
+        )
 
-    taught = distance if spec.recipe.alpha < 1 else None
-    generator, metrics = _train_generator(spec, state, critic, draws=draws, distance=taught)
-    average = None
-    if state.average is not None:
-        average = _average(state.average, generator.params, state.step, decay=spec.recipe.ema)
-    state = TrainState(step=state.step + 1, generator=generator, critic=critic, average=average)
-    return state, critic_metrics | metrics
+    distance = distance_to_teacher if spec.recipe.alpha < 1 else None
+    generator, metrics = _train_generator(spec, state, critic, noise=noise, distance=distance)
+    ema_params = None
+    if state.ema_params is not None:
+        ema_params = _update_ema(
+            state.ema_params, generator.params, state.step, decay=spec.recipe.ema
+        )
+    new_state = TrainState(
+        step=state.step + 1, generator=generator, critic=critic, ema_params=ema_params
+    )
+    return new_state, critic_metrics | metrics
 
 
 def _train_critic(
-    spec: StepSpec, state: TrainState, draws: Noise, *, real: Float[Array, "k b s s c"] | None
+    spec: StepSpec,
+    state: TrainState,
+    noise: Noise,
+    *,
+    real_images: Float[Array, "k b s s c"] | None,
 ) -> tuple[NetworkState | None, Metrics]:
-    """All critic steps of one step; nothing where the critic is absent or frozen."""
+    """Makes all critic steps of one step; none if there is no critic or it is frozen."""
     critic = state.critic
     if critic is None or not spec.recipe.train_critic:
         return critic, {}
 
-    def one(
+    def critic_step(
         critic: NetworkState, inputs: tuple[Array, Array, Array]
     ) -> tuple[NetworkState, Metrics]:
-        latents, mix, images = inputs
-        generator = make_variables(state.generator.params, state.generator.stats)
+        latents, interp_weight, images = inputs
+        generator = make_variables(state.generator.params, state.generator.batch_stats)
         fake, _ = spec.generator.apply(generator, latents, train=True, mutable=["batch_stats"])
-        return _critic_step(spec, critic, images, fake=fake, mix=mix)
+        return _critic_step(spec, critic, images, fake_images=fake, interp_weight=interp_weight)
 
-    inputs: Any = (draws.latents, draws.mix, real)
-    # Unrolled for one step, where the compiler then shares the fakes with the generator's step.
-    trained, metrics = lax.scan(one, critic, inputs, unroll=spec.recipe.critic_steps == 1)
-    return trained, jax.tree.map(jnp.mean, metrics)
+    inputs: Any = (noise.latents, noise.interp_weight, real_images)
+    # A single step is unrolled: the compiler then shares the fakes with the generator's step.
+    is_single = spec.recipe.critic_steps == 1
+    critic, metrics = lax.scan(critic_step, critic, inputs, unroll=is_single)
+    return critic, jax.tree.map(jnp.mean, metrics)
 
 
 def _critic_step(
     spec: StepSpec,
     critic: NetworkState,
-    real: Float[Array, "b s s c"],
+    real_images: Float[Array, "b s s c"],
     *,
-    fake: Float[Array, "b s s c"],
-    mix: Float[Array, " b"],
+    fake_images: Float[Array, "b s s c"],
+    interp_weight: Float[Array, " b"],
 ) -> tuple[NetworkState, Metrics]:
-    """One Adam step of the critic on real and fake images."""
+    """Makes one Adam step of the critic."""
 
-    def loss_of(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-        real_scores, stats = _score(spec, params, critic.stats, images=real)
-        fake_scores, stats = _score(spec, params, stats, images=fake)
+    def loss_fn(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
+        real_scores, batch_stats = _score(spec, params, critic.batch_stats, images=real_images)
+        fake_scores, batch_stats = _score(spec, params, batch_stats, images=fake_images)
         loss = losses.CRITIC_LOSSES[spec.recipe.loss](real_scores, fake_scores)
         metrics = {"critic_loss": loss}
         if spec.recipe.loss == "wgan_gp":
 
             def score(images: Array) -> Array:
-                return _score(spec, params, critic.stats, images=images)[0]
+                return _score(spec, params, critic.batch_stats, images=images)[0]
 
-            penalty = losses.gradient_penalty(score, real, fake, mix=mix)
+            penalty = losses.gradient_penalty(
+                score, real_images, fake_images, interp_weight=interp_weight
+            )
             metrics["gradient_penalty"] = penalty
             loss = loss + spec.recipe.gradient_penalty * penalty
-        return loss, (stats, metrics)
+        return loss, (batch_stats, metrics)
 
-    gradients, (stats, metrics) = jax.grad(loss_of, has_aux=True)(critic.params)
-    critic = _adam(make_critic_optimizer(spec.recipe), critic, gradients, stats=stats)
+    gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(critic.params)
+    optimizer = make_critic_optimizer(spec.recipe)
+    critic = _apply_gradients(optimizer, critic, gradients, batch_stats=batch_stats)
     if spec.recipe.loss == "wgan":
-        critic = dataclasses.replace(critic, params=_clip(critic.params, spec.recipe.clip))
+        critic = dataclasses.replace(critic, params=_clip_params(critic.params, spec.recipe.clip))
     return critic, metrics | {"critic_gradient": optax.tree.norm(gradients)}
 
 
@@ -163,98 +200,112 @@ def _train_generator(
     state: TrainState,
     critic: NetworkState | None,
     *,
-    draws: Noise,
+    noise: Noise,
     distance: Callable[[Array], tuple[Array, Metrics]] | None,
 ) -> tuple[NetworkState, Metrics]:
-    """One Adam step of the generator: alpha * adversarial + (1 - alpha) * distance.
+    """Makes one Adam step of the generator on alpha * adversarial + (1 - alpha) * distance.
 
-    A term of weight 0 is left out, so that alpha 0 and 1 are the pure methods to the bit.
+    A term of weight 0 is not computed, so that alpha 0 and 1 are the pure methods to the bit.
     """
     generator, recipe = state.generator, spec.recipe
 
-    def loss_of(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
+    def loss_fn(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
         images, updated = spec.generator.apply(
-            make_variables(params, generator.stats),
-            draws.latents[-1],
+            make_variables(params, generator.batch_stats),
+            noise.latents[-1],
             train=True,
             mutable=["batch_stats"],
         )
         loss, metrics = jnp.zeros(()), {}
         if critic is not None:
-            scores, _ = _score(spec, critic.params, critic.stats, images=images)
+            scores, _ = _score(spec, critic.params, critic.batch_stats, images=images)
             metrics["adversarial_loss"] = losses.GENERATOR_LOSSES[recipe.loss](scores)
             loss += recipe.alpha * metrics["adversarial_loss"]
         if distance is not None:
-            away, found = distance(images)
-            metrics |= found
-            loss += (1 - recipe.alpha) * away
+            distance_loss, distance_metrics = distance(images)
+            metrics |= distance_metrics
+            loss += (1 - recipe.alpha) * distance_loss
         return loss, (updated.get("batch_stats", {}), metrics | {"generator_loss": loss})
 
-    gradients, (stats, metrics) = jax.grad(loss_of, has_aux=True)(generator.params)
+    gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(generator.params)
     optimizer = make_generator_optimizer(recipe, spec.generator.width)
-    generator = _adam(optimizer, generator, gradients, stats=stats)
+    generator = _apply_gradients(optimizer, generator, gradients, batch_stats=batch_stats)
     return generator, metrics | {"generator_gradient": optax.tree.norm(gradients)}
 
 
-def _distance(
+def _distance_to_teacher(
     spec: StepSpec,
     images: Float[Array, "b s s c"],
-    target: TeacherTargets,
+    targets: TeacherTargets,
     *,
     step: Array,
-    frozen: PyTree | None,
+    feature_critic_variables: PyTree | None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """How far the images are from the teacher's: in pixels, ever more in its critic's features."""
+    """Returns the distance between pixels, mixed with that between the critic's features.
+
+    The weight of the features rises linearly from 0 to `feature_weight` at the last step.
+    """
     recipe = spec.recipe
-    distance = losses.DISTANCES[recipe.distance](images, target.images, recipe.reduction)
-    metrics = {"pixel_error": losses.mse(images, target.images, "mean")}
-    if spec.frozen_critic is not None:
-        few = recipe.feature_batch
-        found = critic_features(spec.frozen_critic, frozen, images[:few])
-        theirs = tuple(layer[:few] for layer in target.features)
-        apart = losses.FEATURE_DISTANCES[recipe.features](found, theirs)
-        metrics["feature_distance"] = apart
-        share = recipe.feature_weight * step / recipe.steps
-        distance = (1 - share) * distance + share * apart
+    distance = losses.DISTANCES[recipe.distance](images, targets.images, recipe.reduction)
+    metrics = {"pixel_error": losses.mse(images, targets.images, "mean")}
+    if spec.feature_critic is not None:
+        count = recipe.feature_batch
+        features = critic_features(spec.feature_critic, feature_critic_variables, images[:count])
+        teacher_features = tuple(layer[:count] for layer in targets.features)
+        feature_distance = losses.FEATURE_DISTANCES[recipe.features](features, teacher_features)
+        metrics["feature_distance"] = feature_distance
+        weight = recipe.feature_weight * step / recipe.steps
+        distance = (1 - weight) * distance + weight * feature_distance
     return distance, metrics | {"distance": distance}
 
 
 def critic_features(
-    critic: Critic, frozen: PyTree, images: Float[Array, "b s s c"]
+    critic: Critic, variables: PyTree, images: Float[Array, "b s s c"]
 ) -> tuple[Float[Array, "b ..."], ...]:
-    """A frozen critic's hidden layers for images in -1..1, each image by itself."""
-    _, kept = critic.apply(frozen, images, train=False, mutable=["intermediates"])
-    return kept["intermediates"]["features"]
+    """Returns the hidden layers of a frozen critic; each image is processed by itself.
+
+    Args:
+        critic: The critic.
+        variables: Its parameters and running averages.
+        images: In -1..1.
+    """
+    _, collections = critic.apply(variables, images, train=False, mutable=["intermediates"])
+    return collections["intermediates"]["features"]
 
 
 def _score(
-    spec: StepSpec, params: PyTree, stats: PyTree, *, images: Float[Array, "b s s c"]
+    spec: StepSpec, params: PyTree, batch_stats: PyTree, *, images: Float[Array, "b s s c"]
 ) -> tuple[Float[Array, " b"], PyTree]:
+    """Returns the critic's scores and its updated running averages."""
     assert spec.critic is not None
     scores, updated = spec.critic.apply(
-        make_variables(params, stats), images, train=True, mutable=["batch_stats"]
+        make_variables(params, batch_stats), images, train=True, mutable=["batch_stats"]
     )
     return scores, updated.get("batch_stats", {})
 
 
-def _adam(
+def _apply_gradients(
     optimizer: optax.GradientTransformation,
     network: NetworkState,
     gradients: PyTree,
     *,
-    stats: PyTree,
+    batch_stats: PyTree,
 ) -> NetworkState:
-    updates, state = optimizer.update(gradients, network.optimizer, network.params)
-    return NetworkState(
-        params=optax.apply_updates(network.params, updates), stats=stats, optimizer=state
-    )
+    updates, opt_state = optimizer.update(gradients, network.opt_state, network.params)
+    params = optax.apply_updates(network.params, updates)
+    return NetworkState(params=params, batch_stats=batch_stats, opt_state=opt_state)
 
 
-def _clip(params: PyTree, bound: float) -> PyTree:
+def _clip_params(params: PyTree, bound: float) -> PyTree:
     return jax.tree.map(lambda weight: jnp.clip(weight, -bound, bound), params)
 
 
-def _average(average: PyTree, params: PyTree, step: Array, *, decay: float) -> PyTree:
-    """Exponential average, warmed up as min(decay, (1 + step) / (10 + step))."""
-    warm = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: warm * old + (1 - warm) * new, average, params)
+def _update_ema(ema_params: PyTree, params: PyTree, step: Array, *, decay: float) -> PyTree:
+    """Updates the moving average; its decay warms up as min(decay, (1 + step) / (10 + step)).
+
+    Without the warm-up, the average of a short training keeps much of the first weights.
+    """
+    decay_now = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(
+        lambda average, new: decay_now * average + (1 - decay_now) * new, ema_params, params
+    )

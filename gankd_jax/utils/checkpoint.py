@@ -9,6 +9,7 @@ import errno
 import hashlib
 import logging
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,12 @@ logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
 MAX_TO_KEEP = 2  # checkpoints of a run; the runs of a group stopped while it saved then share one
 SEAL = "sha256"
 LAYOUT = "layout"
+# Fields of the training state that were renamed since checkpoints are written.
+RENAMED_FIELDS = {
+    r"^\.average\b": ".ema_params",
+    r"^(\.generator|\.critic)\.stats\b": r"\1.batch_stats",
+    r"^(\.generator|\.critic)\.optimizer\b": r"\1.opt_state",
+}
 ROOM = 2**18  # bytes of a checkpoint beside its arrays
 DELETED = ".deleted"  # where a checkpoint goes in one move, before its files are deleted one by one
 
@@ -56,6 +63,13 @@ class Place(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+
+def _current_name(name: str) -> str:
+    """Returns the name that an array has in this version, given its name in any version."""
+    for old, new in RENAMED_FIELDS.items():
+        name = re.sub(old, new, name)
+    return name
 
 
 def _layout(state: Any) -> list[Place]:
@@ -135,7 +149,8 @@ class Checkpoints:
           UserError: it has other arrays, as where another version of the program wrote it.
         """
         layout = self._layout_of(step)
-        if layout != _layout(like):
+        names = [place._replace(name=_current_name(place.name)) for place in layout]
+        if names != _layout(like):
             folder = Path(self._manager.directory) / str(step)
             raise UserError(f"{folder} holds no state of this run; train it in another --workdir")
         found = self._read(step, layout).values()

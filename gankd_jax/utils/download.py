@@ -1,10 +1,12 @@
 """Downloads of published files, checked by their hash."""
 
+import logging
 import sys
 from pathlib import Path
 
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.progress import log_info
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 60  # seconds to wait for the server at a time, not for the whole file
 
@@ -24,7 +26,7 @@ def download_file(url: str, target: Path, *, sha256: str) -> None:
     """
     import pooch  # slow to import
 
-    log_info(f"downloading {url}")
+    logger.info(f"downloading {url}")
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
     try:

@@ -12,12 +12,18 @@ STOPPING = b"stopping after this call; Ctrl-C stops at once\n"
 _signals: list[int] = []
 
 
-class PrimaryEnded(Exception):  # noqa: N818  it is no error
-    """The process that led this one has ended; `status` is its exit status."""
+class PeerEnded(Exception):  # noqa: N818  it is no error of this process
+    """Another process of the same program has ended.
 
-    def __init__(self, status: int):
+    Attributes:
+        status: Its exit status, which becomes that of this process.
+        message: What to print here; "" if the other process has said it.
+    """
+
+    def __init__(self, status: int, message: str = ""):
         super().__init__(status)
         self.status = status
+        self.message = message
 
 
 class Preempted(Exception):  # noqa: N818  it is no error

@@ -1,48 +1,53 @@
-"""What a person sees of the work: a bar on a terminal, a line now and then in a file."""
+"""Progress of a long loop: a bar on a terminal, a log line now and then elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 20.0
+logger = logging.getLogger(__name__)
 
-
-def log_info(text: str) -> None:
-    """A line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+SECONDS_BETWEEN_LINES = 20.0  # of a log file; fewer fill the logs of a cluster
 
 
 class ProgressBar:
-    """Steps per second, losses and the time left, on standard error."""
+    """Shows steps per second, a few metrics and the time left, on standard error."""
 
     def __init__(self, title: str, *, first: int, total: int):
+        """Starts the bar.
+
+        Args:
+            title: What is in progress.
+            first: The step that it resumes from.
+            total: The last step.
+        """
         self._title, self._total, self._step = title, total, first
-        self._first, self._began = first, time.monotonic()
-        self._told = self._began
+        self._first, self._start_time = first, time.monotonic()
+        self._last_line_time = self._start_time
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
             self._bar = tqdm(total=total, initial=first, desc=title, unit="step")
 
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Show that `step` is done, with a few numbers of it."""
-        text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows that `step` is done, with a few metrics of it."""
+        text = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._step)
-        elif step == self._total or time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
-            self._line(step, text)
+        elif step == self._total or time.monotonic() - self._last_line_time > SECONDS_BETWEEN_LINES:
+            self._log_line(step, text)
         self._step = step
 
-    def _line(self, step: int, text: str) -> None:
-        self._told = time.monotonic()
-        rate = (step - self._first) / max(self._told - self._began, 1e-9)
-        left = (self._total - step) / rate if rate else float("inf")
-        pace = f"{rate:.3g} steps/s, {left:.0f} s left"
-        log_info(f"{self._title}: step {step}/{self._total}, {pace}, {text}")
+    def _log_line(self, step: int, text: str) -> None:
+        self._last_line_time = time.monotonic()
+        rate = (step - self._first) / max(self._last_line_time - self._start_time, 1e-9)
+        seconds_left = (self._total - step) / rate if rate else float("inf")
+        pace = f"{rate:.3g} steps/s, {seconds_left:.0f} s left"
+        logger.info("%s: step %d/%d, %s, %s", self._title, step, self._total, pace, text)
 
     def close(self) -> None:
-        """Leave the finished bar on the terminal."""
+        """Leaves the finished bar on the terminal."""
         if self._bar is not None:
             self._bar.close()

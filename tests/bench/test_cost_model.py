@@ -42,7 +42,9 @@ def count_by_xla(recipe, critic, *, has_teacher, feature_critic=None):
                 else None
             )
             target = train_step.TeacherTargets(images, features)
-        return train_step.train_step(spec, state, noise, real=real, target=target, frozen=frozen)
+        return train_step.train_step(
+            spec, state, noise, real_images=real, targets=target, feature_critic_variables=frozen
+        )
 
     teacher_images = images if has_teacher else None
     lowered = jax.jit(step).lower(state, noise, real, teacher_images, params)

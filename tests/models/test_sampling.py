@@ -27,9 +27,9 @@ def generator() -> Generator:
 def state(generator) -> TrainState:
     """A state whose averages, of weights and of batch norm, differ from the last values."""
     first = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0, ema=0.5)), 0)
-    running = jax.tree.map(lambda leaf: leaf + 0.25, first.generator.stats)
-    average = jax.tree.map(lambda leaf: leaf * 2 + 0.05, first.average)
-    return first.replace(generator=first.generator.replace(stats=running), average=average)
+    running = jax.tree.map(lambda leaf: leaf + 0.25, first.generator.batch_stats)
+    average = jax.tree.map(lambda leaf: leaf * 2 + 0.05, first.ema_params)
+    return first.replace(generator=first.generator.replace(batch_stats=running), ema_params=average)
 
 
 def test_recomputed_statistics_are_means_over_the_fixed_batches(generator, state):
@@ -37,7 +37,7 @@ def test_recomputed_statistics_are_means_over_the_fixed_batches(generator, state
     keys = jax.random.split(jax.random.key(inference.BN_SEED), inference.BN_BATCHES)
     shape = (inference.BN_BATCH_SIZE, LATENT)
     batches = np.stack([np.asarray(jax.random.normal(key, shape), np.float64) for key in keys])
-    layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.average["layer0"])
+    layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.ema_params["layer0"])
     # The first layer is a product with each of the 16 taps, in front of the first norm.
     maps = np.einsum("nbz,hwzc->nbhwc", batches, layer["kernel"]) + layer["bias"]
     first_norm = variables["batch_stats"]["norm0"]["batch"]
@@ -47,12 +47,12 @@ def test_recomputed_statistics_are_means_over_the_fixed_batches(generator, state
 
 def test_running_statistics_are_used_as_they_are(generator, state):
     variables = inference.inference_variables(generator, state, "running")
-    assert variables["batch_stats"] is state.generator.stats
-    assert variables["params"] is state.average
+    assert variables["batch_stats"] is state.generator.batch_stats
+    assert variables["params"] is state.ema_params
 
 
 def test_without_averaged_weights_the_last_ones_are_used(generator, state):
-    plain = state.replace(average=None)
+    plain = state.replace(ema_params=None)
     assert inference.inference_variables(generator, plain, "running")["params"] is (
         state.generator.params
     )

@@ -109,7 +109,7 @@ def test_the_joint_student_starts_from_the_imported_critic(
     params, stats = twin.to_flax(critic())
     np.testing.assert_array_equal(teacher.params["layer2"]["kernel"], params["layer2"]["kernel"])
     np.testing.assert_array_equal(
-        teacher.stats["norm1"]["batch"]["var"], stats["norm1"]["batch"]["var"]
+        teacher.batch_stats["norm1"]["batch"]["var"], stats["norm1"]["batch"]["var"]
     )
 
 
@@ -139,8 +139,8 @@ def test_the_checkpoint_looks_like_one_of_training(
     state = StudyContext(config, folder).restore_state(run)
     params, _ = twin.to_flax(generator())
     assert int(state.step) == 4
-    np.testing.assert_array_equal(state.average["layer2"]["kernel"], params["layer2"]["kernel"])
-    moments = state.generator.optimizer[0].mu["layer2"]["kernel"]
+    np.testing.assert_array_equal(state.ema_params["layer2"]["kernel"], params["layer2"]["kernel"])
+    moments = state.generator.opt_state[0].mu["layer2"]["kernel"]
     assert moments.shape == (4, 4, 3, 1)
     assert not moments.any()
 

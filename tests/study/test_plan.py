@@ -133,5 +133,5 @@ def test_shards_are_whole_groups_and_together_the_plan():
 def test_runs_with_a_warm_start_have_latents_of_their_own(warm_start, stream):
     config = tiny.config(recipes__mse__warm_start=warm_start)
     run, teacher = Run("student", "mse", 1, 5), Run("teacher", "teacher", 4, 9)
-    assert networks.make_run_spec(config, run, teacher).stream == stream
-    assert networks.make_run_spec(config, Run("baseline", "baseline", 1, 5), None).stream == 5
+    assert networks.make_run_spec(config, run, teacher).data_seed == stream
+    assert networks.make_run_spec(config, Run("baseline", "baseline", 1, 5), None).data_seed == 5

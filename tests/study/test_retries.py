@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -52,17 +53,17 @@ def provoke(monkeypatch) -> Callable[..., None]:
 
     def instead(fails: Fails, *, killed: Fails = at_no_time) -> None:
         def call(members, states, *_):
-            states = {n: moved(state, members[n].stream) for n, state in states.items()}
-            now = {n: (members[n].stream, int(state.step)) for n, state in states.items()}
+            states = {n: moved(state, members[n].data_seed) for n, state in states.items()}
+            now = {n: (members[n].data_seed, int(state.step)) for n, state in states.items()}
             if any(killed(*moment) for moment in now.values()):
                 raise Killed
             values = {n: math.nan if fails(*moment) else 0.5 for n, moment in now.items()}
             return states, {name: {"generator_loss": value} for name, value in values.items()}
 
         def compiled(trainer):
-            return functools.partial(call, trainer.members)
+            return functools.partial(call, trainer.run_specs)
 
-        monkeypatch.setattr(loop._Trainer, "_compile", compiled)
+        monkeypatch.setattr(loop._GroupTrainer, "_compile", compiled)
 
     return instead
 
@@ -105,7 +106,8 @@ def found(state: TrainState) -> float:
     return float(state.generator.params["layer0"]["bias"][0])
 
 
-def test_it_goes_on_from_its_last_checkpoint_with_another_seed(root, tmp_path, provoke, capsys):
+def test_it_goes_on_from_its_last_checkpoint_with_another_seed(root, tmp_path, provoke, caplog):
+    caplog.set_level(logging.INFO, logger="gankd_jax")
     provoke(at_15)
     made = lab(root, tmp_path, retries=1)
     train(made)
@@ -118,9 +120,8 @@ def test_it_goes_on_from_its_last_checkpoint_with_another_seed(root, tmp_path, p
     assert failed["reason"] == reason
     for name in NAMES:
         assert [line["step"] for line in read_log(tmp_path / name)] == [10, 20, 30, 40]
-    told = capsys.readouterr().err
-    assert f"{NAMES[1]} has failed at step 15: {reason}\n" in told
-    assert f"{NAMES[1]} goes on from its last checkpoint: retry 1 of 1\n" in told
+    assert f"{NAMES[1]} has failed at step 15: {reason}" in caplog.messages
+    assert f"{NAMES[1]} resumes from its last checkpoint: retry 1 of 1" in caplog.messages
 
 
 @pytest.mark.parametrize("moment", [(1, 5), (0, 20), (OTHER, 15), (OTHER, 25), (OTHER, 40)])

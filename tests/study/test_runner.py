@@ -293,11 +293,11 @@ def test_a_share_waits_for_a_teacher_that_is_not_begun_yet(tmp_path, monkeypatch
             atomic_io.write_json(tmp_path / "teacher.json", choice)
 
     monkeypatch.setattr(runner.time, "sleep", nap)
-    runner._await_teacher(lab, patience=60)
+    runner._wait_for_teacher(lab, 60)
     assert naps == [runner.POLL_SECONDS] * 3
     (tmp_path / "teacher.json").unlink()
     with pytest.raises(UserError, match="none is trained: run teacher-d4-s0 first"):
-        runner._await_teacher(StudyContext(tiny.config(), tmp_path), patience=0)
+        runner._wait_for_teacher(StudyContext(tiny.config(), tmp_path), 0)
 
 
 def test_checkpoints_of_a_run_in_training_are_not_judged(finished, tmp_path):
@@ -305,9 +305,9 @@ def test_checkpoints_of_a_run_in_training_are_not_judged(finished, tmp_path):
     shutil.copytree(finished, folder)
     damage(folder / run.name / "checkpoints" / "40")
     with file_lock.hold_lock(folder / file_lock.LOCKS_DIR / run.name, "it"):
-        runner._set_damaged_aside(folder, [run])
+        runner._quarantine_damaged_checkpoints(folder, [run])
         assert workdir.checkpoint_steps(folder, run) == [30, 40]
-    runner._set_damaged_aside(folder, [run])
+    runner._quarantine_damaged_checkpoints(folder, [run])
     assert workdir.checkpoint_steps(folder, run) == [30]
 
 
@@ -524,12 +524,12 @@ def test_a_teacher_in_training_elsewhere_is_waited_for_without_being_asked(candi
     with file_lock.hold_lock(
         candidates.workdir / file_lock.LOCKS_DIR / "teacher-d8-s0", "the teacher"
     ):
-        runner._await_teacher(candidates, patience=0)
+        runner._wait_for_teacher(candidates, 0)
     assert slept == [1]
     (candidates.workdir / "teacher.json").unlink()
     again = StudyContext(candidates.config, candidates.workdir)
     with pytest.raises(UserError, match="a student needs a teacher, and none is trained"):
-        runner._await_teacher(again, patience=0)
+        runner._wait_for_teacher(again, 0)
     assert slept == [1]
 
 

@@ -74,7 +74,9 @@ def test_gradient_penalty_of_a_linear_critic():
             return jnp.tensordot(images, weights, 3)
 
         mix = jnp.array([0.1, 0.5, 0.9])
-        return losses.gradient_penalty(critic, random_images(1), random_images(2), mix=mix)
+        return losses.gradient_penalty(
+            critic, random_images(1), random_images(2), interp_weight=mix
+        )
 
     norm = np.linalg.norm(weights)
     assert penalty(weights) == pytest.approx((norm - 1) ** 2, rel=1e-5)
@@ -93,7 +95,7 @@ def test_gradient_penalty_is_taken_between_real_and_fake():
     between = mix * real + (1 - mix) * fake
     expected = np.mean([(np.linalg.norm(image) - 1) ** 2 for image in between])
     arrays = map(jnp.asarray, (real, fake))
-    penalty = losses.gradient_penalty(critic, *arrays, mix=jnp.asarray(mix.ravel()))
+    penalty = losses.gradient_penalty(critic, *arrays, interp_weight=jnp.asarray(mix.ravel()))
     assert penalty == pytest.approx(expected, rel=1e-5)
 
 
@@ -103,7 +105,9 @@ def test_gradient_penalty_of_a_dead_critic_is_one_and_has_a_finite_gradient():
             return weight * jnp.sum(images, axis=(1, 2, 3))
 
         mix = jnp.full(3, 0.5)
-        return losses.gradient_penalty(critic, random_images(1), random_images(2), mix=mix)
+        return losses.gradient_penalty(
+            critic, random_images(1), random_images(2), interp_weight=mix
+        )
 
     value, gradient = jax.value_and_grad(penalty)(0.0)
     assert value == 1.0

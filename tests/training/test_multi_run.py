@@ -34,13 +34,15 @@ FEATURES = Recipe(
 )
 
 
-def member(recipe: Recipe, *, width: int = 1, seed: int = 0, stream: int | None = None) -> RunSpec:
+def member(
+    recipe: Recipe, *, width: int = 1, seed: int = 0, data_seed: int | None = None
+) -> RunSpec:
     """A run; a critic that goes on from the teacher's has its width, 2."""
     critic_width = 2 if recipe.critic == "teacher" else width
     critic = DCGANCritic(critic_width, SIZE, 1, conv_impl="matmul") if recipe.alpha else None
     eye = DCGANCritic(2, SIZE, 1, conv_impl="matmul") if recipe.features != "none" else None
     spec = StepSpec(DCGANGenerator(width, SIZE, 1, LATENT, conv_impl="matmul"), critic, recipe, eye)
-    return RunSpec(spec, seed, seed if stream is None else stream)
+    return RunSpec(spec, seed, seed if data_seed is None else data_seed)
 
 
 def double(tree):
@@ -64,7 +66,9 @@ def train(members: dict[str, RunSpec], steps: int, *, on_device: bool = True):
     """States and mean metrics of a group after that many steps in one call."""
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 1), np.uint8)
     sizes = {"critic_steps": 1, "count": COUNT, "batch_size": BATCH}
-    places = [multi_step_indices(0, steps, seed=stream, **sizes) for stream in data_seeds(members)]
+    places = [
+        multi_step_indices(0, steps, seed=data_seed, **sizes) for data_seed in data_seeds(members)
+    ]
     batches = np.stack(places, axis=1)
     taught = teacher(jnp.zeros(()).dtype.type)
     states = {
@@ -80,7 +84,7 @@ def train(members: dict[str, RunSpec], steps: int, *, on_device: bool = True):
 
 
 def _variables(network: NetworkState):
-    return make_variables(network.params, network.stats)
+    return make_variables(network.params, network.batch_stats)
 
 
 def goes_on(run: RunSpec) -> bool:
@@ -140,7 +144,9 @@ def test_a_group_trains_as_each_of_its_runs_alone_in_float32():
 def test_runs_that_take_turns_need_less_memory_and_come_to_the_same(monkeypatch):
     recipe = dataclasses.replace(MSE, batch_size=64)
     kinds = ((8, 0), (9, 0), (10, 0), (10, 1))
-    members = {str(kind): member(recipe, width=kind[0], seed=kind[1], stream=0) for kind in kinds}
+    members = {
+        str(kind): member(recipe, width=kind[0], seed=kind[1], data_seed=0) for kind in kinds
+    }
     places = jnp.zeros((2, 1, 1, 64), jnp.int32)
     taught = teacher(np.float32)
     frozen = TeacherParams(generator=_variables(taught.generator), critic=None)
@@ -199,7 +205,7 @@ def test_a_group_trains_as_each_of_its_runs_alone_in_float64():
 
 def test_students_that_see_features_or_begin_from_the_teacher_train_as_alone():
     recipes = [FEATURES, dataclasses.replace(JOINT, real_source="teacher")]
-    members = {str(k): member(r, seed=k, stream=3) for k, r in enumerate(recipes)}
+    members = {str(k): member(r, seed=k, data_seed=3) for k, r in enumerate(recipes)}
     _, together = train(members, 5)
     for name, run in members.items():
         _, expected = train({name: run}, 5)
@@ -225,9 +231,9 @@ def test_images_from_the_host_train_as_those_on_the_device():
     assert metrics["run"]["critic_loss"] == pytest.approx(float(expected["critic_loss"]), rel=1e-5)
 
 
-def test_runs_of_one_stream_train_as_each_of_them_alone():
+def test_runs_of_one_data_seed_train_as_each_of_them_alone():
     kinds = {f"{r.alpha} {seed}": (r, seed) for r in (MSE, JOINT) for seed in (0, 5)}
-    members = {name: member(r, seed=seed, stream=3) for name, (r, seed) in kinds.items()}
+    members = {name: member(r, seed=seed, data_seed=3) for name, (r, seed) in kinds.items()}
     _, together = train(members, 5)
     for name in ("0.0 5", "0.3 5"):
         _, expected = train({name: members[name]}, 5)
@@ -235,10 +241,10 @@ def test_runs_of_one_stream_train_as_each_of_them_alone():
             assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
 
 
-def test_runs_of_one_stream_see_the_same_latents_whatever_their_seed():
-    _, metrics = train({s: member(MSE, seed=0, stream=n) for n, s in enumerate("ab")}, 1)
+def test_runs_of_one_data_seed_see_the_same_latents_whatever_their_seed():
+    _, metrics = train({s: member(MSE, seed=0, data_seed=n) for n, s in enumerate("ab")}, 1)
     assert metrics["a"]["distance"] != metrics["b"]["distance"]
-    _, metrics = train({s: member(MSE, seed=0, stream=4) for s in "ab"}, 1)
+    _, metrics = train({s: member(MSE, seed=0, data_seed=4) for s in "ab"}, 1)
     assert metrics["a"]["distance"] == metrics["b"]["distance"]
 
 
@@ -261,5 +267,5 @@ def test_weights_that_leave_the_numbers_show_before_a_loss_does():
 @pytest.mark.parametrize("order", [(MSE, FEATURES), (FEATURES, MSE)])
 def test_a_group_looks_through_the_critic_whichever_of_its_runs_does(order):
     members = {str(k): member(recipe) for k, recipe in enumerate(order)}
-    assert feature_critic(members) == member(FEATURES).spec.frozen_critic is not None
+    assert feature_critic(members) == member(FEATURES).spec.feature_critic is not None
     assert feature_critic({"mse": member(MSE)}) is None

@@ -184,7 +184,7 @@ class Pair:
     def _state(self) -> TrainState:
         def network(torch_network, optimizer):
             params, stats = jax.tree.map(jnp.asarray, twin.to_flax(torch_network))
-            return NetworkState(params=params, stats=stats, optimizer=optimizer.init(params))
+            return NetworkState(params=params, batch_stats=stats, opt_state=optimizer.init(params))
 
         recipe = self.case.recipe
         critic = self.twin.critic
@@ -194,7 +194,7 @@ class Pair:
                 self.twin.generator, make_generator_optimizer(recipe, self.case.width)
             ),
             critic=network(critic, make_critic_optimizer(recipe)) if critic else None,
-            average=None,
+            ema_params=None,
         )
 
     def inputs(self) -> tuple[Noise, np.ndarray | None, np.ndarray | None]:
@@ -203,7 +203,7 @@ class Pair:
         count, image = (recipe.critic_steps, BATCH), (SIZE, SIZE, CHANNELS)
         draws = Noise(
             latents=rng.normal(size=(*count, LATENT)).astype(self.dtype),
-            mix=rng.uniform(size=count).astype(self.dtype),
+            interp_weight=rng.uniform(size=count).astype(self.dtype),
         )
         real = rng.uniform(-1, 1, (*count, *image)).astype(self.dtype)
         target = np.tanh(rng.normal(size=(BATCH, *image))).astype(self.dtype)
@@ -215,9 +215,9 @@ class Pair:
         draws, real, target = self.inputs()
         targets = None if target is None else TeacherTargets(target, None)
         self.state, metrics = jitted_train_step(
-            self.spec, self.state, draws, real=real, target=targets
+            self.spec, self.state, draws, real_images=real, targets=targets
         )
-        expected = self.twin.step(draws.latents, draws.mix, real, target)
+        expected = self.twin.step(draws.latents, draws.interp_weight, real, target)
         assert metrics.keys() == expected.keys()
         errors = [abs(float(metrics[k]) - expected[k]) / max(1, abs(expected[k])) for k in expected]
         return float(np.max(errors))
@@ -242,7 +242,7 @@ def test_gradients_and_20_steps_in_float32(parity, name):
     errors = [pair.step()]
     for which in ("critic", "generator") if pair.spec.critic else ("generator",):
         # After the first step Adam's first moment is the gradient but for a factor.
-        gradients = getattr(pair.state, which).optimizer[0].mu
+        gradients = getattr(pair.state, which).opt_state[0].mu
         error = gradient_error(gradients, pair.twin.moments(which))
         parity.check(f"gradients in float32, {name}: {which}", error, bound=1e-4)
     errors += [pair.step() for _ in range(19)]
@@ -267,7 +267,9 @@ def test_50_steps_in_float64(parity, name):
             error = max_difference(after.params, params)
             parity.check(f"{label}: {which}'s weights", error, bound=1e-6)
             if stats:
-                error = max_difference(unbiased_averages(which, before.stats, after.stats), stats)
+                error = max_difference(
+                    unbiased_averages(which, before.batch_stats, after.batch_stats), stats
+                )
                 parity.check(f"{label}: {which}'s running averages", error, bound=1e-6)
         parity.check(f"{label}: images", image_error(pair, first), bound=1e-6)
 
@@ -290,7 +292,7 @@ def image_error(pair: Pair, first: TrainState) -> float:
     """Returns the largest difference of images, with the running averages of training."""
     last = pair.state.generator
     tree = make_variables(
-        last.params, unbiased_averages("generator", first.generator.stats, last.stats)
+        last.params, unbiased_averages("generator", first.generator.batch_stats, last.batch_stats)
     )
     latents = np.random.default_rng(4).normal(size=(16, LATENT))
     images = pair.spec.generator.apply(tree, jnp.asarray(latents), train=False)

@@ -29,7 +29,7 @@ from gankd_jax.training.train_step import (
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
 LATENT, BATCH, SIZE = 4, 4, 16
-SIZES = {"critic_steps": 1, "batch": BATCH, "latent": LATENT}
+SIZES = {"critic_steps": 1, "batch_size": BATCH, "latent_dim": LATENT}
 jitted = jax.jit(train_step, static_argnums=0)
 
 
@@ -53,7 +53,7 @@ def trained(a_spec: StepSpec, steps: int) -> list[TrainState]:
         draws = sample_noise(0, jnp.array(step), **SIZES | {"critic_steps": recipe.critic_steps})
         real = images(step, recipe.critic_steps, BATCH) if a_spec.critic else None
         target = TeacherTargets(images(step + 100, BATCH), None) if recipe.alpha < 1 else None
-        states.append(jitted(a_spec, states[-1], draws, real=real, target=target)[0])
+        states.append(jitted(a_spec, states[-1], draws, real_images=real, targets=target)[0])
     return states
 
 
@@ -108,10 +108,10 @@ def test_draws_are_a_function_of_seed_and_step():
         jnp.array(3), jnp.array(7)
     )
     np.testing.assert_array_equal(first.latents, again.latents)
-    np.testing.assert_array_equal(first.mix, again.mix)
+    np.testing.assert_array_equal(first.interp_weight, again.interp_weight)
     for other in (sample_noise(3, jnp.array(8), **SIZES), sample_noise(4, jnp.array(7), **SIZES)):
         assert not np.any(other.latents == first.latents)
-        assert not np.any(other.mix == first.mix)
+        assert not np.any(other.interp_weight == first.interp_weight)
 
 
 def test_the_generators_latents_do_not_depend_on_the_number_of_critic_steps():
@@ -122,11 +122,11 @@ def test_the_generators_latents_do_not_depend_on_the_number_of_critic_steps():
 
 
 def test_draws_have_their_distributions():
-    draws = sample_noise(0, jnp.array(0), critic_steps=3, batch=2000, latent=LATENT)
+    draws = sample_noise(0, jnp.array(0), critic_steps=3, batch_size=2000, latent_dim=LATENT)
     assert float(draws.latents.mean()) == pytest.approx(0, abs=0.03)
     assert float(draws.latents.std()) == pytest.approx(1, abs=0.03)
-    assert 0 <= draws.mix.min() < 0.01
-    assert 0.99 < draws.mix.max() < 1
+    assert 0 <= draws.interp_weight.min() < 0.01
+    assert 0.99 < draws.interp_weight.max() < 1
 
 
 def test_pixels_become_numbers_from_minus_one_to_one():
@@ -147,7 +147,10 @@ def test_the_first_step_of_a_distilled_generator_by_hand():
     target = images(100, BATCH)
 
     def distance(params):
-        variables = {"params": params, "batch_stats": trained(DISTILLED, 3)[0].generator.stats}
+        variables = {
+            "params": params,
+            "batch_stats": trained(DISTILLED, 3)[0].generator.batch_stats,
+        }
         drawn, _ = DISTILLED.generator.apply(
             variables, latents, train=True, mutable=["batch_stats"]
         )
@@ -166,11 +169,11 @@ def test_the_average_warms_up():
     two = 0.15 * one + 0.85 * weights[1]
     three = 0.15 * two + 0.85 * weights[2]
     for state, expected in zip(states[1:], (one, two, three), strict=True):
-        np.testing.assert_allclose(state.average["layer0"]["kernel"], expected, atol=1e-7)
+        np.testing.assert_allclose(state.ema_params["layer0"]["kernel"], expected, atol=1e-7)
     assert np.abs(weights[2] - first).max() > 0.01
 
 
-def test_a_frozen_critic_does_not_change_and_still_teaches():
+def test_a_feature_critic_does_not_change_and_still_teaches():
     states = trained(spec(Recipe(train_critic=False)), 2)
     assert not differ(states[0].critic, states[2].critic)
     assert differ(states[0].generator.params, states[2].generator.params)
@@ -179,7 +182,7 @@ def test_a_frozen_critic_does_not_change_and_still_teaches():
 def test_a_trained_critic_changes_with_its_statistics():
     states = trained(ADVERSARIAL, 2)
     assert differ(states[0].critic.params, states[2].critic.params)
-    assert differ(states[0].critic.stats, states[2].critic.stats)
+    assert differ(states[0].critic.batch_stats, states[2].critic.batch_stats)
 
 
 def test_wgan_keeps_the_critics_weights_within_the_bound():
@@ -193,8 +196,8 @@ def test_wgan_keeps_the_critics_weights_within_the_bound():
 def test_each_critic_step_trains_the_critic_and_the_generator_moves_once():
     states = trained(ADVERSARIAL, 2)
     assert [int(s.step) for s in states] == [0, 1, 2]
-    assert [int(s.generator.optimizer[0].count) for s in states] == [0, 1, 2]
-    assert [int(s.critic.optimizer[0].count) for s in states] == [0, 3, 6]
+    assert [int(s.generator.opt_state[0].count) for s in states] == [0, 1, 2]
+    assert [int(s.critic.opt_state[0].count) for s in states] == [0, 3, 6]
 
 
 def test_a_critic_that_goes_on_from_the_teachers_starts_with_its_weights_and_a_fresh_optimizer():
@@ -202,8 +205,8 @@ def test_a_critic_that_goes_on_from_the_teachers_starts_with_its_weights_and_a_f
     a_spec = spec(Recipe(alpha=0.5, critic="teacher"))
     state = create_train_state(a_spec, 5, teacher)
     assert not differ(state.critic.params, teacher.params)
-    assert not differ(state.critic.stats, teacher.stats)
-    assert int(state.critic.optimizer[0].count) == 0
+    assert not differ(state.critic.batch_stats, teacher.batch_stats)
+    assert int(state.critic.opt_state[0].count) == 0
     assert differ(create_train_state(a_spec, 5).critic.params, teacher.params)
 
 
@@ -224,7 +227,7 @@ def test_a_critic_of_the_teachers_images_takes_them_for_real():
 
     def critic_after(recipe, real):
         target = TeacherTargets(shown, None)
-        return jitted(spec(recipe), state, draws, real=real, target=target)[0].critic
+        return jitted(spec(recipe), state, draws, real_images=real, targets=target)[0].critic
 
     seen = critic_after(Recipe(alpha=0.5, real_source="teacher"), data)
     assert not differ(seen, critic_after(Recipe(alpha=0.5), shown[None]))
@@ -246,19 +249,21 @@ def test_the_share_of_the_features_rises_from_none_to_its_end():
     shown = images(2, BATCH)
     target = TeacherTargets(shown, critic_features(eye, frozen, shown))
     assert [layer.shape for layer in target.features] == [(BATCH, 8, 8, 2), (BATCH, 4, 4, 4)]
-    a_spec = dataclasses.replace(spec(recipe), frozen_critic=eye)
+    a_spec = dataclasses.replace(spec(recipe), feature_critic=eye)
     begun = create_train_state(a_spec, 0)
     for step in (0, 1, 4):
         state = dataclasses.replace(begun, step=jnp.array(step))
         draws = sample_noise(0, jnp.array(0), **SIZES)
-        _, found = jitted(a_spec, state, draws, real=None, target=target, frozen=frozen)
+        _, found = jitted(
+            a_spec, state, draws, real_images=None, targets=target, feature_critic_variables=frozen
+        )
         share = 0.8 * step / 4
         expected = (1 - share) * found["pixel_error"] + share * found["feature_distance"]
         assert found["distance"] == pytest.approx(float(expected), rel=1e-5)
         assert abs(found["pixel_error"] - found["feature_distance"]) > 0.01
 
 
-def test_a_frozen_critics_features_are_of_each_image_by_itself():
+def test_a_feature_critics_features_are_of_each_image_by_itself():
     eye = DCGANCritic(2, SIZE, 1, norm="batch", conv_impl="matmul")
     frozen = eye.init(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
     together = critic_features(eye, frozen, images(1, 3))

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import logging
 import shutil
 import signal
 import struct
@@ -18,7 +19,6 @@ import tiny
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from gankd_jax.training.run_logger import RunLogger
 from gankd_jax.utils import atomic_io, file_lock, metric_writer, preemption, progress
 from gankd_jax.utils.checkpoint import MAX_TO_KEEP, Checkpoints, is_intact
 from gankd_jax.utils.errors import UserError
@@ -135,19 +135,6 @@ def test_what_is_set_aside_is_no_step(checkpoints, tmp_path):
     again.save(20, state(20))
     assert again.steps() == [10, 20]
     again.close()
-
-
-def test_a_full_disk_is_said_and_earlier_checkpoints_stay(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with RunLogger(tmp_path / "run") as record:
-        record.begin(0)
-        record.save(10, state(10))
-        monkeypatch.setattr(record.checkpoints._manager, "save", full)
-        with pytest.raises(UserError, match=r"step 20 .* No space left .* is kept: 10$"):
-            record.save(20, state(20))
-        assert tiny.differences(record.checkpoints.restore(10, state(0)), state(10)) == []
 
 
 def test_checkpoints_after_a_step_are_discarded_and_can_be_written_again(checkpoints):
@@ -323,66 +310,6 @@ def test_tensorboard_shows_one_channel_too(tmp_path):
     assert np.unique(np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))) == [7]
 
 
-def test_a_record_logs_the_means_since_its_last_line(tmp_path):
-    with RunLogger(tmp_path) as record:
-        record.begin(0)
-        for loss in (1.0, 2.0):
-            record.add({"loss": loss})
-        assert record.log(10, seconds=2.0, images=640) == {"loss": 1.5}
-        record.add({"loss": 5.0})
-        record.log(20, seconds=4.0, images=640)
-    assert lines(tmp_path) == [
-        {"step": 10, "seconds": 2.0, "images_per_second": 320.0, "loss": 1.5},
-        {"step": 20, "seconds": 6.0, "images_per_second": 160.0, "loss": 5.0},
-    ]
-
-
-def test_a_record_goes_on_from_a_checkpoint(tmp_path):
-    with RunLogger(tmp_path) as record:
-        record.begin(0)
-        for step in (10, 20):
-            record.add({"loss": 1.0})
-            record.log(step, seconds=1.0, images=1)
-            record.save(step, state(step))
-        record.fail(25, {"loss": float("nan")})
-    with RunLogger(tmp_path) as record:
-        record.begin(10)
-        assert record.checkpoints.steps() == [10]
-        assert not (tmp_path / "failed.json").exists()
-        record.add({"loss": 1.0})
-        record.log(20, seconds=0.5, images=1)
-    assert [(line["step"], line["seconds"]) for line in lines(tmp_path)] == [(10, 1.0), (20, 1.5)]
-
-
-def test_a_record_must_begin(tmp_path):
-    with RunLogger(tmp_path) as record, pytest.raises(RuntimeError, match="not begun"):
-        record.writer.write_scalars(1, {"loss": 1.0})
-
-
-def test_a_failure_names_what_was_not_finite_and_the_last_checkpoint(tmp_path, capsys):
-    with RunLogger(tmp_path) as record:
-        record.begin(0)
-        record.fail(5, {"a": 1.0, "b": float("nan"), "c": float("inf")})
-        failed = atomic_io.read_json(tmp_path / "failed.json")
-        assert failed["step"] == 5
-        values = "not finite: b nan, c inf; finite: a 1"
-        assert failed["reason"] == f"{values}; last checkpoint before: none"
-        told = f"{tmp_path.name} has failed at step 5: {failed['reason']}\n"
-        assert capsys.readouterr().err == told
-        record.save(10, state(10))
-        record.fail(15, {"a": float("-inf")})
-    assert atomic_io.read_json(tmp_path / "failed.json")["reason"].endswith("before: 10")
-
-
-def test_a_record_s_picture_is_a_file(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 1), np.uint8)
-    with RunLogger(tmp_path) as record:
-        record.begin(0)
-        record.picture(20, picture)
-    with Image.open(tmp_path / "grids" / "0000020.png") as image:
-        assert np.asarray(image).tolist() == picture[..., 0].tolist()
-
-
 class Clock:
     """Seconds that pass only when told."""
 
@@ -391,21 +318,23 @@ class Clock:
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
 
 
-def test_a_log_file_gets_a_line_now_and_then_and_at_the_end(capsys, monkeypatch):
+def test_a_log_file_gets_a_line_now_and_then_and_at_the_end(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="gankd_jax")
     clock = Clock(monkeypatch)
     shown = ProgressBar("2 students", first=100, total=1000)
     for step in range(110, 1001, 10):
         clock.now += 1.0
         shown.update(step, {"loss": 0.5, "pixel_error": 1.0})
     shown.close()
-    told = capsys.readouterr().err.splitlines()
+    told = caplog.messages
     assert told[0] == ("2 students: step 310/1000, 10 steps/s, 69 s left, loss 0.5 pixel_error 1")
     assert [line.split()[3] for line in told] == [
         *(f"{step}/1000," for step in (310, 520, 730, 940, 1000))
     ]
 
 
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+def test_a_terminal_gets_a_bar(caplog, capsys, monkeypatch):
+    caplog.set_level(logging.INFO, logger="gankd_jax")
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     shown = ProgressBar("teacher-d4-s0", first=100, total=200)
     shown.update(150, {"loss": 0.25})
