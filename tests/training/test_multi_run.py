@@ -158,7 +158,7 @@ def test_runs_that_take_turns_need_less_memory_and_come_to_the_same(monkeypatch)
         return program.memory_analysis().temp_size_in_bytes, *program(*inputs)
 
     bytes_beside, states_beside, metrics_beside = run()
-    monkeypatch.setattr(multi_run, "LARGE", 1)
+    monkeypatch.setattr(multi_run, "LARGE_RUN_BYTES", 1)
     bytes_in_turn, states, metrics = run()
     assert bytes_in_turn < 0.7 * bytes_beside
     assert largest(metrics, metrics_beside) < 1e-4
@@ -179,7 +179,7 @@ def test_seeds_go_through_vmap_but_for_a_cpu_s_large_runs(monkeypatch):
         for name, m in ours.items()
     }
     assert multi_run.vmap_groups(ours) == [["0", "1"], ["wide"]]
-    monkeypatch.setattr(multi_run, "LARGE", 1)
+    monkeypatch.setattr(multi_run, "LARGE_RUN_BYTES", 1)
     assert multi_run.vmap_groups(ours) == [["0"], ["1"], ["wide"]]
     assert multi_run.vmap_groups(others) == [["0", "1"], ["wide"]]
 
