@@ -19,15 +19,15 @@ MAX_NPZ_BYTES = 2**30  # bytes that an .npz may unpack to
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one move, so that no reader sees half a file."""
+    """Replaces the file `path` in one move, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # else the name could outlive the bytes, where the power fails
-        # mkstemp's files are private; give this one what the umask allows, as open() would.
+            os.fsync(file.fileno())  # or a power failure could leave the name alone
+        # mkstemp creates private files; this one gets the mode that open() would give it.
         mask = os.umask(0)
         os.umask(mask)
         Path(temporary).chmod(0o666 & ~mask)
@@ -38,69 +38,70 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def require_absent(out: Path) -> None:
-    """Refuse to write over what is there.
+    """Refuses to overwrite a file.
 
     Raises:
-      UserError: it exists.
+        UserError: It exists.
     """
     if out.exists():
         raise UserError(f"{out} exists; name another file or remove it")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
+    """Writes a value as indented JSON."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
+    """Reads a JSON file."""
     return json.loads(path.read_text())
 
 
-def write_png(path: Path, picture: UInt8[np.ndarray, "h w c"]) -> None:
-    """Write a picture; one channel is grey."""
+def write_png(path: Path, image: UInt8[np.ndarray, "h w c"]) -> None:
+    """Writes an image, grey for one channel and RGB for three."""
     buffer = io.BytesIO()
-    pixels = picture[..., 0] if picture.shape[2] == 1 else picture
+    pixels = image[..., 0] if image.shape[2] == 1 else image
     Image.fromarray(pixels).save(buffer, format="png", optimize=True)
     write_bytes(path, buffer.getvalue())
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays as a compressed .npz."""
+    """Writes arrays as a compressed .npz."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
 
 
 def write_npz_if_absent(path: Path, **arrays: np.ndarray) -> None:
-    """The same, unless another process was first: its file stays."""
+    """Writes arrays as `write_npz`, unless another process was first, whose file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        own = Path(folder, path.name)
-        write_npz(own, **arrays)
+        temporary = Path(folder, path.name)
+        write_npz(temporary, **arrays)
         try:
-            os.link(own, path)
+            os.link(temporary, path)
         except FileExistsError:
             return
-        except OSError:  # the file system has no links
-            own.replace(path)
+        except OSError:  # the file system has no hard links
+            temporary.replace(path)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz; objects in it are refused, so nothing is unpickled.
+    """Reads the arrays of an .npz; Python objects are refused, so that nothing is unpickled.
 
     Raises:
-      ValueError: it is no .npz, is damaged, or holds more than arrays of at most `LARGEST` bytes.
-      OSError: the file cannot be read.
+        ValueError: It is no .npz, is damaged, unpacks to more than `MAX_NPZ_BYTES`, or holds more
+            than arrays.
+        OSError: The file cannot be read.
     """
     try:
-        with zipfile.ZipFile(path) as members:
-            if sum(member.file_size for member in members.infolist()) > MAX_NPZ_BYTES:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_NPZ_BYTES:
                 raise ValueError(f"it unpacks to more than {MAX_NPZ_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            found = dict(arrays)
+        with np.load(path, allow_pickle=False) as content:
+            arrays = dict(content)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, MemoryError) as error:
         raise ValueError(f"it is damaged or no .npz: {error}") from error
-    if not all(isinstance(values, np.ndarray) for values in found.values()):
+    if not all(isinstance(values, np.ndarray) for values in arrays.values()):
         raise ValueError("it holds more than arrays")
-    return found
+    return arrays

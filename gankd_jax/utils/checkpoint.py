@@ -1,8 +1,8 @@
-"""A run's checkpoints: Orbax, the newest ones kept, each sealed with a hash of its files.
+"""A run's checkpoints by Orbax: the newest are kept, each with a hash of its files.
 
-A state's arrays lie end to end, one array for each dtype, and the checkpoint's metadata say which
-is which: TensorStore writes a few long arrays sooner than many short ones, and (0.1.86) never lets
-go of the text of an array's place, some 300 bytes each time that one is written.
+The arrays of a state are packed end to end into one array for each dtype; the metadata hold their
+names.  TensorStore writes a few long arrays faster than many short ones, and version 0.1.86 leaks
+about 300 bytes for each array written.
 """
 
 import errno
@@ -22,43 +22,48 @@ import orbax.checkpoint as ocp
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
-# Orbax tells each save in several lines of INFO; a study has hundreds.
+# Orbax logs several lines of INFO at each save; a study has hundreds of saves.
 logging.getLogger("absl").setLevel(logging.WARNING)
-# Where one of its writes fails, the others find their event loop closed and tell so at length.
+# After a failed write, its other threads find their event loop closed and log tracebacks.
 logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
 
-MAX_TO_KEEP = 2  # checkpoints of a run; the runs of a group stopped while it saved then share one
-SEAL = "sha256"
-LAYOUT = "layout"
-# Fields of the training state that were renamed since checkpoints are written.
+# Checkpoints of a run.  With two, the runs of a group that was killed while it saved share a step.
+MAX_TO_KEEP = 2
+HASH_FILE = "sha256"
+LAYOUT = "layout"  # key in the metadata
+# Fields of the training state that were renamed, as patterns over the names of arrays.
 RENAMED_FIELDS = {
     r"^\.average\b": ".ema_params",
     r"^(\.generator|\.critic)\.stats\b": r"\1.batch_stats",
     r"^(\.generator|\.critic)\.optimizer\b": r"\1.opt_state",
 }
-ROOM = 2**18  # bytes of a checkpoint beside its arrays
-DELETED = ".deleted"  # where a checkpoint goes in one move, before its files are deleted one by one
+METADATA_BYTES = 2**18  # of a checkpoint beside its arrays, at most
+# A checkpoint is moved here before its files are deleted one by one, so that none is half deleted.
+DELETED_DIR = ".deleted"
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a checkpoint's files are what was written; True if it was not sealed in time."""
-    seal = folder / SEAL
-    return not seal.exists() or seal.read_text() == _digest(folder)
+    """Returns whether a checkpoint's files are as they were written.
+
+    True if there is no hash: the process was killed before it was written.
+    """
+    path = folder / HASH_FILE
+    return not path.exists() or path.read_text() == _hash_folder(folder)
 
 
-def _digest(folder: Path) -> str:
-    """A hash of the names and contents of a folder's files."""
-    total = hashlib.sha256()
+def _hash_folder(folder: Path) -> str:
+    """Returns a hash of the names and contents of a folder's files."""
+    digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != SEAL:
+        if path.is_file() and path.name != HASH_FILE:
             with path.open("rb") as file:
-                inner = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder)} {inner}\n".encode())
-    return total.hexdigest()
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()
 
 
-class Place(NamedTuple):
-    """An array of a state: what it is called there, and what it holds."""
+class ArrayInfo(NamedTuple):
+    """An array of a state."""
 
     name: str
     dtype: str
@@ -72,33 +77,33 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _layout(state: Any) -> list[Place]:
-    """The arrays of a pytree, or of its shapes, in order."""
+def _layout(state: Any) -> list[ArrayInfo]:
+    """Returns the arrays of a pytree, or of its shapes, in order."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: state))
-    return [Place(jax.tree_util.keystr(k), str(leaf.dtype), leaf.shape) for k, leaf in leaves]
+    return [ArrayInfo(jax.tree_util.keystr(k), str(leaf.dtype), leaf.shape) for k, leaf in leaves]
 
 
-def _packed(state: Any, layout: list[Place]) -> dict[str, np.ndarray]:
-    """The arrays of each dtype end to end."""
-    found: dict[str, list[np.ndarray]] = {}
+def _pack(state: Any, layout: list[ArrayInfo]) -> dict[str, np.ndarray]:
+    """Returns the arrays of each dtype end to end."""
+    parts: dict[str, list[np.ndarray]] = {}
     leaves = jax.tree.leaves(jax.device_get(state))
-    for place, leaf in zip(layout, leaves, strict=True):
-        found.setdefault(place.dtype, []).append(np.ravel(leaf).astype(place.dtype, copy=False))
-    return {dtype: np.concatenate(parts) for dtype, parts in found.items()}
+    for info, leaf in zip(layout, leaves, strict=True):
+        parts.setdefault(info.dtype, []).append(np.ravel(leaf).astype(info.dtype, copy=False))
+    return {dtype: np.concatenate(arrays) for dtype, arrays in parts.items()}
 
 
-def _unpacked(packed: dict[str, np.ndarray], layout: list[Place]) -> dict[str, np.ndarray]:
-    """The inverse of `_packed`, by name."""
-    found, begun = {}, dict.fromkeys(packed, 0)
+def _unpack(packed: dict[str, np.ndarray], layout: list[ArrayInfo]) -> dict[str, np.ndarray]:
+    """Inverts `_pack`; returns the arrays by name."""
+    arrays, starts = {}, dict.fromkeys(packed, 0)
     for name, dtype, shape in layout:
-        end = begun[dtype] + math.prod(shape)
-        found[name] = packed[dtype][begun[dtype] : end].reshape(shape)
-        begun[dtype] = end
-    return found
+        end = starts[dtype] + math.prod(shape)
+        arrays[name] = packed[dtype][starts[dtype] : end].reshape(shape)
+        starts[dtype] = end
+    return arrays
 
 
 class Checkpoints:
-    """The checkpoints in one folder; every save is complete or absent."""
+    """The checkpoints in one folder; a save is complete or absent."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,83 +111,93 @@ class Checkpoints:
             max_to_keep=MAX_TO_KEEP,
             create=False,
             enable_async_checkpointing=False,
-            todelete_subdir=DELETED,
-            # Of several processes that train together, one alone has checkpoints.
+            todelete_subdir=DELETED_DIR,
+            # Of several processes that train together, process 0 alone has checkpoints.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=0, active_processes={0}, barrier_sync_key_prefix="leader"
             ),
         )
-        # Named, or Orbax warns each time that it is asked for metadata.
+        # Without an explicit handler Orbax warns at each read of the metadata.
         handler = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(
             folder.absolute(), options=options, item_handlers=handler
         )
-        self._sweep()
+        self._delete_moved()
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, ascending."""
+        """Returns the steps that can be restored, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:
-        """Write the pytree `state` as that of `step`: plain arrays, wherever they lay.
+        """Writes a checkpoint.
+
+        Args:
+            step: Its step.
+            state: A pytree of host or device arrays.
 
         Raises:
-          OSError: the disk is full, which Orbax would tell of in hundreds of lines.
+            OSError: The disk is full; Orbax would log it in hundreds of lines.
         """
-        needed = ROOM + sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(state))
+        needed = METADATA_BYTES + sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(state))
         if shutil.disk_usage(self._manager.directory).free < needed:
             raise OSError(errno.ENOSPC, "No space left on device")
         layout = _layout(state)
         self._manager.save(
             step,
-            args=ocp.args.StandardSave(_packed(state, layout)),
-            custom_metadata={LAYOUT: [list(place) for place in layout]},
+            args=ocp.args.StandardSave(_pack(state, layout)),
+            custom_metadata={LAYOUT: [list(info) for info in layout]},
         )
-        self._sweep()
+        self._delete_moved()
         folder = Path(self._manager.directory) / str(step)
-        atomic_io.write_bytes(folder / SEAL, _digest(folder).encode())
+        atomic_io.write_bytes(folder / HASH_FILE, _hash_folder(folder).encode())
 
-    def restore(self, step: int, like: Any) -> Any:
-        """The state of `step`, with the structure, shapes and types of `like`.
+    def restore(self, step: int, template: Any) -> Any:
+        """Reads a checkpoint.
+
+        Args:
+            step: Its step.
+            template: A pytree of the same structure, shapes and dtypes, such as its shapes.
 
         Raises:
-          UserError: it has other arrays, as where another version of the program wrote it.
+            UserError: It holds other arrays, as those of a later version of the program.
         """
         layout = self._layout_of(step)
-        names = [place._replace(name=_current_name(place.name)) for place in layout]
-        if names != _layout(like):
+        names = [info._replace(name=_current_name(info.name)) for info in layout]
+        if names != _layout(template):
             folder = Path(self._manager.directory) / str(step)
             raise UserError(f"{folder} holds no state of this run; train it in another --workdir")
-        found = self._read(step, layout).values()
-        return jax.tree.unflatten(jax.tree.structure(like), map(jnp.asarray, found))
+        arrays = self._read(step, layout).values()
+        return jax.tree.unflatten(jax.tree.structure(template), map(jnp.asarray, arrays))
 
     def arrays(self, step: int) -> dict[str, np.ndarray]:
-        """The arrays of the state of `step` by their names in it."""
+        """Returns the arrays of a checkpoint by their names in the state, of any structure."""
         return self._read(step, self._layout_of(step))
 
-    def _read(self, step: int, layout: list[Place]) -> dict[str, np.ndarray]:
+    def _read(self, step: int, layout: list[ArrayInfo]) -> dict[str, np.ndarray]:
         sizes: dict[str, int] = {}
-        for place in layout:
-            sizes[place.dtype] = sizes.get(place.dtype, 0) + math.prod(place.shape)
+        for info in layout:
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + math.prod(info.shape)
         shapes = {dtype: jax.ShapeDtypeStruct((n,), dtype) for dtype, n in sizes.items()}
         packed = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        return _unpacked(jax.tree.map(np.asarray, packed), layout)
+        return _unpack(jax.tree.map(np.asarray, packed), layout)
 
-    def _layout_of(self, step: int) -> list[Place]:
-        said = self._manager.metadata(step).custom_metadata or {}
-        return [Place(name, dtype, tuple(shape)) for name, dtype, shape in said.get(LAYOUT, [])]
+    def _layout_of(self, step: int) -> list[ArrayInfo]:
+        metadata = self._manager.metadata(step).custom_metadata or {}
+        return [
+            ArrayInfo(name, dtype, tuple(shape)) for name, dtype, shape in metadata.get(LAYOUT, [])
+        ]
 
     def discard_after(self, step: int) -> None:
-        """Delete what is newer than `step`."""
+        """Deletes the checkpoints newer than `step`."""
         for newer in self.steps():
             if newer > step:
                 self._manager.delete(newer)
-        self._sweep()
+        self._delete_moved()
 
-    def _sweep(self) -> None:
-        """Delete what was moved away to be deleted, now or before a kill."""
-        shutil.rmtree(Path(self._manager.directory) / DELETED, ignore_errors=True)
+    def _delete_moved(self) -> None:
+        """Deletes the files of deleted checkpoints, also those of a process that was killed."""
+        shutil.rmtree(Path(self._manager.directory) / DELETED_DIR, ignore_errors=True)
 
     def close(self) -> None:
-        """Let go of threads and files."""
+        """Releases threads and files."""
         self._manager.close()

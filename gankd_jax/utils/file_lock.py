@@ -1,4 +1,4 @@
-"""One process at a time: a lock that ends with its holder, however that ends."""
+"""File locks between processes; a lock ends with the process that holds it."""
 
 import contextlib
 import fcntl
@@ -11,43 +11,47 @@ from typing import IO
 
 from gankd_jax.utils.errors import UserError
 
-LOCKS_DIR = ".locks"  # in a study's folder: a file for each run in training
+LOCKS_DIR = ".locks"  # in a work directory: a file for each run in training
 
 
 @contextlib.contextmanager
-def hold_lock(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` while `what` is worked on.
+def hold_lock(path: Path, name: str) -> Iterator[None]:
+    """Holds a lock file within the block.
+
+    Args:
+        path: The lock file; it is created.
+        name: What is locked, for the message.
 
     Raises:
-      UserError: another process holds it, on this machine or one that shares the file system; or
-        that has no locks.
+        UserError: Another process holds the lock, on this machine or on one that shares the file
+            system; or the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         if not _lock(file):
-            time.sleep(0.2)  # somebody may only have looked
+            time.sleep(0.2)  # `is_locked` in another process holds it for a moment
             if not _lock(file):
                 file.seek(0)
-                raise UserError(f"{what} is taken: {file.read().strip()} is at it")
+                raise UserError(f"{name} is locked by {file.read().strip()}")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         try:
             yield
         finally:
-            file.truncate(0)  # a name that is left there is that of a holder who was killed
+            file.truncate(0)  # only a process that was killed leaves its name there
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock file."""
+    """Returns whether a process holds the lock file."""
     if not path.exists():
         return False
-    with path.open() as file:  # whoever may look may not be one who may write
+    with path.open() as file:  # for reading: the user may not be allowed to write it
         return not _lock(file, fcntl.LOCK_SH)
 
 
 def lock_holder(path: Path) -> str:
-    """Who holds a lock, as `process 7 on HOST`, or held it when it was killed; else ''."""
+    """Returns who holds a lock or was killed with it, as `process 7 on HOST`; else ''."""
     return path.read_text().strip() if path.exists() else ""
 
 

@@ -1,4 +1,7 @@
-"""A run's log: JSON lines and TensorBoard, under CLU's method names and without TensorFlow."""
+"""Writes metrics as JSON lines and for TensorBoard, with the methods of CLU's MetricWriter.
+
+CLU's own writers need TensorFlow.
+"""
 
 import json
 from collections.abc import Mapping
@@ -12,38 +15,44 @@ from gankd_jax.utils import atomic_io
 
 
 class MetricWriter:
-    """Appends to FOLDER/log.jsonl and FOLDER/tensorboard/; lines past `resume_step` are dropped."""
+    """Appends to FOLDER/log.jsonl and FOLDER/tensorboard/."""
 
     def __init__(self, folder: Path, resume_step: int):
-        from tensorboardX import SummaryWriter  # imports PyTorch where that is installed: seconds
+        """Opens the files.
+
+        Args:
+            folder: Of the run.
+            resume_step: Lines of later steps are dropped.
+        """
+        from tensorboardX import SummaryWriter  # imports PyTorch if it is installed: seconds
 
         path = folder / "log.jsonl"
-        kept = [line for line in read_log(folder) if line["step"] <= resume_step]
-        self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
-        atomic_io.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        lines = [line for line in read_log(folder) if line["step"] <= resume_step]
+        self.seconds = float(lines[-1]["seconds"]) if lines else 0.0
+        atomic_io.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One line of the log, and one point of each curve."""
+        """Writes one line of the log, and one point of each curve."""
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 
     def write_images(self, step: int, images: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
-        """One picture of each name."""
+        """Writes one image of each name for TensorBoard."""
         for name, image in images.items():
             self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flush and let go of the files."""
+        """Flushes and closes the files."""
         self._file.close()
         self._board.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last line cut short by a kill is passed over."""
+    """Reads the lines of a run's log, up to one that a kill cut short."""
     path = folder / "log.jsonl"
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""A wish to stop, told by a signal and noticed where work can be left."""
+"""Graceful shutdown on SIGTERM and SIGINT."""
 
 import os
 import signal
@@ -6,8 +6,10 @@ import threading
 import time
 from types import FrameType
 
-GRACE = 2.0  # seconds in which a second SIGINT may still find Python at work
-STOPPING = b"stopping after this call; Ctrl-C stops at once\n"
+# Seconds between a second SIGINT and the end of the process.  In them Python may still raise
+# KeyboardInterrupt by itself; a longer wait makes Ctrl-C feel ignored.
+GRACE_SECONDS = 2.0
+STOPPING_MESSAGE = b"stopping after this call; Ctrl-C stops at once\n"
 
 _signals: list[int] = []
 
@@ -27,7 +29,11 @@ class PeerEnded(Exception):  # noqa: N818  it is no error of this process
 
 
 class Preempted(Exception):  # noqa: N818  it is no error
-    """Work was left where it can go on; `number` is the signal that asked for it."""
+    """A signal stopped the work at a point from which it can resume.
+
+    Attributes:
+        number: The signal.
+    """
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -35,51 +41,51 @@ class Preempted(Exception):  # noqa: N818  it is no error
 
 
 def install_handlers() -> None:
-    """Take SIGTERM and SIGINT as a wish to stop; a second SIGINT stops at once.
+    """Makes SIGTERM and SIGINT request a stop; a second SIGINT ends the process at once.
 
-    Python calls a signal's handler between two of its own instructions, and one compiled call, or
-    the compiler, can take minutes.  So a thread hears of the signals as well.
+    Python runs a signal handler between two of its own instructions, and one compiled call, or the
+    compiler, can take minutes.  So a thread waits for the signals as well.
     """
-    if signal.getsignal(signal.SIGTERM) is _note:
+    if signal.getsignal(signal.SIGTERM) is _record_signal:
         return
-    signal.signal(signal.SIGTERM, _note)
-    signal.signal(signal.SIGINT, _note)
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told)
-    threading.Thread(target=_attend, args=(heard,), daemon=True).start()
+    signal.signal(signal.SIGTERM, _record_signal)
+    signal.signal(signal.SIGINT, _record_signal)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    threading.Thread(target=_wait_for_signals, args=(read_end,), daemon=True).start()
 
 
 def signal_received() -> int:
-    """The signal that has come first; 0: none."""
+    """Returns the first signal that came; 0 for none."""
     return _signals[0] if _signals else 0
 
 
 def raise_if_requested() -> None:
-    """Leave the work if a signal has come.
+    """Stops the work if a signal has come; call it where the work can resume.
 
     Raises:
-      Stopped: it has.
+        Preempted: A signal has come.
     """
     if _signals:
         raise Preempted(_signals[0])
 
 
 def exit_status(error: KeyboardInterrupt | Preempted) -> int:
-    """The exit status of a process that a signal ended."""
+    """Returns the exit status of a process that a signal ended: 128 plus its number."""
     return 128 + getattr(error, "number", signal.SIGINT)
 
 
-def _note(number: int, _: FrameType | None) -> None:
+def _record_signal(number: int, _: FrameType | None) -> None:
     _signals.append(number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _attend(heard: int) -> None:
-    """Answer the first signal; end the process at a SIGINT after it, if that does not itself."""
-    os.read(heard, 1)
-    os.write(2, STOPPING)
-    while os.read(heard, 1)[0] != signal.SIGINT:
+def _wait_for_signals(read_end: int) -> None:
+    """Confirms the first signal; ends the process after a later SIGINT if nothing else does."""
+    os.read(read_end, 1)
+    os.write(2, STOPPING_MESSAGE)
+    while os.read(read_end, 1)[0] != signal.SIGINT:
         pass
-    time.sleep(GRACE)
-    os._exit(128 + signal.SIGINT)  # as after a kill, the next start goes on
+    time.sleep(GRACE_SECONDS)
+    os._exit(128 + signal.SIGINT)  # as after a kill, the next start resumes

@@ -1,7 +1,7 @@
-"""The devices that share a batch: each holds all weights, and its part of the images.
+"""Data parallelism: each device holds all weights and its part of the batch.
 
-`jax.jit` compiles one program for all of them (GSPMD): a mean over the batch, as in batch norm or a
-loss, is a mean over all devices, so that their number changes nothing but the rounding.
+`jax.jit` compiles one program for all devices.  A mean over the batch, as in batch norm or a loss,
+is a mean over all devices, so that their number changes nothing but the rounding.
 """
 
 from collections.abc import Callable
@@ -18,59 +18,81 @@ Tree = Any  # a pytree of arrays
 
 
 def make_mesh(per_process: int) -> Mesh:
-    """A mesh of so many devices of each process; 0: of all that JAX sees.
+    """Returns a mesh over the devices of every process.
+
+    Args:
+        per_process: How many devices of each process; 0: all that JAX sees.
 
     Raises:
-      UserError: a process has fewer.
+        UserError: A process has fewer.
     """
-    owned = [[d for d in jax.devices() if d.process_index == k] for k in range(jax.process_count())]
-    least = min(map(len, owned))
-    if per_process > least:
-        raise UserError(f"config.training.devices is {per_process}; JAX sees {least} here")
-    return mesh_of_devices([device for own in owned for device in own[: per_process or None]])
+    by_process = [
+        [d for d in jax.devices() if d.process_index == k] for k in range(jax.process_count())
+    ]
+    fewest = min(map(len, by_process))
+    if per_process > fewest:
+        raise UserError(f"config.training.devices is {per_process}; JAX sees {fewest} here")
+    return mesh_of_devices([d for devices in by_process for d in devices[: per_process or None]])
 
 
 def mesh_of_devices(devices: list[Any]) -> Mesh:
-    """A mesh of these devices."""
+    """Returns a mesh over these devices, with one axis for the batch."""
     return Mesh(np.asarray(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """All of an array on every device."""
+    """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, axis: int) -> NamedSharding:
-    """An array cut along its batch axis, a part to each device."""
+    """Returns the sharding of an array whose axis `axis` is the batch."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
 
 
 def put_tree(tree: Tree, sharding: NamedSharding) -> Tree:
-    """The arrays of a tree, which every process has, as they lie on the devices."""
+    """Puts the arrays of a tree, which every process has, on the devices.
 
-    def one(leaf: Any) -> jax.Array:
+    Args:
+        tree: Host or device arrays.
+        sharding: Of every array.
+    """
+
+    def put(leaf: Any) -> jax.Array:
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        whole = np.asarray(leaf)
-        return make_sharded_array(whole.shape, sharding, whole.__getitem__)
+        array = np.asarray(leaf)
+        return make_sharded_array(array.shape, sharding, array.__getitem__)
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(put, tree)
 
 
 def make_sharded_array(
-    shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[Any], np.ndarray]
+    shape: tuple[int, ...], sharding: NamedSharding, make_part: Callable[[Any], np.ndarray]
 ) -> jax.Array:
-    """An array of which each process makes the parts of its own devices."""
-    return jax.make_array_from_callback(shape, sharding, part)
+    """Makes an array; each process makes the parts of its own devices.
+
+    Args:
+        shape: Of the whole array.
+        sharding: Of the array.
+        make_part: Returns the part at an index, a tuple of slices.
+    """
+    return jax.make_array_from_callback(shape, sharding, make_part)
 
 
 def constrain_batch(mesh: Mesh | None, tree: Tree, axis: int) -> Tree:
-    """Within a compiled function: the tree's arrays are cut along `axis`; without a mesh as is."""
+    """Shards arrays along `axis` within a jitted function; without a mesh nothing changes.
+
+    Args:
+        mesh: The devices; None for one device.
+        tree: The arrays.
+        axis: Their batch axis.
+    """
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh, axis))
 
 
 def local_copy(tree: Tree) -> Tree:
-    """One device's copy of arrays that lie everywhere."""
+    """Returns one device's copy of replicated arrays."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

@@ -316,7 +316,7 @@ def test_a_run_in_training_is_not_begun_by_another_process(root, tmp_path):
         (tmp_path / "study" / "config.json").write_text(json.dumps(config_to_dict(tiny.config())))
         done = tiny.gankd(root, "study", *tiny.flags(), f"--workdir={tmp_path / 'study'}")
     assert done.returncode == 2
-    assert re.search(rf"gankd: teacher-d4-s0 is taken: process {os.getpid()} on ", done.stderr)
+    assert re.search(rf"gankd: teacher-d4-s0 is locked by process {os.getpid()} on ", done.stderr)
     assert not (tmp_path / "study" / "teacher-d4-s0" / "checkpoints").exists()
 
 

@@ -1,6 +1,7 @@
 """Downloads: checked by their hash, announced, and written only if they are right."""
 
 import hashlib
+import logging
 import socket
 
 import pytest
@@ -21,11 +22,12 @@ def url(tmp_path):
         yield f"{address}/file.bin"
 
 
-def test_a_file_with_the_right_hash_is_written_and_announced(tmp_path, url, capsys):
+def test_a_file_with_the_right_hash_is_written_and_announced(tmp_path, url, caplog):
+    caplog.set_level(logging.INFO, logger="gankd_jax")
     target = tmp_path / "new" / "copy.bin"
     download_file(url, target, sha256=SHA256)
     assert target.read_bytes() == CONTENT
-    assert capsys.readouterr().err == f"downloading {url}\n"
+    assert caplog.messages == [f"downloading {url}"]
 
 
 def test_a_file_with_another_hash_is_refused_and_not_written(tmp_path, url):

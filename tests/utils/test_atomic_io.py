@@ -1,0 +1,70 @@
+"""Files are written whole or not at all."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gankd_jax.utils import atomic_io
+
+
+def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "file"
+    atomic_io.write_bytes(path, b"first")
+    assert path.read_bytes() == b"first"
+    monkeypatch.setattr(
+        atomic_io.Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        atomic_io.write_bytes(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path]  # nothing half-written is left
+
+
+def test_of_two_processes_that_write_if_absent_the_first_wins(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.npz"
+    for value in (1, 2):
+        atomic_io.write_npz_if_absent(path, x=np.array(value))
+    assert atomic_io.read_npz(path)["x"] == 1
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.npz"]
+    monkeypatch.setattr(atomic_io.os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    atomic_io.write_npz_if_absent(tmp_path / "b.npz", x=np.array(3))
+    assert atomic_io.read_npz(tmp_path / "b.npz")["x"] == 3
+
+
+def test_a_file_has_the_usual_mode(tmp_path):
+    atomic_io.write_bytes(tmp_path / "a", b"")
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_json_round_trips(tmp_path):
+    value = {"a": [1, 2.5, None, True], "b": {"c": "ä"}}
+    atomic_io.write_json(tmp_path / "v.json", value)
+    assert atomic_io.read_json(tmp_path / "v.json") == value
+    assert (tmp_path / "v.json").read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_holds_the_pixels(tmp_path, channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    atomic_io.write_png(tmp_path / "p.png", pixels)
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.mode == {1: "L", 3: "RGB"}[channels]
+        assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
+
+
+def test_arrays_round_trip_and_objects_are_not_unpickled(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.array(0.5)}
+    atomic_io.write_npz(tmp_path / "a.npz", **arrays)
+    found = atomic_io.read_npz(tmp_path / "a.npz")
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert found[name].dtype == value.dtype
+        assert np.array_equal(found[name], value)
+    buffer = io.BytesIO()
+    np.savez(buffer, bad=np.array([{}], dtype=object))
+    (tmp_path / "bad.npz").write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="allow_pickle"):
+        atomic_io.read_npz(tmp_path / "bad.npz")
