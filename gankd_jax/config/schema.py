@@ -202,7 +202,12 @@ def _set_field(config: ml_collections.ConfigDict, name: str, value: Any, source:
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the fields of nested blocks by their dotted names, such as `data.image_size`."""
+    """Returns the fields of nested blocks by their dotted names, such as `data.image_size`.
+
+    Args:
+        config: Nested blocks of fields.
+        prefix: Put before every name, with its dot.
+    """
     fields: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):

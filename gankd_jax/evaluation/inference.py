@@ -95,7 +95,12 @@ def latent_batches(
 
 
 def iterate_batches(images: UInt8[np.ndarray, "n s s c"], batch_size: int) -> Batches:
-    """Yields a set of images in batches; the last batch may be smaller."""
+    """Yields a set of images in batches; the last batch may be smaller.
+
+    Args:
+        images: 0..255.
+        batch_size: Images of a batch; the last one may be smaller.
+    """
     for first in range(0, len(images), batch_size):
         preemption.raise_if_requested()
         yield np.asarray(images[first : first + batch_size])

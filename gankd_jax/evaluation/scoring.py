@@ -157,6 +157,10 @@ def extract_features(
     """Returns the features of every image by `extractor.pair_layer`.
 
     They are float16, which halves the memory; distances keep three digits.
+
+    Args:
+        images: 0..255.
+        extractor: The network.
     """
     parts = [
         np.asarray(extractor.extract(batch)[extractor.pair_layer], np.float16)

@@ -135,7 +135,12 @@ class ShownModel:
 
 
 def list_shown_models(study: StudyResults, kinds: tuple[str, ...]) -> list[ShownModel]:
-    """Returns the models of these kinds, narrow ones first."""
+    """Returns the models of these kinds, narrow ones first.
+
+    Args:
+        study: The results of a study.
+        kinds: teacher, student, baseline: those to list.
+    """
     models: list[ShownModel] = []
     for kind, recipe, width in list_models(study):
         if kind in kinds:
@@ -149,7 +154,12 @@ def list_shown_models(study: StudyResults, kinds: tuple[str, ...]) -> list[Shown
 def build_image_sections(
     study: StudyResults, options: GridOptions
 ) -> dict[str, ImageSection | None]:
-    """Returns the sections of images; None for those without images yet."""
+    """Returns the sections of images; None for those without images yet.
+
+    Args:
+        study: The results of a study.
+        options: How many images to show, and their format.
+    """
 
     def section(note: str, grids: list[list[ImageStrip]]) -> ImageSection | None:
         text = f"{note} {LOSSY_NOTE}" if options.lossy else note
@@ -165,7 +175,12 @@ def build_image_sections(
 
 
 def build_sample_grids(study: StudyResults, options: GridOptions) -> list[list[ImageStrip]]:
-    """Returns grids of samples: real images, the teacher, then every model on the same latents."""
+    """Returns grids of samples: real images, the teacher, then every model on the same latents.
+
+    Args:
+        study: The results of a study.
+        options: How many images to show, and their format.
+    """
     models = list_shown_models(study, ("student", "baseline"))
     columns = [slice(k * options.columns, (k + 1) * options.columns) for k in range(options.grids)]
     grids = [_build_sample_grid(study, models, part) for part in columns]
@@ -197,7 +212,12 @@ def _select_columns(
 
 
 def build_interpolation_grids(study: StudyResults, options: GridOptions) -> list[list[ImageStrip]]:
-    """Returns a grid for each path between latents: the teacher above every student."""
+    """Returns a grid for each path between latents: the teacher above every student.
+
+    Args:
+        study: The results of a study.
+        options: How many images to show, and their format.
+    """
     if study.teacher is None or study.teacher.interpolation is None:
         return []
     models = [model for model in list_shown_models(study, ("student",)) if model.run]
@@ -238,6 +258,10 @@ def build_nearest_grids(study: StudyResults, options: GridOptions) -> list[list[
     """Returns pairs of strips: the samples nearest to training images above those images.
 
     Shown are the teacher and the models of the largest width.
+
+    Args:
+        study: The results of a study.
+        options: How many images to show, and their format.
     """
     models = [model for model in list_shown_models(study, ("student", "baseline")) if model.run]
     max_width = max((model.width for model in models), default=0)
@@ -295,6 +319,10 @@ def build_sharpness_grid(study: StudyResults, options: GridOptions) -> list[Imag
     """Returns a strip for each model: its most blurred images, then its sharpest ones.
 
     Models are in the order of their mean sharpness, the most blurred first.
+
+    Args:
+        study: The results of a study.
+        options: How many images to show, and their format.
     """
     grids = [("real", study.real_grid)]
     grids += [("teacher", study.teacher.grid)] if study.teacher else []

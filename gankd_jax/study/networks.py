@@ -13,7 +13,12 @@ from gankd_jax.training.train_state import StepSpec
 
 
 def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
-    """Returns the study's generator of that width, without parameters."""
+    """Returns the study's generator of that width, without parameters.
+
+    Args:
+        config: The study's config.
+        width: Channels of the last hidden layer.
+    """
     return FAMILIES["dcgan"].generator(
         width=width,
         image_size=config.data.image_size,
@@ -25,7 +30,13 @@ def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
 
 
 def build_critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
-    """Returns the study's critic of that width and norm (batch, layer, none)."""
+    """Returns the study's critic of that width and norm (batch, layer, none).
+
+    Args:
+        config: The study's config.
+        width: Channels of the first hidden layer.
+        norm: batch, layer or none.
+    """
     return FAMILIES["dcgan"].critic(
         width=width,
         image_size=config.data.image_size,
@@ -76,7 +87,12 @@ def _build_own_critic(config: ml_collections.ConfigDict, run: Run) -> Critic:
 
 
 def retry_seed(seed: int, retries: int) -> int:
-    """Returns the seed of a run's n-th retry, a non-negative int32; `seed` itself for 0 retries."""
+    """Returns the seed of a run's n-th retry, a non-negative int32; `seed` itself for 0 retries.
+
+    Args:
+        seed: The run's seed.
+        retries: How often the run has failed.
+    """
     if not retries:
         return seed
     return int(np.random.SeedSequence([seed, retries]).generate_state(1)[0] >> 1)

@@ -81,6 +81,10 @@ def shard_runs(config: ml_collections.ConfigDict, k: int, n: int) -> list[Run]:
 def find_run(config: ml_collections.ConfigDict, name: str) -> Run:
     """Returns the run of that name.
 
+    Args:
+        config: The study's config.
+        name: Such as `student-mse-d4-s0`.
+
     Raises:
         UserError: The study has no such run.
     """

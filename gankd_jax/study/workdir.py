@@ -113,6 +113,10 @@ def require_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 def create_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Writes the config into an empty or absent folder; nothing if it is there already.
 
+    Args:
+        workdir: The work directory.
+        config: A valid config.
+
     Raises:
         UserError: The folder holds another config or something else, or cannot be written.
     """
@@ -184,6 +188,10 @@ def resumable_steps(workdir: Path, run: Run) -> list[int]:
 
     Step 0 counts until newer checkpoints have replaced older ones: a run with fewer than
     `MAX_TO_KEEP` checkpoints may belong to a group that stopped before the others saved.
+
+    Args:
+        workdir: The work directory.
+        run: A run, begun or not.
     """
     steps = checkpoint_steps(workdir, run)
     return steps if len(steps) == MAX_TO_KEEP else [0, *steps]
@@ -211,6 +219,10 @@ def can_retry(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> boo
 
 def start_retry(workdir: Path, run: Run) -> int:
     """Marks a failed run as resumed; its failed.json becomes failed-N.json.
+
+    Args:
+        workdir: The work directory.
+        run: A run that has failed.
 
     Returns:
         N, the number of the retry, from 1.
@@ -271,7 +283,13 @@ def is_final(workdir: Path, run: Run) -> bool:
 
 
 def write_run_info(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:
-    """Writes run.json: the run's name, recipe, width and seed, and the size of its generator."""
+    """Writes run.json: the run's name, recipe, width and seed, and the size of its generator.
+
+    Args:
+        workdir: The work directory.
+        config: The study's config.
+        run: The run.
+    """
     size = generator_cost(networks.build_generator(config, run.width))
     info = {"name": run.name, **dataclasses.asdict(run), **dataclasses.asdict(size)}
     atomic_io.write_json(workdir / run.name / "run.json", info)

@@ -74,12 +74,21 @@ class RunLogger:
         return means
 
     def write_grid(self, step: int, grid: UInt8[np.ndarray, "h w c"]) -> None:
-        """Writes the image grid of the run at `step`."""
+        """Writes the image grid of the run at `step`.
+
+        Args:
+            step: The step that was reached.
+            grid: Images of the fixed latents, tiled.
+        """
         self.writer.write_images(step, {"fixed_latents": grid})
         atomic_io.write_png(self.folder / "grids" / f"{step:07d}.png", grid)
 
     def save_checkpoint(self, step: int, state: Any) -> None:
         """Writes a checkpoint.
+
+        Args:
+            step: The step that was reached.
+            state: A pytree of host or device arrays.
 
         Raises:
             UserError: It cannot be written, as on a full disk; those before it stay.

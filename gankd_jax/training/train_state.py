@@ -64,7 +64,12 @@ class StepSpec:
 
 
 def make_variables(params: PyTree, batch_stats: PyTree) -> dict[str, PyTree]:
-    """Returns the variables that Flax's `apply` takes."""
+    """Returns the variables that Flax's `apply` takes.
+
+    Args:
+        params: Parameters of a network.
+        batch_stats: Its running averages; {} without batch norm.
+    """
     return {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
 
 
@@ -81,7 +86,12 @@ def learning_rate_schedule(peak: float, recipe: Recipe) -> optax.Schedule:
 
 
 def make_generator_optimizer(recipe: Recipe, width: int) -> optax.GradientTransformation:
-    """Returns the Adam of a generator of that width."""
+    """Returns the Adam of a generator of that width.
+
+    Args:
+        recipe: Its learning rate, schedule and betas are used.
+        width: Of the generator.
+    """
     peak = recipe.generator_lr * width**-recipe.lr_width_exponent
     return optax.adam(learning_rate_schedule(peak, recipe), recipe.b1, recipe.b2)
 

@@ -58,7 +58,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes an image, grey for one channel and RGB for three."""
+    """Writes an image, grey for one channel and RGB for three.
+
+    Args:
+        path: The file.
+        image: 0..255.
+    """
     buffer = io.BytesIO()
     pixels = image[..., 0] if image.shape[2] == 1 else image
     Image.fromarray(pixels).save(buffer, format="png", optimize=True)

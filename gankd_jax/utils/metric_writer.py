@@ -34,14 +34,24 @@ class MetricWriter:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes one line of the log, and one point of each curve."""
+        """Writes one line of the log, and one point of each curve.
+
+        Args:
+            step: The last step that they describe.
+            scalars: Metrics by name.
+        """
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 
     def write_images(self, step: int, images: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
-        """Writes one image of each name for TensorBoard."""
+        """Writes one image of each name for TensorBoard.
+
+        Args:
+            step: The step that they belong to.
+            images: By name, 0..255.
+        """
         for name, image in images.items():
             self._board.add_image(name, image, step, dataformats="HWC")
 

@@ -31,7 +31,12 @@ class ProgressBar:
             self._bar = tqdm(total=total, initial=first, desc=title, unit="step")
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows that `step` is done, with a few metrics of it."""
+        """Shows that `step` is done, with a few metrics of it.
+
+        Args:
+            step: The last step that is done.
+            metrics: A few metrics to show, by name.
+        """
         text = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)

@@ -46,7 +46,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, axis: int) -> NamedSharding:
-    """Returns the sharding of an array whose axis `axis` is the batch."""
+    """Returns the sharding of an array whose axis `axis` is the batch.
+
+    Args:
+        mesh: The devices.
+        axis: The batch axis of the array.
+    """
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
 
 
