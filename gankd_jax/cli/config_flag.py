@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from gankd_jax.config import schema
 from gankd_jax.utils.errors import UserError
 
 
@@ -67,7 +68,7 @@ def split_config_words(words: list[str]) -> tuple[ConfigFlag | None, list[str]]:
     try:
         other_words = values(argv, known_only=True)[1:]
     except (AttributeError, KeyError) as error:  # how ml_collections reports an unknown field
-        raise UserError(_describe_unknown_field(str(error.args[0]))) from None
+        raise UserError(_describe_unknown_field(str(error.args[0]), words)) from None
     except UserError:
         raise
     except (flags.Error, TypeError, ValueError) as error:
@@ -93,10 +94,17 @@ def _require_config_file(words: list[str]) -> None:
                 raise UserError(f"--config={path} is not a file; try --config=configs/digits.py")
 
 
-def _describe_unknown_field(message: str) -> str:
-    """Rewords what ml_collections says of an unknown field: the name, and a similar one."""
+def _describe_unknown_field(message: str, words: list[str]) -> str:
+    """Returns the name of an unknown field, and what to do about it.
+
+    Args:
+        message: What ml_collections says: the last part of the name, perhaps a similar one.
+        words: The command line, which has the whole name.
+    """
     names = re.findall(r"\w[\w.]*", message.replace("\\n", " "))
     if "get_config" in names:
         return "the file of --config has no function get_config"
-    advice = f"did you mean {names[-4]}?" if "mean" in names else "see gankd_jax/config/schema.py"
-    return f"the config has no field {names[-1]}; {advice}"
+    fields = [match[1] for word in words if (match := re.match(r"--?config\.([^=]+)", word))]
+    field = next((field for field in fields if names[-1] in field.split(".")), names[-1])
+    advice = schema.field_advice(field, names[-4] if "mean" in names else "")
+    return f"the config has no field {field}; {advice}"

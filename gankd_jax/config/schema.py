@@ -5,6 +5,7 @@ The files under `configs/` start from `base_config()` and change what their stud
 """
 
 import dataclasses
+import difflib
 import functools
 import json
 import logging
@@ -183,12 +184,24 @@ def current_name(name: str) -> str:
     return name
 
 
-def field_advice(name: str) -> str:
-    """Returns what to do about a field that does not exist, given its dotted name."""
+def field_advice(name: str, similar_name: str = "") -> str:
+    """Returns what to do about a field that does not exist.
+
+    Args:
+        name: The dotted name of the field, such as `recipes.teacher.lr`.
+        similar_name: A field of the same block that is spelt almost so, if there is one.
+    """
     if current_name(name) != name:
         return f"it is now called {current_name(name).rpartition('.')[2]}"
     if any(re.fullmatch(pattern, name) for pattern in REMOVED_FIELDS):
         return "this option was removed"
+    fields = {field.rpartition(".")[2] for field in flatten_config(base_config().to_dict())}
+    last_part = name.rpartition(".")[2]
+    longer = [field for field in sorted(fields, reverse=True) if field.endswith(f"_{last_part}")]
+    candidates = [similar_name, *longer, *difflib.get_close_matches(last_part, fields)]
+    similar_name = next(filter(None, candidates), "")
+    if similar_name:
+        return f"did you mean {similar_name}?"
     return "see gankd_jax/config/schema.py and recipe.py"
 
 

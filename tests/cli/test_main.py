@@ -106,7 +106,7 @@ def test_evaluate_keeps_scores_and_writes_missing_report_files(command, finished
     path.unlink()
     files_before = tiny.snapshot(folder)
     status, _, err = command("evaluate", *TINY, f"--workdir={folder}")
-    assert (status, err) == (0, f"drawing {name}\n")
+    assert (status, err) == (0, f"generating samples of {name}\n")
     files = tiny.snapshot(folder)
     changed = {path for path, content in files.items() if content != files_before.get(path)}
     assert changed <= {f"{name}/folded.npz", f"{name}/samples.npz", name}
@@ -120,7 +120,7 @@ def test_train_does_not_repeat_a_trained_run(command, finished):
     before = tiny.snapshot(finished)
     words = ["train", *TINY, f"--workdir={finished}"]
     status, _, err = command(*words, "--run=baseline-d1-s0")
-    assert (status, err) == (0, "baseline-d1-s0 is trained already\n")
+    assert (status, err) == (0, "baseline-d1-s0 is already trained\n")
     assert tiny.snapshot(finished) == before
 
 
@@ -168,8 +168,16 @@ MISTAKES = {
         "--pretrained is not a run of a study",
     ),
     "unknown variant": (["study", f"{MNIST}:tiny", "{new}"], "no variant 'tiny'; there are: small"),
-    "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field pda"),
-    "unknown block": (["study", DIGITS, "--config.dat.pad=3", "{new}"], "no field dat"),
+    "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field data.pda"),
+    "unknown block": (
+        ["study", DIGITS, "--config.dat.pad=3", "{new}"],
+        "no field dat.pad",
+    ),
+    "renamed field": (
+        ["describe", DIGITS, "--config.recipes.teacher.critic_sees=teacher"],
+        "no field recipes.teacher.critic_sees; it is now called real_source",
+    ),
+    "removed field": (["describe", DIGITS, "--config.recipes.mse.late_batch=9"], "was removed"),
     "no number": (["study", DIGITS, "--config.data.pad=big", "{new}"], "--config.data.pad=big"),
     "no whole number": (["study", DIGITS, "--config.recipes.mse.steps=1.5", "{new}"], "steps=1.5"),
     "no tuple": (["study", DIGITS, "--config.study.widths=(1,", "{new}"], "widths=(1,"),

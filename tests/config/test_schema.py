@@ -19,6 +19,7 @@ from gankd_jax.config.schema import (
     apply_variants,
     base_config,
     config_to_dict,
+    field_advice,
     recipe_config,
 )
 from gankd_jax.report import paper_results
@@ -124,6 +125,20 @@ def test_a_recipe_is_the_dataclass_with_changes():
 def test_a_renamed_or_removed_recipe_field_is_refused_with_advice(name, advice):
     with pytest.raises(UserError, match=advice):
         recipe_config(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("recipes.teacher.lr", "did you mean generator_lr?"),
+        ("study.widht", "did you mean widths?"),
+        ("evaluation.judges", "it is now called classifiers"),
+        ("recipes.mse.late_batch", "this option was removed"),
+        ("nonsense", "see gankd_jax/config/schema.py and recipe.py"),
+    ],
+)
+def test_advice_for_an_unknown_field_names_the_right_one(name, advice):
+    assert field_advice(name) == advice
 
 
 def test_short_recipes_take_their_steps():
