@@ -35,12 +35,12 @@ class Case:
     """One line of the benchmark.
 
     Attributes:
-      title: What is timed, in words.
-      build: Returns the call that is timed.
-      flops: Operations of one step, 2 for each multiply-add of the layers as they are defined.
-      steps: Training steps in one call.
-      worker_cases: What the workers time beside it, by a name in `measure.WORKERS`.
-      variants: Other calls of our own that are timed beside it, by title.
+        title: What is timed, in words.
+        build: Returns the call that is timed.
+        flops: Operations of one step, 2 for each multiply-add of the layers as they are defined.
+        steps: Training steps in one call.
+        worker_cases: What the workers time beside it, by a name in `measure.WORKERS`.
+        variants: Other calls of our own that are timed beside it, by title.
     """
 
     title: str

@@ -64,10 +64,10 @@ def describe_memory(config: ml_collections.ConfigDict) -> str:
     """Formats a table of the memory that a step of each group takes on the devices here.
 
     Args:
-      config: Of a study; `training.devices` of this machine's devices share its batches.
+        config: Of a study; `training.devices` of this machine's devices share its batches.
 
     Returns:
-      A title and a row for each group of runs that train together.
+        A title and a row for each group of runs that train together.
     """
     mesh = sharding.make_mesh(config.training.devices)
     rows = [_memory_row(program, mesh) for program in programs.training_programs(config, mesh)]
@@ -93,15 +93,15 @@ def describe_tpu_programs(config: ml_collections.ConfigDict, target: str) -> str
     The training groups share each batch between all chips; evaluation runs on one chip.
 
     Args:
-      config: Of a study.
-      target: Such as 'tpu:v5e:2x4'.
+        config: Of a study.
+        target: Such as 'tpu:v5e:2x4'.
 
     Returns:
-      A title, a row for each program, and notes.
+        A title, a row for each program, and notes.
 
     Raises:
-      UserError: The target is no slice, the compiler is not installed, or a batch cannot be shared
-        evenly.
+        UserError: The target is no slice, the compiler is not installed, or a batch cannot be
+          shared evenly.
     """
     tpu_slice = find_slice(target)
     config = resolve_for_tpu(config)
@@ -115,10 +115,10 @@ def find_slice(target: str) -> TpuSlice:
     """Finds the TPU slice of a name such as 'tpu:v5e:2x4' in the TPU compiler.
 
     Args:
-      target: The kind of chip and the shape of the slice.
+        target: The kind of chip and the shape of the slice.
 
     Raises:
-      UserError: The name is no slice's, or the compiler is not installed.
+        UserError: The name is no slice's, or the compiler is not installed.
     """
     match = re.fullmatch(r"tpu:(\w+):(\d+(?:x\d+){1,2})", target)
     if not match:

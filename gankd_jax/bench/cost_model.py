@@ -55,13 +55,13 @@ def adversarial_step_flops(
     """Counts the operations of critic steps and one generator step, per image of a batch.
 
     Args:
-      generator: Makes a fake image in every critic step and in the generator's step.
-      critic: Scores real and fake images.
-      critic_steps: Critic updates; 0 for a critic that is not trained.
-      penalty: Whether WGAN-GP's gradient penalty is part of the critic's loss.
+        generator: Makes a fake image in every critic step and in the generator's step.
+        critic: Scores real and fake images.
+        critic_steps: Critic updates; 0 for a critic that is not trained.
+        penalty: Whether WGAN-GP's gradient penalty is part of the critic's loss.
 
     Returns:
-      Operations.
+        Operations.
     """
     score = _critic_flops(critic)
     train_critic = generator_flops(generator) + 2 * (3 * score - _first_layer_flops(critic))
@@ -75,11 +75,11 @@ def group_step_flops(specs: RunSpecs, teacher: Generator | None) -> int:
     """Counts the operations of one step of every run of a group, for whole batches.
 
     Args:
-      specs: The runs that are compiled together.
-      teacher: Whose images the runs imitate; it runs once for each data seed.  None without one.
+        specs: The runs that are compiled together.
+        teacher: Whose images the runs imitate; it runs once for each data seed.  None without one.
 
     Returns:
-      Operations.
+        Operations.
     """
     step_specs = [spec.spec for spec in specs.values()]
     batch_size, seeds = step_specs[0].recipe.batch_size, len(data_seeds(specs))

@@ -53,12 +53,12 @@ def describe_costs(config: ml_collections.ConfigDict, rate: float = 1.0) -> str:
     """Formats the costs of a study by the cost model; nothing is compiled or run.
 
     Args:
-      config: Of a study.
-      rate: TFLOP/s that the machine sustains, > 0; the hours of each group follow from it.
+        config: Of a study.
+        rate: TFLOP/s that the machine sustains, > 0; the hours of each group follow from it.
 
     Returns:
-      Three tables: a row for each width, teachers last, with ratios to the widest teacher; a row
-      for each group of runs that train together; a row for each kind of chip.
+        Three tables: a row for each width, teachers last, with ratios to the widest teacher; a row
+        for each group of runs that train together; a row for each kind of chip.
     """
     study = config.study
     widths = sorted({*study.widths, *study.teacher_widths})

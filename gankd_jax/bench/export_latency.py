@@ -31,11 +31,11 @@ class FileTiming:
     """A run's file in one precision, and what was measured of it.
 
     Attributes:
-      run: Whose generator the file holds.
-      parameters: Of the generator.
-      precision: Of the weights in the file, one of `PRECISIONS`.
-      bytes: Size of the file.
-      rounds: For each round 'milliseconds', 'images_per_second' and 'peak_mib'.
+        run: Whose generator the file holds.
+        parameters: Of the generator.
+        precision: Of the weights in the file, one of `PRECISIONS`.
+        bytes: Size of the file.
+        rounds: For each round 'milliseconds', 'images_per_second' and 'peak_mib'.
     """
 
     run: Run
@@ -63,16 +63,17 @@ def time_exported_files(config: ml_collections.ConfigDict, folder: Path, *, roun
     thread.
 
     Args:
-      config: Of the study.
-      folder: Its work directory.
-      rounds: At least 1; medians over them are reported.
+        config: Of the study.
+        folder: Its work directory.
+        rounds: At least 1; medians over them are reported.
 
     Returns:
-      The table and what follows from it in words.
+        The table and what follows from it in words.
 
     Raises:
-      UserError: onnx or onnxruntime is missing, nothing is trained, an exported file does not give
-        its model's images, this system does not tell a process's memory, or latency.json exists.
+        UserError: onnx or onnxruntime is missing, nothing is trained, an exported file does not
+          give its model's images, this system does not tell a process's memory, or latency.json
+          exists.
     """
     require_packages("onnx")
     path = folder / "latency.json"
@@ -183,11 +184,11 @@ def describe_slow_runs(timing: FileTiming, others: list[FileTiming]) -> list[str
     """Names larger models that are as fast as a run, within `FASTER_FACTOR`.
 
     Args:
-      timing: Of the run.
-      others: Of the same precision; those of the run's recipe and the teacher are compared.
+        timing: Of the run.
+        others: Of the same precision; those of the run's recipe and the teacher are compared.
 
     Returns:
-      A line for each way of use, one image or batches, in which there are such models.
+        A line for each way of use, one image or batches, in which there are such models.
     """
     recipes = (timing.run.recipe, "teacher")
     larger = [

@@ -45,9 +45,9 @@ class Worker:
     """A process that times cases with another framework; a context manager that ends it.
 
     Args:
-      module: What the process runs; see `bench.worker` for the protocol.
-      title: What an error message calls the process.
-      env: Changes to its environment.
+        module: What the process runs; see `bench.worker` for the protocol.
+        title: What an error message calls the process.
+        env: Changes to its environment.
     """
 
     def __init__(self, module: str, title: str, env: Mapping[str, str] | None = None) -> None:
@@ -70,7 +70,7 @@ class Worker:
         """Returns the worker's answer to a case.
 
         Raises:
-          UserError: The process has ended.
+            UserError: The process has ended.
         """
         answer = self._send(json.dumps(case))
         if not answer:
@@ -97,17 +97,17 @@ def run_benchmark(folder: Path, *, against: Sequence[str], only: Sequence[str], 
     """Times cases and writes `bench.json` and `bench.md`.
 
     Args:
-      folder: Where the two files go; made if it is missing.
-      against: Names in `WORKERS` to compare with.
-      only: Names of cases; empty for all.
-      rounds: Turns that each case and each of its rivals takes, at least 1.
+        folder: Where the two files go; made if it is missing.
+        against: Names in `WORKERS` to compare with.
+        only: Names of cases; empty for all.
+        rounds: Turns that each case and each of its rivals takes, at least 1.
 
     Returns:
-      The table, as in `bench.md`.
+        The table, as in `bench.md`.
 
     Raises:
-      UserError: The folder holds a benchmark already, a worker's package is not installed or its
-        process ends, or a name is unknown.
+        UserError: The folder holds a benchmark already, a worker's package is not installed or its
+          process ends, or a name is unknown.
     """
     cases = _select_cases(only)
     for path in (folder / "bench.json", folder / "bench.md"):
@@ -151,12 +151,12 @@ def time_cases(
     """Times cases one after the other; within a round everything that is compared takes a turn.
 
     Args:
-      cases: By name.
-      rounds: At least 1.
-      workers: By a name in `WORKERS`.
+        cases: By name.
+        rounds: At least 1.
+        workers: By a name in `WORKERS`.
 
     Yields:
-      The name of each case and its seconds per step.
+        The name of each case and its seconds per step.
     """
     time_matrix = partial(_seconds_per_step, build_matrix_product())
     for name, case in cases.items():
@@ -224,11 +224,11 @@ def format_table(cases: Mapping[str, Case], seconds: Mapping[str, Seconds]) -> s
     """Formats medians over the rounds, with the smallest and largest, as a Markdown table.
 
     Args:
-      cases: By name.
-      seconds: As `time_cases` yields them, by case.
+        cases: By name.
+        seconds: As `time_cases` yields them, by case.
 
     Returns:
-      A line about the machine and a table with a row for each comparison.
+        A line about the machine and a table with a row for each comparison.
     """
     rates = [MATRIX_FLOPS / s / 1e9 for values in seconds.values() for s in values["matrix"]]
     machine = describe_machine()

@@ -23,7 +23,7 @@ def build_sampling(**generator_fields: Any) -> Callable[[], object]:
     """Builds a call that generates one batch with a file such as `gankd export` writes.
 
     Args:
-      **generator_fields: Of a `DCGANGenerator`; its weights are random.
+        **generator_fields: Of a `DCGANGenerator`; its weights are random.
     """
     import jax
     import jax.numpy as jnp
@@ -49,10 +49,10 @@ def measure_file(path: str) -> dict[str, float]:
     """Times an ONNX generator on one CPU thread.
 
     Args:
-      path: Of the file; '' for none, which measures what this process holds without a model.
+        path: Of the file; '' for none, which measures what this process holds without a model.
 
     Returns:
-      'peak_mib' and, of a file, 'milliseconds' for one image and 'images_per_second' in batches.
+        'peak_mib' and, of a file, 'milliseconds' for one image and 'images_per_second' in batches.
     """
     timings = _time_file(path) if path else {}
     return timings | {"peak_mib": _peak_mib()}

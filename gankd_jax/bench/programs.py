@@ -73,8 +73,8 @@ def training_programs(
     """Yields each group's call of many training steps.
 
     Args:
-      config: Of a study.
-      mesh: Devices that share every batch; None for a single device.
+        config: Of a study.
+        mesh: Devices that share every batch; None for a single device.
     """
     for group in plan.group_runs(config, plan.plan_runs(config)):
         yield _group_program(config, group, mesh)
@@ -157,14 +157,14 @@ def compile_program(mesh: Mesh, program: Program) -> CompiledStats:
     """Compiles a program whose arguments are replicated over a mesh.
 
     Args:
-      mesh: Its devices need not be there.
-      program: As `training_programs` or `evaluation_programs` yield it.
+        mesh: Its devices need not be there.
+        program: As `training_programs` or `evaluation_programs` yield it.
 
     Returns:
-      What it takes of each device.
+        What it takes of each device.
 
     Raises:
-      jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED where a device's memory is too small.
+        jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED where a device's memory is too small.
     """
     compiled = program.function.lower(*replicate_shapes(mesh, program.arguments)).compile()
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
@@ -215,7 +215,7 @@ def _count_cycles(text: str, steps: int) -> tuple[int, int]:
     A loop within a step is counted once, because the text does not tell how often it turns.
 
     Returns:
-      Those of a step, which is the body of a loop where there are several, and those of the rest.
+        Those of a step, which is the body of a loop where there are several, and those of the rest.
     """
     loop_cycles = entry_cycles = 0
     for is_entry, line in _iterate_instructions(text):

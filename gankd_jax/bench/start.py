@@ -23,15 +23,15 @@ def time_start(config: ml_collections.ConfigDict, flags: Sequence[str], rounds: 
     """Times pairs of starts: one with empty caches (cold) and the next one (warm).
 
     Args:
-      config: Of a study.
-      flags: Those of the command line that made the config.
-      rounds: Pairs, at least 1.
+        config: Of a study.
+        flags: Those of the command line that made the config.
+        rounds: Pairs, at least 1.
 
     Returns:
-      A title and two lines, cold and warm: the median in seconds, the smallest and the largest.
+        A title and two lines, cold and warm: the median in seconds, the smallest and the largest.
 
     Raises:
-      UserError: The command failed; with the last line that it wrote.
+        UserError: The command failed; with the last line that it wrote.
     """
     command = [sys.executable, "-m", "gankd_jax", "train", *flags, *_one_call_flags(config)]
     cold_times, warm_times = zip(*(_time_pair(command) for _ in range(rounds)), strict=True)

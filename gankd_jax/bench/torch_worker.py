@@ -25,14 +25,14 @@ def build_generator(
     """Builds a DCGAN generator.
 
     Args:
-      width: Channels of the last hidden layer.
-      image_size: Pixels a side, a power of 2 from 8.
-      channels: 1 for grey images, 3 for colour.
-      latent_dim: Numbers in a latent.
-      norm: 'batch', 'layer' or 'none'.
+        width: Channels of the last hidden layer.
+        image_size: Pixels a side, a power of 2 from 8.
+        channels: 1 for grey images, 3 for colour.
+        latent_dim: Numbers in a latent.
+        norm: 'batch', 'layer' or 'none'.
 
     Returns:
-      A network that maps latents `[b, latent_dim, 1, 1]` to images `[b, c, s, s]` in -1..1.
+        A network that maps latents `[b, latent_dim, 1, 1]` to images `[b, c, s, s]` in -1..1.
     """
     layers = int(math.log2(image_size)) - 2
     hidden = [width * 2**k for k in range(layers)][::-1]
@@ -52,13 +52,13 @@ def build_critic(
     """Builds DCGAN's discriminator without its sigmoid.
 
     Args:
-      width: Channels of the first hidden layer.
-      image_size: Pixels a side, a power of 2 from 8.
-      channels: 1 for grey images, 3 for colour.
-      norm: 'batch', 'layer' or 'none'.
+        width: Channels of the first hidden layer.
+        image_size: Pixels a side, a power of 2 from 8.
+        channels: 1 for grey images, 3 for colour.
+        norm: 'batch', 'layer' or 'none'.
 
     Returns:
-      A network that maps images `[b, c, s, s]` to scores `[b]`.
+        A network that maps images `[b, c, s, s]` to scores `[b]`.
     """
     layers = int(math.log2(image_size)) - 2
     hidden = [width * 2**k for k in range(layers)]
@@ -82,13 +82,13 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, weight: Tens
     """Computes WGAN-GP's penalty, differentiable with respect to the critic's weights.
 
     Args:
-      critic: Maps images to scores `[b]`.
-      real: Images `[b, c, s, s]`.
-      fake: Images `[b, c, s, s]`.
-      weight: Shares `[b]` of the real image in each interpolated one, in 0..1.
+        critic: Maps images to scores `[b]`.
+        real: Images `[b, c, s, s]`.
+        fake: Images `[b, c, s, s]`.
+        weight: Shares `[b]` of the real image in each interpolated one, in 0..1.
 
     Returns:
-      The mean squared distance of the gradient's norm from 1, a scalar.
+        The mean squared distance of the gradient's norm from 1, a scalar.
 
     Reference: Gulrajani et al. 2017, eq. 3.
     """
@@ -104,11 +104,11 @@ def build_student_step(
     """Builds a step of every student, one after the other, each with its own teacher images.
 
     Args:
-      image_size: Pixels a side.
-      channels: Of the images.
-      teacher: Width of the teacher.
-      widths: Widths of the students.
-      seeds: Students of each width.
+        image_size: Pixels a side.
+        channels: Of the images.
+        teacher: Width of the teacher.
+        widths: Widths of the students.
+        seeds: Students of each width.
     """
     teacher_network = build_generator(teacher, image_size, channels).eval()
     students = [build_generator(d, image_size, channels) for d in widths for _ in range(seeds)]
@@ -128,10 +128,10 @@ def build_teacher_step(image_size: int, channels: int, *, width: int, critic_ste
     """Builds a WGAN-GP step: critic steps, then one generator step.
 
     Args:
-      image_size: Pixels a side.
-      channels: Of the images.
-      width: Of the generator and of the critic.
-      critic_steps: Critic updates before the generator's.
+        image_size: Pixels a side.
+        channels: Of the images.
+        width: Of the generator and of the critic.
+        critic_steps: Critic updates before the generator's.
     """
     generator = build_generator(width, image_size, channels)
     critic = build_critic(width, image_size, channels, norm="none")

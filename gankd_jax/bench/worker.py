@@ -27,10 +27,10 @@ def median_seconds(call: Callable[[], object]) -> float:
     left behind.
 
     Args:
-      call: Must return only when its work is done.
+        call: Must return only when its work is done.
 
     Returns:
-      The median time of one call, in seconds.
+        The median time of one call, in seconds.
     """
     call()
     times: list[float] = []
@@ -46,8 +46,8 @@ def serve_cases(build: Callable[[WorkerCase], Callable[[], Any]]) -> None:
     """Answers cases from standard input until it ends.
 
     Args:
-      build: Returns a function for a case; what that returns is the answer, and must be JSON.  It
-        is called once per case, however often the case is asked for.
+        build: Returns a function for a case; what that returns is the answer, and must be JSON.  It
+          is called once per case, however often the case is asked for.
     """
     measurements: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:

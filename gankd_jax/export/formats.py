@@ -32,13 +32,13 @@ class ExportFormat:
     """A file format for generators.
 
     Attributes:
-      name: Key in `FORMATS`, the value of `gankd export --format`.
-      write: Maps a generator module and its folded layers to the bytes of a file.
-      run: Maps the bytes of a file and latents `[n, z]` to images `[n, s, s, c]` in -1..1.
-      packages: Packages that writing and running need beside those of gankd-jax.
-      extra: The extra of gankd-jax that installs these packages.
-      add_card: Maps a file and a JSON object to the file with the object in it; None if the format
-        has no place for it.
+        name: Key in `FORMATS`, the value of `gankd export --format`.
+        write: Maps a generator module and its folded layers to the bytes of a file.
+        run: Maps the bytes of a file and latents `[n, z]` to images `[n, s, s, c]` in -1..1.
+        packages: Packages that writing and running need beside those of gankd-jax.
+        extra: The extra of gankd-jax that installs these packages.
+        add_card: Maps a file and a JSON object to the file with the object in it; None if the
+          format has no place for it.
     """
 
     name: str
@@ -56,10 +56,10 @@ def register_format(export_format: ExportFormat) -> None:
     """Adds a format to `FORMATS` under its name, which `gankd export --format` then offers.
 
     Args:
-      export_format: Its name must be new.
+        export_format: Its name must be new.
 
     Raises:
-      ValueError: The name is taken.
+        ValueError: The name is taken.
     """
     if export_format.name in FORMATS:
         raise ValueError(f"an export format named {export_format.name!r} is registered already")
@@ -71,9 +71,9 @@ class ExportedFile:
     """A file that was run and compared with the model.
 
     Attributes:
-      content: The bytes of the file.
-      generator: The generator whose weights are rounded as the file stores them.
-      difference: The largest difference to the images of the original model.
+        content: The bytes of the file.
+        generator: The generator whose weights are rounded as the file stores them.
+        difference: The largest difference to the images of the original model.
     """
 
     content: bytes
@@ -87,14 +87,15 @@ def export_generator(
     """Exports a generator to the bytes of a file, and runs the file on fresh latents.
 
     Args:
-      generator: Any trained generator; its batch norm is folded into the layers.
-      format_name: A key of `FORMATS`.
-      precision: One of `constants.PRECISIONS`.
-      run_name: The generator's name in an error.
+        generator: Any trained generator; its batch norm is folded into the layers.
+        format_name: A key of `FORMATS`.
+        precision: One of `constants.PRECISIONS`.
+        run_name: The generator's name in an error.
 
     Raises:
-      UserError: The file's images differ from the model's by more than `MAX_DIFFERENCE`.  A float32
-        file is compared with the original model, any other with the model of rounded weights.
+        UserError: The file's images differ from the model's by more than `MAX_DIFFERENCE`.  A
+          float32 file is compared with the original model, any other with the model of rounded
+          weights.
     """
     layers = [quantize(layer, precision) for layer in fold_generator(generator)]
     rounded = unfold_generator(generator.module, layers)
@@ -115,10 +116,10 @@ def require_packages(format_name: str) -> None:
     """Checks that the packages of a format are installed.
 
     Args:
-      format_name: A key of `FORMATS`.
+        format_name: A key of `FORMATS`.
 
     Raises:
-      UserError: One is not; names the extra that installs it.
+        UserError: One is not; names the extra that installs it.
     """
     export_format = FORMATS[format_name]
     for package in export_format.packages:

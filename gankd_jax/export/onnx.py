@@ -24,11 +24,11 @@ def write_onnx(layers: list[FoldedLayer]) -> bytes:
     """Builds an ONNX model.
 
     Args:
-      layers: A generator's layers, first to last: one that projects latents to 4x4 pixels, then
-        transposed convolutions.  ReLU follows each layer, tanh the last.
+        layers: A generator's layers, first to last: one that projects latents to 4x4 pixels, then
+          transposed convolutions.  ReLU follows each layer, tanh the last.
 
     Returns:
-      The serialised model, with input `latents` and output `images`.
+        The serialised model, with input `latents` and output `images`.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -88,11 +88,11 @@ def run_onnx(model: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarra
     """Runs a model with onnxruntime on the CPU.
 
     Args:
-      model: The bytes that `write_onnx` returned.
-      latents: Standard normal numbers; any count.
+        model: The bytes that `write_onnx` returned.
+        latents: Standard normal numbers; any count.
 
     Returns:
-      Images in -1..1, with channels last.
+        Images in -1..1, with channels last.
     """
     import onnxruntime
 

@@ -18,11 +18,11 @@ def load_pretrained(name: str) -> TrainedGenerator:
     """Loads a generator with its card: its run, recipe, data, scores and versions.
 
     Args:
-      name: A key of `pretrained_paths()`, or the path of a file that
-        `gankd export --format=safetensors` wrote.
+        name: A key of `pretrained_paths()`, or the path of a file that
+          `gankd export --format=safetensors` wrote.
 
     Raises:
-      UserError: There is none of that name, or its file is missing or damaged.
+        UserError: There is none of that name, or its file is missing or damaged.
     """
     paths = pretrained_paths()
     path = Path(name).expanduser() if name.endswith(".safetensors") else paths.get(name)

@@ -33,8 +33,8 @@ def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
     """Serialises a generator's sizes and layers; the card is empty.
 
     Args:
-      generator: Gives the sizes; its norm is ignored.
-      layers: Its folded layers, first to last.
+        generator: Gives the sizes; its norm is ignored.
+        layers: Its folded layers, first to last.
     """
     arrays: dict[str, np.ndarray] = {}
     for k, layer in enumerate(layers):
@@ -50,7 +50,7 @@ def read_safetensors(file: bytes) -> TrainedGenerator:
     """Reads a generator, which has no norm, with its card.
 
     Raises:
-      ValueError: The bytes are not those of such a file.
+        ValueError: The bytes are not those of such a file.
     """
     try:
         arrays = safetensors.numpy.load(file)
@@ -75,8 +75,8 @@ def add_card(file: bytes, card: dict[str, Any]) -> bytes:
     """Puts a card into a file.
 
     Args:
-      file: The bytes that `write_safetensors` returned.
-      card: Any JSON object; it replaces the card of the file.
+        file: The bytes that `write_safetensors` returned.
+        card: Any JSON object; it replaces the card of the file.
     """
     metadata = _read_metadata(file) | {"card": json.dumps(card)}
     return safetensors.numpy.save(safetensors.numpy.load(file), metadata)
@@ -91,11 +91,11 @@ def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.
     """Generates images with the generator that a file holds.
 
     Args:
-      file: The bytes that `write_safetensors` returned.
-      latents: Standard normal numbers; any count.
+        file: The bytes that `write_safetensors` returned.
+        latents: Standard normal numbers; any count.
 
     Returns:
-      Images in -1..1.
+        Images in -1..1.
     """
     return np.asarray(sampling.sample_images(*read_safetensors(file), latents))
 

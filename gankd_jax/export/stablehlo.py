@@ -24,11 +24,11 @@ def write_stablehlo(generator: Generator, layers: list[FoldedLayer]) -> bytes:
     """Exports a generator and its weights as one program.
 
     Args:
-      generator: Gives the sizes; its norm is ignored.
-      layers: Its folded layers.
+        generator: Gives the sizes; its norm is ignored.
+        layers: Its folded layers.
 
     Returns:
-      The serialised program, for the platforms of `PLATFORMS`.
+        The serialised program, for the platforms of `PLATFORMS`.
     """
     plain, _ = family_of(generator).unfold(generator, layers)
     # The other implementations are tuned for one backend; this one suits all.
@@ -66,11 +66,11 @@ def run_stablehlo(
     """Runs a serialised program on JAX's default backend.
 
     Args:
-      program: The bytes that `write_stablehlo` returned.
-      latents: Standard normal numbers; any count.
+        program: The bytes that `write_stablehlo` returned.
+        latents: Standard normal numbers; any count.
 
     Returns:
-      Images in -1..1.
+        Images in -1..1.
     """
     return np.asarray(jax.export.deserialize(bytearray(program)).call(latents))
 

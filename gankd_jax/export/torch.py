@@ -17,10 +17,10 @@ def write_torch(layers: list[FoldedLayer]) -> bytes:
     """Saves layers with `torch.save`; layer k is module 2k, its activation module 2k + 1.
 
     Args:
-      layers: A generator's layers, first to last.
+        layers: A generator's layers, first to last.
 
     Returns:
-      The bytes of a `state_dict` that `torch.load(..., weights_only=True)` reads.
+        The bytes of a `state_dict` that `torch.load(..., weights_only=True)` reads.
     """
     import torch
 
@@ -40,11 +40,11 @@ def run_torch(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarra
     """Runs a file with PyTorch in float32.
 
     Args:
-      file: The bytes that `write_torch` returned.
-      latents: Standard normal numbers; any count.
+        file: The bytes that `write_torch` returned.
+        latents: Standard normal numbers; any count.
 
     Returns:
-      Images in -1..1, with channels last.
+        Images in -1..1, with channels last.
     """
     import torch
     from torch.nn.functional import conv_transpose2d

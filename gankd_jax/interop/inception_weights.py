@@ -115,15 +115,15 @@ def fetch_weights(
     """Writes the folded weights to `target`.
 
     Args:
-      source: A copy of the published `.pth`; or an `.npz` of folded arrays as this function writes,
-        complete or not.  None downloads the published file.
-      target: The `.npz` to write.
-      url: Address of the published file.
-      sha256: Hash of the published file.
+        source: A copy of the published `.pth`; or an `.npz` of folded arrays as this function
+          writes, complete or not.  None downloads the published file.
+        target: The `.npz` to write.
+        url: Address of the published file.
+        sha256: Hash of the published file.
 
     Raises:
-      UserError: `target` exists; the download failed; or `source` is missing, damaged or another
-        file.
+        UserError: `target` exists; the download failed; or `source` is missing, damaged or another
+          file.
     """
     if target.exists():
         raise UserError(f"{target} is already there; delete it to fetch the weights again")
@@ -149,11 +149,11 @@ def load_weights(path: Path, layers: Sequence[str]) -> Params:
     """Reads the parameters of `FidInception(layers)` from a file of folded weights.
 
     Args:
-      path: As `fetch_weights` writes it.
-      layers: Of `POOL_LAYERS` and `LOGIT_LAYERS`.
+        path: As `fetch_weights` writes it.
+        layers: Of `POOL_LAYERS` and `LOGIT_LAYERS`.
 
     Raises:
-      UserError: The file is missing, or lacks parameters of the layers, which are named.
+        UserError: The file is missing, or lacks parameters of the layers, which are named.
     """
     if not path.exists():
         raise UserError(
@@ -185,7 +185,7 @@ def params_fingerprint(params: Params) -> str:
     """Returns a short hash of parameters, for the keys of cached features.
 
     Args:
-      params: As `load_weights` returns them.
+        params: As `load_weights` returns them.
     """
     digest = hashlib.sha256()
     for name, parts in sorted(params.items()):
@@ -198,10 +198,10 @@ def fold_torch_state(state: Mapping[str, np.ndarray]) -> Params:
     """Converts pytorch-fid's `state_dict` to parameters of `FidInception`, batch norm folded in.
 
     Args:
-      state: The arrays of the published file, by their PyTorch names.
+        state: The arrays of the published file, by their PyTorch names.
 
     Raises:
-      UserError: An array is missing.
+        UserError: An array is missing.
     """
     try:
         params = {name: _fold(state, torch_name) for name, torch_name in TORCH_NAMES.items()}

@@ -39,10 +39,10 @@ def read_torch_file(path: Path) -> Any:
     refused, so none is imported or called.
 
     Args:
-      path: The file.
+        path: The file.
 
     Raises:
-      UserError: The file is damaged, has another format, or holds more than plain tensors.
+        UserError: The file is damaged, has another format, or holds more than plain tensors.
     """
     try:
         with path.open("rb") as file:

@@ -62,13 +62,13 @@ def read_generator(path: Path) -> ParamsAndStats:
     first layer, then stride 2 with padding 1; batch norm with epsilon 1e-5; ReLU; tanh at the end.
 
     Args:
-      path: The file.
+        path: The file.
 
     Returns:
-      Parameters and batch-norm statistics, which are empty without batch norm.
+        Parameters and batch-norm statistics, which are empty without batch norm.
 
     Raises:
-      UserError: The file cannot be read, or holds no such generator, or several.
+        UserError: The file cannot be read, or holds no such generator, or several.
     """
     return _read_network(path, "generator", _convert_generator)
 
@@ -81,13 +81,13 @@ def read_critic(path: Path) -> ParamsAndStats:
     end is taken to be part of the loss.
 
     Args:
-      path: The file.
+        path: The file.
 
     Returns:
-      Parameters and batch-norm statistics, which are empty without batch norm.
+        Parameters and batch-norm statistics, which are empty without batch norm.
 
     Raises:
-      UserError: The file cannot be read, or holds no such critic, or several.
+        UserError: The file cannot be read, or holds no such critic, or several.
     """
     return _read_network(path, "critic", _convert_critic)
 
@@ -173,7 +173,7 @@ def _convert_state(
     """Converts a state_dict, or else its parts (such as `G.` and `D.`).
 
     Returns:
-      The networks by name, and the reasons why other parts are none.
+        The networks by name, and the reasons why other parts are none.
     """
     try:
         return {name: convert(state)}, []
@@ -291,9 +291,9 @@ def _name_layers(layers: _Layers, widths: list[int], *, first_norm: int) -> Para
     """Returns parameters and statistics under their Flax names.
 
     Args:
-      layers: All layers.
-      widths: Channels of the layers that batch norm follows.
-      first_norm: Index of the first of these layers.
+        layers: All layers.
+        widths: Channels of the layers that batch norm follows.
+        first_norm: Index of the first of these layers.
     """
     norms = [len(norm["scale"]) for norm in layers.norms]
     if norms and norms != widths:

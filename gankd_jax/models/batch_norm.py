@@ -46,12 +46,12 @@ def batch_normalize(images: Images, scale: Channels, bias: Channels) -> Normaliz
     """Normalises images by their own statistics.
 
     Args:
-      images: Any batch.
-      scale: Factor of each channel after normalisation.
-      bias: Offset of each channel after normalisation.
+        images: Any batch.
+        scale: Factor of each channel after normalisation.
+        bias: Offset of each channel after normalisation.
 
     Returns:
-      The normalised images, and the mean and biased variance of each channel.
+        The normalised images, and the mean and biased variance of each channel.
     """
     return _forward(images, scale, bias)[0]
 

@@ -45,8 +45,8 @@ def init_kernel(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "4 
     time for it, and the numbers are the same.
 
     Args:
-      key: Random key.
-      shape: Shape of the kernel, `(4, 4, inputs, outputs)`.
+        key: Random key.
+        shape: Shape of the kernel, `(4, 4, inputs, outputs)`.
     """
     return (INIT_STDDEV * jax.random.normal(key, (math.prod(shape),))).reshape(shape)
 
@@ -55,11 +55,11 @@ def hidden_widths(width: int, image_size: int) -> tuple[int, ...]:
     """Returns the channels of the generator's hidden layers, first to last.
 
     Args:
-      width: Channels of the last hidden layer, d in the paper.
-      image_size: Pixels a side of the images.
+        width: Channels of the last hidden layer, d in the paper.
+        image_size: Pixels a side of the images.
 
     Returns:
-      One number for each layer from 4x4 pixels to half the image's side.
+        One number for each layer from 4x4 pixels to half the image's side.
     """
     layers = int(math.log2(image_size // 4))
     return tuple(width * 2**k for k in reversed(range(layers)))
@@ -150,10 +150,10 @@ def fold_batch_norm(variables: PyTree) -> list[FoldedLayer]:
     `(bias - mean) g + b`.
 
     Args:
-      variables: 'params' and, with batch norm, 'batch_stats' of a `DCGANGenerator`.
+        variables: 'params' and, with batch norm, 'batch_stats' of a `DCGANGenerator`.
 
     Returns:
-      The layers in float32, first to last.
+        The layers in float32, first to last.
     """
     params, stats = variables["params"], variables.get("batch_stats", {})
     layers = []
@@ -172,8 +172,8 @@ def unfold_layers(generator: Generator, layers: list[FoldedLayer]) -> tuple[Gene
     """Returns the generator without norm, and the variables with which it equals the layers.
 
     Args:
-      generator: A `DCGANGenerator`, which gives the sizes.
-      layers: As `fold_batch_norm` returns them, quantized or not.
+        generator: A `DCGANGenerator`, which gives the sizes.
+        layers: As `fold_batch_norm` returns them, quantized or not.
     """
     params = {
         f"layer{k}": {"kernel": jnp.asarray(layer.weights), "bias": jnp.asarray(layer.bias)}
@@ -190,11 +190,11 @@ def prune_generator(student: Params, teacher: Params) -> Params:
     channel's importance is the L1 norm of the weights that read it, times its scale in batch norm.
 
     Args:
-      student: Parameters of a generator, which give the shapes; their values are not used.
-      teacher: Parameters of a generator at least as wide, with the same norm, latents and images.
+        student: Parameters of a generator, which give the shapes; their values are not used.
+        teacher: Parameters of a generator at least as wide, with the same norm, latents and images.
 
     Returns:
-      Parameters of the student's shapes.
+        Parameters of the student's shapes.
 
     Reference: Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv 1608.08710.
     """
@@ -233,7 +233,7 @@ def count_layer_macs(network: Generator | Critic) -> list[int]:
     """Counts the multiply-adds of each layer for one image, first to last; norms are left out.
 
     Args:
-      network: A `DCGANGenerator` or `DCGANCritic`.
+        network: A `DCGANGenerator` or `DCGANCritic`.
     """
     hidden = hidden_widths(network.width, network.image_size)
     # A 4x4 kernel at stride 2 meets every pixel of the smaller image with all 16 of its taps.
@@ -251,9 +251,9 @@ def count_paper_parameters(width: int, image_size: int = 64, latent_dim: int = 1
     64 pixels that is 672 d^2 + 12831 d + 1, which gives every row of the paper's table.
 
     Args:
-      width: Channels of the last hidden layer, d in the paper.
-      image_size: Pixels a side of the images.
-      latent_dim: Numbers in a latent.
+        width: Channels of the last hidden layer, d in the paper.
+        image_size: Pixels a side of the images.
+        latent_dim: Numbers in a latent.
 
     Reference: arXiv 1902.00159.
     """

@@ -21,12 +21,12 @@ class Generator(Protocol):
     Modules are frozen dataclasses, so they are hashable and can be static arguments of `jax.jit`.
 
     Attributes:
-      width: Channels of the last hidden layer; the size of the network grows with its square.
-      image_size: Pixels a side of the images.
-      channels: 1 for grey images, 3 for colour.
-      latent_dim: Numbers in a latent.
-      norm: Normalisation after each hidden layer: 'batch', 'layer' or 'none'.
-      conv_impl: Implementation of the convolutions, one of `conv.CONV_IMPLS`.
+        width: Channels of the last hidden layer; the size of the network grows with its square.
+        image_size: Pixels a side of the images.
+        channels: 1 for grey images, 3 for colour.
+        latent_dim: Numbers in a latent.
+        norm: Normalisation after each hidden layer: 'batch', 'layer' or 'none'.
+        conv_impl: Implementation of the convolutions, one of `conv.CONV_IMPLS`.
     """
 
     width: int
@@ -40,9 +40,9 @@ class Generator(Protocol):
         """Creates variables: 'params' and, with batch norm, 'batch_stats'.
 
         Args:
-          rngs: Random key.
-          latents: Any latents `[b, latent_dim]`; only their shape counts.
-          train: Either value gives the same variables.
+            rngs: Random key.
+            latents: Any latents `[b, latent_dim]`; only their shape counts.
+            train: Either value gives the same variables.
         """
         ...
 
@@ -50,13 +50,13 @@ class Generator(Protocol):
         """Generates images.
 
         Args:
-          variables: As `init` creates them.
-          latents: `[b, latent_dim]`.
-          train: Whether batch norm uses this batch, or else the stored statistics.
-          mutable: Collections of variables to update, such as `["batch_stats"]`.
+            variables: As `init` creates them.
+            latents: `[b, latent_dim]`.
+            train: Whether batch norm uses this batch, or else the stored statistics.
+            mutable: Collections of variables to update, such as `["batch_stats"]`.
 
         Returns:
-          Images `[b, s, s, c]`; with `mutable`, a pair of these and the updated collections.
+            Images `[b, s, s, c]`; with `mutable`, a pair of these and the updated collections.
         """
         ...
 
@@ -79,9 +79,9 @@ class Critic(Protocol):
         """Creates variables: 'params' and, with batch norm, 'batch_stats'.
 
         Args:
-          rngs: Random key.
-          images: Any images `[b, s, s, c]`; only their shape counts.
-          train: Either value gives the same variables.
+            rngs: Random key.
+            images: Any images `[b, s, s, c]`; only their shape counts.
+            train: Either value gives the same variables.
         """
         ...
 
@@ -89,13 +89,13 @@ class Critic(Protocol):
         """Scores images.
 
         Args:
-          variables: As `init` creates them.
-          images: `[b, s, s, c]` in -1..1.
-          train: Whether batch norm uses this batch, or else the stored statistics.
-          mutable: Collections of variables to update or to return, such as `["intermediates"]`.
+            variables: As `init` creates them.
+            images: `[b, s, s, c]` in -1..1.
+            train: Whether batch norm uses this batch, or else the stored statistics.
+            mutable: Collections of variables to update or to return, such as `["intermediates"]`.
 
         Returns:
-          Scores `[b]`; with `mutable`, a pair of these and the collections.
+            Scores `[b]`; with `mutable`, a pair of these and the collections.
         """
         ...
 
@@ -105,9 +105,9 @@ class FoldedLayer:
     """A convolution into which the batch norm that follows it is folded.
 
     Attributes:
-      kernel: `[4, 4, i, o]`, in float32, float16 or int8.
-      scale: `[o]`, the factor of each output channel: ones unless the kernel is of integers.
-      bias: `[o]`, added after the scale.
+        kernel: `[4, 4, i, o]`, in float32, float16 or int8.
+        scale: `[o]`, the factor of each output channel: ones unless the kernel is of integers.
+        bias: `[o]`, added after the scale.
     """
 
     kernel: np.ndarray
@@ -135,15 +135,15 @@ class Family:
     """A network architecture, from the smallest width to the largest.
 
     Attributes:
-      name: Key in `FAMILIES`.
-      generator: Constructor of a `Generator`; its arguments are the protocol's attributes.
-      critic: Constructor of a `Critic`; its arguments are the protocol's attributes.
-      fold: Maps a generator's variables to its layers, first to last, with batch norm folded in.
-      unfold: Maps a generator and folded layers to a generator without norm and its variables.
-      prune: Maps the params of a student and of a wider teacher to the student's initial params,
-        taken from the teacher's most important channels.
-      count_layer_macs: Counts the multiply-adds of each layer for one image, first to last.
-      count_paper_parameters: Counts a generator's parameters as the paper does.
+        name: Key in `FAMILIES`.
+        generator: Constructor of a `Generator`; its arguments are the protocol's attributes.
+        critic: Constructor of a `Critic`; its arguments are the protocol's attributes.
+        fold: Maps a generator's variables to its layers, first to last, with batch norm folded in.
+        unfold: Maps a generator and folded layers to a generator without norm and its variables.
+        prune: Maps the params of a student and of a wider teacher to the student's initial params,
+          taken from the teacher's most important channels.
+        count_layer_macs: Counts the multiply-adds of each layer for one image, first to last.
+        count_paper_parameters: Counts a generator's parameters as the paper does.
     """
 
     name: str
@@ -163,10 +163,10 @@ def register_family(family: Family) -> None:
     """Adds a family to `FAMILIES` under its name.
 
     Args:
-      family: Its classes must belong to no other family.
+        family: Its classes must belong to no other family.
 
     Raises:
-      ValueError: The name is taken.
+        ValueError: The name is taken.
     """
     if family.name in FAMILIES:
         raise ValueError(f"a network family named {family.name!r} is registered already")
@@ -177,10 +177,10 @@ def family_of(network: Generator | Critic) -> Family:
     """Returns the family that a generator or critic belongs to.
 
     Args:
-      network: An instance of a family's own class; a subclass belongs to no family.
+        network: An instance of a family's own class; a subclass belongs to no family.
 
     Raises:
-      ValueError: Its class belongs to no registered family.
+        ValueError: Its class belongs to no registered family.
     """
     for family in FAMILIES.values():
         if type(network) in (family.generator, family.critic):

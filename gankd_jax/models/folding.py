@@ -17,8 +17,8 @@ def unfold_generator(module: Generator, layers: list[FoldedLayer]) -> TrainedGen
     """Builds the Flax generator of folded layers; it has no norm.
 
     Args:
-      module: Gives the sizes; its norm is ignored.
-      layers: As `fold_generator` returns them, quantized or not.
+        module: Gives the sizes; its norm is ignored.
+        layers: As `fold_generator` returns them, quantized or not.
     """
     return TrainedGenerator(*family_of(module).unfold(module, layers))
 
@@ -30,8 +30,8 @@ def quantize(layer: FoldedLayer, precision: str) -> FoldedLayer:
     rounding error is then at most half of the scale.
 
     Args:
-      layer: In float32.
-      precision: Name of the kernel's new dtype.
+        layer: In float32.
+        precision: Name of the kernel's new dtype.
     """
     dtype = np.dtype(precision)
     if not np.issubdtype(dtype, np.integer):
@@ -46,12 +46,12 @@ def quantize_generator(generator: TrainedGenerator, precision: str) -> tuple[Tra
     """Rounds a generator's weights to what a file of that precision stores.
 
     Args:
-      generator: In float32; its batch norm is folded in.
-      precision: One of `constants.PRECISIONS`.
+        generator: In float32; its batch norm is folded in.
+        precision: One of `constants.PRECISIONS`.
 
     Returns:
-      The generator with the rounded weights, which computes in float32, and the bytes that its
-      weights take in a file.
+        The generator with the rounded weights, which computes in float32, and the bytes that its
+        weights take in a file.
     """
     layers = [quantize(layer, precision) for layer in fold_generator(generator)]
     return unfold_generator(generator.module, layers), sum(layer.nbytes for layer in layers)

@@ -29,10 +29,10 @@ def resize_tf1(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
     """Resizes like TensorFlow 1: bilinear, without aligned corners or half-pixel centres.
 
     Args:
-      images: In 0..255, of any size.
+        images: In 0..255, of any size.
 
     Returns:
-      Images in 0..255.
+        Images in 0..255.
 
     Reference: torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`, in its arithmetic.
     """
@@ -62,7 +62,7 @@ class FidInception(nn.Module):
     for `/`.  `init` returns zeros, because the published weights are always loaded.
 
     Attributes:
-      layers: The layers to return.
+        layers: The layers to return.
 
     Reference: torch-fidelity's `FeatureExtractorInceptionV3`.
     """
@@ -87,10 +87,10 @@ def parameter_shapes(layers: Sequence[str]) -> dict[str, dict[str, tuple[int, ..
     """Returns the shapes of the parameters that some layers need.
 
     Args:
-      layers: Of `POOL_LAYERS` and `LOGIT_LAYERS`.
+        layers: Of `POOL_LAYERS` and `LOGIT_LAYERS`.
 
     Returns:
-      `{name: {"kernel": shape, "bias": shape}}`, with the names of `FidInception`.
+        `{name: {"kernel": shape, "bias": shape}}`, with the names of `FidInception`.
     """
     x = jax.ShapeDtypeStruct((1, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
     network = FidInception(tuple(layers))

@@ -28,18 +28,18 @@ class TrainedGenerator:
     """A generator and the variables to sample with; unpacks as `module, variables`.
 
     Attributes:
-      module: The Flax module.
-      variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
-      card: How it was trained and how it scores; empty if nothing is recorded.
+        module: The Flax module.
+        variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+        card: How it was trained and how it scores; empty if nothing is recorded.
 
     Example:
-      >>> import gankd_jax
-      >>> generator = gankd_jax.load_generator("mnist-d2")
-      >>> (generator.image_size, generator.channels, generator.latent_dim)
-      (32, 1, 100)
-      >>> module, variables = generator
-      >>> sorted(variables)
-      ['params']
+        >>> import gankd_jax
+        >>> generator = gankd_jax.load_generator("mnist-d2")
+        >>> (generator.image_size, generator.channels, generator.latent_dim)
+        (32, 1, 100)
+        >>> module, variables = generator
+        >>> sorted(variables)
+        ['params']
     """
 
     module: Generator
@@ -68,11 +68,11 @@ class TrainedGenerator:
         """Generates images.
 
         Args:
-          seed: Of the latents; another seed gives other images.
-          n: How many; at least 1.
+            seed: Of the latents; another seed gives other images.
+            n: How many; at least 1.
 
         Returns:
-          Images in -1..1, float32, a function of the variables, `seed` and `n`.
+            Images in -1..1, float32, a function of the variables, `seed` and `n`.
         """
         latents = sample_latents(seed, n, self.latent_dim)
         return np.asarray(sample_images(self.module, self.variables, latents))
@@ -87,9 +87,9 @@ def sample_images(
     Batch norm uses its stored statistics, so an image depends on its own latent alone.
 
     Args:
-      generator: The module.
-      variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
-      latents: Any number of them; large batches are generated in parts on a CPU.
+        generator: The module.
+        variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+        latents: Any number of them; large batches are generated in parts on a CPU.
     """
     count, size = latents.shape
     part = _part_size(generator, count)
@@ -125,9 +125,9 @@ def sample_latents(seed: int, count: int, size: int) -> Float[Array, "n z"]:
     """Samples standard normal latents, a function of the arguments.
 
     Args:
-      seed: Of the random numbers.
-      count: How many latents.
-      size: Numbers in a latent.
+        seed: Of the random numbers.
+        count: How many latents.
+        size: Numbers in a latent.
     """
     return jax.random.normal(jax.random.key(seed), (count, size))
 
@@ -141,8 +141,8 @@ def sample_grid(generator: Generator, variables: PyTree) -> UInt8[np.ndarray, "h
     """Generates the images of the grid latents, tiled into one image.
 
     Args:
-      generator: The module.
-      variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+        generator: The module.
+        variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
     """
     images = sample_images(generator, variables, grid_latents(generator.latent_dim))
     return tile_images(to_uint8(images), GRID_SIDE)
@@ -155,11 +155,11 @@ def interpolation_latents(size: int, paths: int = INTERPOLATION_PATHS) -> Float[
     distribution.
 
     Args:
-      size: Numbers in a latent.
-      paths: How many paths.
+        size: Numbers in a latent.
+        paths: How many paths.
 
     Returns:
-      `paths * INTERPOLATION_STEPS` latents, path by path.
+        `paths * INTERPOLATION_STEPS` latents, path by path.
     """
     ends = sample_latents(GRID_SEED + 1, 2 * paths, size)
     starts, stops = ends[:paths, None], ends[paths:, None]
@@ -171,8 +171,8 @@ def tile_images(images: UInt8[np.ndarray, "n s s c"], columns: int) -> UInt8[np.
     """Tiles images into one, row by row.
 
     Args:
-      images: Of equal size; those of an incomplete last row are dropped.
-      columns: Images in a row.
+        images: Of equal size; those of an incomplete last row are dropped.
+        columns: Images in a row.
     """
     n, s, _, c = images.shape
     rows = n // columns

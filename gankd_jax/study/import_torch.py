@@ -56,19 +56,19 @@ def import_torch_teacher(
     images with the file's own batch-norm statistics.
 
     Args:
-      config: The study's config.
-      folder: Its work directory, which is created if need be.
-      path: The generator's file, as `torch_weights.read_generator` describes it.
-      run: Name of a teacher that is not trained yet.
-      critic_path: The critic's file, which may be `path`.  None leaves the critic untrained, which
-        is refused if a student starts from it or compares its features.
+        config: The study's config.
+        folder: Its work directory, which is created if need be.
+        path: The generator's file, as `torch_weights.read_generator` describes it.
+        run: Name of a teacher that is not trained yet.
+        critic_path: The critic's file, which may be `path`.  None leaves the critic untrained,
+          which is refused if a student starts from it or compares its features.
 
     Returns:
-      The run's folder.
+        The run's folder.
 
     Raises:
-      UserError: `run` is no teacher or has started already, or a file cannot be read or does not
-        fit the config.  Nothing is written then.
+        UserError: `run` is no teacher or has started already, or a file cannot be read or does not
+          fit the config.  Nothing is written then.
     """
     selected = plan.find_run(config, run)
     if selected.kind != "teacher":

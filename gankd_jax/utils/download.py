@@ -17,12 +17,12 @@ def download_file(url: str, target: Path, *, sha256: str) -> None:
     The file is downloaded even if `target` exists, unless that has the right hash already.
 
     Args:
-      url: Address of the file, by http or https.
-      target: Where the file goes; its folder is created.
-      sha256: Expected hash, hexadecimal.
+        url: Address of the file, by http or https.
+        target: Where the file goes; its folder is created.
+        sha256: Expected hash, hexadecimal.
 
     Raises:
-      UserError: The file cannot be downloaded or written, or its hash is another one.
+        UserError: The file cannot be downloaded or written, or its hash is another one.
     """
     import pooch  # slow to import
 

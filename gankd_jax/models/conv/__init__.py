@@ -34,11 +34,11 @@ def resolve_conv_impl(impl: str, backend: str = "") -> str:
     transposed axes, and take about twice as long.
 
     Args:
-      impl: 'auto', or one of `CONV_IMPLS`, which is returned unchanged.
-      backend: 'cpu', 'gpu' or 'tpu'; the default backend of this process if it is empty.
+        impl: 'auto', or one of `CONV_IMPLS`, which is returned unchanged.
+        backend: 'cpu', 'gpu' or 'tpu'; the default backend of this process if it is empty.
 
     Returns:
-      One of `CONV_IMPLS`: for 'auto', 'matmul' on a CPU and 'dilated' elsewhere.
+        One of `CONV_IMPLS`: for 'auto', 'matmul' on a CPU and 'dilated' elsewhere.
     """
     if impl != "auto":
         return impl
@@ -51,10 +51,10 @@ def conv_transpose_stride2(
     """Transposed convolution: 4x4, stride 2, padding 1, without bias.
 
     Args:
-      images: Any height and width.
-      kernel: `kernel[r, s]` maps an input pixel to the output pixel at offset `(r, s)`.  It is
-        PyTorch's weight `(in, out, 4, 4)`, permuted by `(2, 3, 0, 1)`.
-      impl: One of `CONV_IMPLS`.
+        images: Any height and width.
+        kernel: `kernel[r, s]` maps an input pixel to the output pixel at offset `(r, s)`.  It is
+          PyTorch's weight `(in, out, 4, 4)`, permuted by `(2, 3, 0, 1)`.
+        impl: One of `CONV_IMPLS`.
     """
     if impl == "dilated":
         flipped = kernel[::-1, ::-1]
@@ -74,9 +74,9 @@ def conv_stride2(
     """Convolution: 4x4, stride 2, padding 1, without bias.
 
     Args:
-      images: Of even height and width.
-      kernel: PyTorch's weight `(out, in, 4, 4)`, permuted by `(2, 3, 1, 0)`.
-      impl: One of `CONV_IMPLS`.
+        images: Of even height and width.
+        kernel: PyTorch's weight `(out, in, 4, 4)`, permuted by `(2, 3, 1, 0)`.
+        impl: One of `CONV_IMPLS`.
     """
     if impl == "dilated":
         return lax.conv_general_dilated(
@@ -100,8 +100,8 @@ def _choose_matmul(side: tuple[int, ...], channels: tuple[int, ...]) -> tuple[Co
     """Chooses the fastest matrix products for a layer.
 
     Args:
-      side: Height and width of the small image.
-      channels: Of the small image and of the large one.
+        side: Height and width of the small image.
+        channels: Of the small image and of the large one.
     """
     if _is_heavy(side, channels):
         return winograd.conv_transpose, winograd.conv

@@ -122,11 +122,11 @@ def space_to_depth(large: Float[Array, "b h w i"]) -> Float[Array, "b h//2+1 w//
     """Folds each 2x2 block of pixels of the padded image into channels.
 
     Args:
-      large: Images of even height and width; one row or column of zeros is added on every side.
+        large: Images of even height and width; one row or column of zeros is added on every side.
 
     Returns:
-      Images of half the height and width plus one; the channels are those of the block's pixels,
-      row by row.
+        Images of half the height and width plus one; the channels are those of the block's pixels,
+        row by row.
     """
     padded = pad_border(large)
     b, h, w, i = padded.shape
@@ -138,10 +138,10 @@ def space_to_depth_kernel(kernel: Float[Array, "4 4 i o"]) -> Float[Array, "2 2 
     """Permutes a kernel to act on the image that `space_to_depth` returns.
 
     Args:
-      kernel: Of a 4x4 convolution at stride 2.
+        kernel: Of a 4x4 convolution at stride 2.
 
     Returns:
-      The kernel of the equal 2x2 convolution at stride 1.
+        The kernel of the equal 2x2 convolution at stride 1.
     """
     i, o = kernel.shape[2:]
     split = kernel.reshape(2, 2, 2, 2, i, o)  # block row, row, block column, column

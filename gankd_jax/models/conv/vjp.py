@@ -29,12 +29,12 @@ def tie_vjps(
     """Defines the derivatives of three functions by each other.
 
     Args:
-      conv_transpose: Maps a small image and a kernel to a large image.
-      conv: Maps a large image and the same kernel to a small image; the adjoint of the first.
-      kernel_gradient: Maps a small and a large image to the gradient of either in the kernel.
+        conv_transpose: Maps a small image and a kernel to a large image.
+        conv: Maps a large image and the same kernel to a small image; the adjoint of the first.
+        kernel_gradient: Maps a small and a large image to the gradient of either in the kernel.
 
     Returns:
-      The same functions, differentiable to any order in reverse mode.
+        The same functions, differentiable to any order in reverse mode.
     """
     tied_transpose, tied_conv = jax.custom_vjp(conv_transpose), jax.custom_vjp(conv)
     tied_gradient = jax.custom_vjp(kernel_gradient)

@@ -177,9 +177,9 @@ def shift_axis(x: Array, by: int, *, axis: int) -> Array:
     """Shifts an array by one place along an axis.
 
     Args:
-      x: Any array.
-      by: 1 towards higher indices, -1 towards lower ones.  The end that becomes free gets zeros.
-      axis: The axis to shift along.
+        x: Any array.
+        by: 1 towards higher indices, -1 towards lower ones.  The end that becomes free gets zeros.
+        axis: The axis to shift along.
     """
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (by, -by, 0)
