@@ -9,9 +9,9 @@ import tiny
 from gankd_jax.bench import start
 from gankd_jax.cli.config_flag import split_config_words
 from gankd_jax.cli.parser import CommandParser, build_parser, parse_command
+from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.export.formats import FORMATS
 from gankd_jax.study import plan
-from gankd_jax.utils.constants import PRECISIONS
 from gankd_jax.utils.errors import UserError
 
 # ml_collections reads a config file by a deprecated call.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
+from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.export import formats, onnx, safetensors, stablehlo
 from gankd_jax.export import torch as torch_format
 from gankd_jax.models import dcgan, sampling
@@ -17,7 +18,6 @@ from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
 from gankd_jax.study import generators
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils.atomic_io import read_json
-from gankd_jax.utils.constants import PRECISIONS
 from gankd_jax.utils.errors import UserError
 
 RUN = "student-mse-d1-s0"

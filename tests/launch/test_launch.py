@@ -86,8 +86,8 @@ class Slurm:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory) -> Iterator[Slurm]:
-    if slurm_cluster.lacks():
-        pytest.skip(f"no SLURM here: {', '.join(slurm_cluster.lacks())} missing")
+    if slurm_cluster.missing_programs():
+        pytest.skip(f"no SLURM here: {', '.join(slurm_cluster.missing_programs())} missing")
     with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as environment:
         yield Slurm(environment)
 

@@ -209,7 +209,7 @@ def test_a_second_call_finds_everything_done(root, finished, tmp_path):
 
 def test_what_was_compiled_is_kept_for_the_next_start(root, finished):
     kept = {path.name for path in (root / "cache" / "gankd-jax" / "compiled").iterdir()}
-    assert any(name.startswith("jit_chunk-") for name in kept)  # a call of many steps
+    assert any(name.startswith("jit_multi_step-") for name in kept)  # a call of many steps
 
 
 # Stopped and resumed
@@ -360,7 +360,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_touched(root, finished, tm
     before = tiny.snapshot(folder)
     done = tiny.gankd(root, "train", *tiny.flags(), f"--workdir={folder}", f"--run={name}")
     assert done.returncode == 2
-    assert re.fullmatch(r"gankd: .*40 is damaged and no other .* anew\n", done.stderr)
+    assert re.fullmatch(r"gankd: .*40 is damaged and no other .* from the beginning\n", done.stderr)
     assert tiny.snapshot(folder) == before
 
 
