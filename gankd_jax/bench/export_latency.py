@@ -12,13 +12,13 @@ import ml_collections
 from tabulate import tabulate
 
 from gankd_jax.bench.measure import WORKERS, Worker
+from gankd_jax.config.constants import FASTER_FACTOR, LOSSY_PRECISIONS, PRECISIONS, STEADY_SPREAD
 from gankd_jax.export.formats import export_generator, require_packages
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.study import plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
 from gankd_jax.utils import atomic_io
-from gankd_jax.utils.constants import FASTER_FACTOR, LOSSY_PRECISIONS, PRECISIONS, STEADY_SPREAD
 from gankd_jax.utils.errors import UserError
 
 HEADER = ("run", "weights", "bytes", "ms, one image", "images/s, batches of 64", "peak MiB")

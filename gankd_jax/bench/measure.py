@@ -27,6 +27,7 @@ from gankd_jax.bench.cases import (
 from gankd_jax.bench.worker import WorkerCase, median_seconds
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import require_new_file
 
 # For each of "ours", "matrix" (the product), every worker and variant: a step's time in each round.
 Seconds = dict[str, list[float]]
@@ -110,11 +111,10 @@ def run_benchmark(folder: Path, *, against: Sequence[str], only: Sequence[str], 
           process ends, or a name is unknown.
     """
     cases = _select_cases(only)
-    for path in (folder / "bench.json", folder / "bench.md"):
-        if path.exists():
-            raise UserError(f"{path} exists; name another folder with --out")
     for name in against:
         _check_worker(name)
+    for path in (folder / "bench.json", folder / "bench.md"):
+        require_new_file(path)
     workers = {name: Worker(WORKERS[name], f"the {name} worker") for name in against}
     try:
         seconds = {}

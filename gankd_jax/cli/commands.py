@@ -59,10 +59,11 @@ def run_evaluate(args: Namespace) -> None:
 
 def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], None]) -> None:
     """Joins the other processes, if there are any, and does the same work in each."""
-    from gankd_jax.utils import multihost
+    from gankd_jax.utils import multihost, sharding
 
     config = args.config.load()
     multihost.initialize(args.coordinator, args.processes, args.process)
+    sharding.require_platform()
     preemption.install_handlers()
     with multihost.ends_all_processes():
         work(config, args.workdir)
@@ -89,7 +90,9 @@ def run_watch(args: Namespace) -> None:
 def run_sample(args: Namespace) -> None:
     """Write a grid of generated images as PNG, of a run or of a pretrained generator."""
     from gankd_jax.study import generators
+    from gankd_jax.utils.sharding import require_platform
 
+    require_platform()
     run_flags = {"--config": args.config, "--workdir": args.workdir, "--run": args.run_name}
     missing_flags = [flag for flag, value in run_flags.items() if value is None]
     if args.pretrained:
@@ -114,7 +117,12 @@ def run_score(args: Namespace) -> None:
     """Print all scores of images A against images B."""
     from gankd_jax.data.loading import default_data_dir
     from gankd_jax.study import score_images
+    from gankd_jax.utils import atomic_io, paths
+    from gankd_jax.utils.sharding import require_platform
 
+    require_platform()
+    if args.out:
+        paths.require_new_file(args.out)
     data_dir = args.data_dir or default_data_dir()
     settings = score_images.ScoreSettings(
         data_dir=data_dir,
@@ -124,9 +132,11 @@ def run_score(args: Namespace) -> None:
         samples=args.samples,
     )
     result = score_images.score_with_inception(
-        args.a, args.b, weights=args.weights, settings=settings, out=args.out
+        args.a, args.b, weights=args.weights, settings=settings
     )
-    print(score_images.format_scores(result))
+    print(score_images.format_scores(result))  # before the file: a full disk must not cost it
+    if args.out:
+        atomic_io.write_json(args.out, result)
 
 
 def run_weights_fetch(args: Namespace) -> None:
@@ -141,7 +151,9 @@ def run_weights_fetch(args: Namespace) -> None:
 def run_weights_import_torch(args: Namespace) -> None:
     """Make a PyTorch DCGAN the teacher of a study."""
     from gankd_jax.study.import_torch import import_torch_teacher
+    from gankd_jax.utils.sharding import require_platform
 
+    require_platform()
     print(
         import_torch_teacher(
             args.config.load(),
@@ -156,7 +168,9 @@ def run_weights_import_torch(args: Namespace) -> None:
 def run_export(args: Namespace) -> None:
     """Write a run's generator as a file for other programs, after checking its images."""
     from gankd_jax.study.generators import export_run
+    from gankd_jax.utils.sharding import require_platform
 
+    require_platform()
     print(
         export_run(
             args.config.load(),
@@ -171,6 +185,8 @@ def run_export(args: Namespace) -> None:
 
 def run_bench(args: Namespace) -> None:
     """Time training and sampling, or measure what one of the switches names."""
+    from gankd_jax.utils.sharding import require_platform
+
     mode = next((mode for mode in BENCH_MODES if mode and getattr(args, f"bench_{mode}")), "")
     measure, used_flags = BENCH_MODES[mode]
     command = f"gankd bench --{mode.replace('_', '-')}" if mode else "gankd bench"
@@ -180,6 +196,8 @@ def run_bench(args: Namespace) -> None:
             raise UserError(f"`{command}` takes no --{flag}; see `gankd bench --help`")
         if not is_given and flag in used_flags and flag in ("config", "workdir"):
             raise UserError(f"`{command}` needs --{flag}=...; see `gankd bench --help`")
+    if mode != "compile_for":  # which sets the platform
+        require_platform()
     measure(args)
 
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gankd_jax.config import schema
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import expand_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def split_config_words(words: list[str]) -> tuple[ConfigFlag | None, list[str]]:
     Raises:
         UserError: The file cannot be read, or a field does not exist or has another type.
     """
-    _require_config_file(words)
+    words = _expand_config_file(words)
     argv = ["gankd", *words]
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may stand before and behind other words
@@ -84,14 +84,24 @@ def split_config_words(words: list[str]) -> tuple[ConfigFlag | None, list[str]]:
     return ConfigFlag(config_flags.get_config_filename(flag), changes, flag.value), other_words
 
 
-def _require_config_file(words: list[str]) -> None:
-    for k, word in enumerate(words):
+def _expand_config_file(words: list[str]) -> list[str]:
+    """Writes the config as `--config=FILE`, with the home folder in place of ~.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    expanded, remaining = [], iter(words)
+    for word in remaining:
         if word in ("--config", "-config"):
-            word = f"--config={words[k + 1]}" if k + 1 < len(words) else "--config="
+            word = f"--config={next(remaining, '')}"
         if word.startswith(("--config=", "-config=")):
-            path = word.split("=", 1)[1].split(":")[0]
-            if not Path(path).is_file():
-                raise UserError(f"--config={path} is not a file; try --config=configs/digits.py")
+            name, colon, variants = word.split("=", 1)[1].partition(":")
+            path = expand_path(name)
+            if not path.is_file():
+                raise UserError(f"--config={name} is not a file; try --config=configs/digits.py")
+            word = f"--config={path}{colon}{variants}"
+        expanded.append(word)
+    return expanded
 
 
 def _describe_unknown_field(message: str, words: list[str]) -> str:

@@ -1,17 +1,21 @@
 """Entry point of the command line: runs one command, and prints any mistake as one line."""
 
+import codecs
+import io
 import logging as python_logging
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
 from absl import logging as absl_logging
 
 from gankd_jax.cli.config_flag import split_config_words
 from gankd_jax.cli.parser import parse_command
-from gankd_jax.utils import preemption
+from gankd_jax.utils import paths, preemption
 from gankd_jax.utils.errors import UserError
+
+# What stands for a character that a terminal or pipe without UTF-8 cannot show.
+ASCII_FORMS = {"±": "+-", "é": "e"}
 
 
 def main() -> None:
@@ -19,6 +23,7 @@ def main() -> None:
 
     The exit status is 2 after a mistake, and 128 plus the signal's number after a signal.
     """
+    _configure_output()
     _configure_logging()
     try:
         _run_command(sys.argv[1:])
@@ -38,8 +43,23 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full or read-only disk, missing rights, a file that disappeared
-        print(f"gankd: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        name = error.filename or "standard output"
+        print(f"gankd: {name}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _configure_output() -> None:
+    """Lets every text be printed, whatever the encoding of the terminal or pipe."""
+    codecs.register_error("ascii_forms", _replace_by_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where a test captures the output
+            stream.reconfigure(errors="ascii_forms")
+
+
+def _replace_by_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    characters = error.object[error.start : error.end]
+    return "".join(ASCII_FORMS.get(character, "?") for character in characters), error.end
 
 
 def _configure_logging() -> None:
@@ -57,14 +77,24 @@ def _configure_logging() -> None:
 def _run_command(words: list[str]) -> None:
     if not words or not {"-h", "--help"}.isdisjoint(words):
         parse_command([*words, "--help"])  # prints the help and exits
-    _use_compilation_cache()  # before the config is read, which may import jax
+    _configure_jax()  # before the config is read, which may import jax
     config, words = split_config_words(words)
     args = parse_command(words + ([f"--config={config.filename}"] if config else []))
     args.config = config
     args.run(args)
 
 
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs for the next start, in JAX's folder if the user named one."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(home, "gankd-jax", "compiled")))
+def _configure_jax() -> None:
+    """Keeps compiled programs for the next start, and computes in float32."""
+    logger = python_logging.getLogger(__name__)
+    if os.environ.pop("JAX_ENABLE_X64", "0").lower() not in ("0", "false", "off", "no", "f", "n"):
+        logger.warning("JAX_ENABLE_X64 is ignored: gankd computes in float32")
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = paths.user_cache_dir() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, UserError) as error:
+        logger.warning("compiled programs are not kept for the next start (%s)", error)
+    else:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gankd_jax.cli import commands
-from gankd_jax.utils.constants import PRECISIONS
+from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import expand_path
 
 EXAMPLES_TITLE = (
     "Examples, from the root of a checkout (launch/quickstart makes the study in runs/digits):"
@@ -29,7 +30,7 @@ def parse_text(text: str) -> str:
 
 def parse_path(text: str) -> Path:
     """Reads the path of a file or folder, which may begin with ~."""
-    return Path(parse_text(text)).expanduser()
+    return expand_path(parse_text(text))
 
 
 def parse_whole_number(text: str, least: int = 0) -> int:

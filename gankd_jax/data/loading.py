@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import PIL
-from absl import logging
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from gankd_jax.data import registry
 from gankd_jax.data.prepare import prepare_dataset, prepared_dir, prepared_versions
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import expand_path, write_cache
 
 _CACHE_FORMAT = 1  # raise it with any change of the preprocessing
 _RECORDS_PER_READ = 256
@@ -71,7 +71,7 @@ class _Records:
 
 def default_data_dir() -> Path:
     """Returns the folder of the TFDS data sets: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expand_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def load_split(
@@ -178,7 +178,7 @@ def _load_or_preprocess(
     if cached is not None:
         return cached
     images = _preprocess_split(folder, split, image_size=image_size, pad=pad)
-    _write_cache(cache, images)
+    write_cache(cache, lambda: _write_split(cache, images))
     return _read_cache(cache) or images  # mapped, so that processes share the memory
 
 
@@ -208,23 +208,20 @@ def _read_cache(cache: Path) -> _PreprocessedSplit | None:
         return None
 
 
-def _write_cache(cache: Path, images: _PreprocessedSplit) -> None:
+def _write_split(cache: Path, images: _PreprocessedSplit) -> None:
     """Replaces a cache folder, as a whole or not at all."""
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=cache.parent) as work:
-            new = Path(work, "new")
-            (new / "arrays").mkdir(parents=True)
-            np.save(new / "arrays" / "pixels.npy", images.pixels)
-            if images.labels is not None:
-                np.save(new / "arrays" / "labels.npy", images.labels)
-            note = {"sha256": images.sha256, "stamps": _file_stamps(new / "arrays")}
-            (new / "note.json").write_text(json.dumps(note))
-            if cache.exists():
-                cache.rename(Path(work, "old"))
-            new.rename(cache)
-    except OSError as error:
-        logging.warning("%s cannot be written (%s): continuing without a cache", cache, error)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=cache.parent) as work:
+        new = Path(work, "new")
+        (new / "arrays").mkdir(parents=True)
+        np.save(new / "arrays" / "pixels.npy", images.pixels)
+        if images.labels is not None:
+            np.save(new / "arrays" / "labels.npy", images.labels)
+        note = {"sha256": images.sha256, "stamps": _file_stamps(new / "arrays")}
+        (new / "note.json").write_text(json.dumps(note))
+        if cache.exists():
+            cache.rename(Path(work, "old"))
+        new.rename(cache)
 
 
 def _preprocess_split(folder: Path, split: str, *, image_size: int, pad: int) -> _PreprocessedSplit:

@@ -26,6 +26,7 @@ from gankd_jax.models.family import PyTree
 from gankd_jax.training.train_step import normalize_images
 from gankd_jax.utils import atomic_io, preemption
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import write_cache
 from gankd_jax.utils.progress import ProgressBar
 
 # The training recipe is part of the cache's key, so that any change trains new classifiers.  Scores
@@ -110,9 +111,12 @@ def load_or_train_classifier(
     path = cache_dir / f"{kind}-{key}.npz"
     if not path.exists():
         params = _train(network, train, title=kind)
-        _save(path, params, _accuracy(network, params, test))
-    # Read back even if just trained: of several processes that trained it, the first one's counts.
-    params, accuracy = _restore(path)
+        accuracy = _accuracy(network, params, test)
+        write_cache(path, lambda: _save(path, params, accuracy))
+    if path.exists():
+        # Read back even if just trained: of several processes that trained it, the first one's
+        # counts.
+        params, accuracy = _restore(path)
     return EvalClassifier(kind, network, params, accuracy, _hash_params(params))
 
 

@@ -10,6 +10,7 @@ from gankd_jax.data.loading import ImageSplit
 from gankd_jax.evaluation import inference
 from gankd_jax.metrics import stats_io
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats, compute_stats
+from gankd_jax.utils.paths import write_cache
 
 
 def load_or_compute_stats(
@@ -35,7 +36,7 @@ def load_or_compute_stats(
     bar = {"total": -(-len(pixels) // size), "desc": images.key, "unit": "batch", "disable": None}
     batches = tqdm(inference.iterate_batches(pixels, size), **bar)
     stats = compute_stats(iter(batches), extractor, count=len(pixels))
-    stats_io.write_stats(stats, cache_dir, key)
+    write_cache(cache_dir / key, lambda: stats_io.write_stats(stats, cache_dir, key))
     return stats
 
 

@@ -7,6 +7,7 @@ imported in `export/__init__.py`.
 import dataclasses
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ class ExportFormat:
 
     Attributes:
         name: Key in `FORMATS`, the value of `gankd export --format`.
+        suffixes: Endings of its files' names, such as `.onnx`.
         write: Maps a generator module and its folded layers to the bytes of a file.
         run: Maps the bytes of a file and latents `[n, z]` to images `[n, s, s, c]` in -1..1.
         packages: Packages that writing and running need beside those of gankd-jax.
@@ -42,6 +44,7 @@ class ExportFormat:
     """
 
     name: str
+    suffixes: tuple[str, ...]
     write: Callable[[Generator, list[FoldedLayer]], bytes]
     run: Callable[[bytes, np.ndarray], np.ndarray]
     packages: tuple[str, ...] = ()
@@ -110,6 +113,22 @@ def export_generator(
             f" where {MAX_DIFFERENCE:.0e} is allowed"
         )
     return ExportedFile(content, rounded, difference)
+
+
+def require_suffix(out: Path, format_name: str) -> None:
+    """Checks that a file's name ends as files of its format do.
+
+    Args:
+        out: The file to write.
+        format_name: A key of `FORMATS`.
+
+    Raises:
+        UserError: It ends otherwise.
+    """
+    suffixes = FORMATS[format_name].suffixes
+    if out.suffix not in suffixes:
+        endings = " or ".join(suffixes)
+        raise UserError(f"--out={out}: the name of a {format_name} file ends in {endings}")
 
 
 def require_packages(format_name: str) -> None:

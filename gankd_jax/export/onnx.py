@@ -104,6 +104,7 @@ def run_onnx(model: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarra
 register_format(
     ExportFormat(
         name="onnx",
+        suffixes=(".onnx",),
         write=lambda _, layers: write_onnx(layers),
         run=run_onnx,
         packages=("onnx", "onnxruntime"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from gankd_jax.export import safetensors
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import expand_path
 
 RESULTS = Path(__file__).resolve().parents[2] / "configs" / "results"  # of a checkout
 
@@ -25,7 +26,7 @@ def load_pretrained(name: str) -> TrainedGenerator:
         UserError: There is none of that name, or its file is missing or damaged.
     """
     paths = pretrained_paths()
-    path = Path(name).expanduser() if name.endswith(".safetensors") else paths.get(name)
+    path = expand_path(name) if name.endswith(".safetensors") else paths.get(name)
     if path is None:
         names = ", ".join(paths) or "none, as this is not a checkout: give the path of a file"
         raise UserError(f"no pretrained generator {name!r}; there are: {names}")

@@ -102,6 +102,10 @@ def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.
 
 register_format(
     ExportFormat(
-        name="safetensors", write=write_safetensors, run=run_safetensors, add_card=add_card
+        name="safetensors",
+        suffixes=(".safetensors",),
+        write=write_safetensors,
+        run=run_safetensors,
+        add_card=add_card,
     )
 )

@@ -75,4 +75,8 @@ def run_stablehlo(
     return np.asarray(jax.export.deserialize(bytearray(program)).call(latents))
 
 
-register_format(ExportFormat(name="stablehlo", write=write_stablehlo, run=run_stablehlo))
+register_format(
+    ExportFormat(
+        name="stablehlo", suffixes=(".stablehlo",), write=write_stablehlo, run=run_stablehlo
+    )
+)

@@ -64,6 +64,7 @@ def run_torch(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarra
 register_format(
     ExportFormat(
         name="torch",
+        suffixes=(".pth", ".pt"),
         write=lambda _, layers: write_torch(layers),
         run=run_torch,
         packages=("torch",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 from gankd_jax.interop.torch_file import read_torch_file
 from gankd_jax.models.inception import LOGIT_LAYERS, POOL_LAYERS, parameter_shapes
-from gankd_jax.utils import atomic_io
+from gankd_jax.utils import atomic_io, paths
 from gankd_jax.utils.download import download_file
 from gankd_jax.utils.errors import UserError
 
@@ -105,8 +104,7 @@ Params = dict[str, Arrays]  # {name: {"kernel", "bias"}}
 
 def default_weights_path() -> Path:
     """Returns where `fetch_weights` puts the folded weights and scores look for them."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home, "gankd-jax", "inception-2015-12-05-folded.npz")
+    return paths.user_cache_dir() / "inception-2015-12-05-folded.npz"
 
 
 def fetch_weights(
@@ -155,11 +153,7 @@ def load_weights(path: Path, layers: Sequence[str]) -> Params:
     Raises:
         UserError: The file is missing, or lacks parameters of the layers, which are named.
     """
-    if not path.exists():
-        raise UserError(
-            f"{path}: no Inception weights; `gankd weights fetch` downloads them"
-            " (95 MB), `gankd weights fetch --from=FILE` takes a local copy"
-        )
+    _require_weights(path)
     arrays = _read_folded(path)
     needed = parameter_shapes(layers)
     missing = _blocks(name for name in needed if f"{name}/kernel" not in arrays)
@@ -172,8 +166,21 @@ def load_weights(path: Path, layers: Sequence[str]) -> Params:
     return {name: {part: arrays[f"{name}/{part}"] for part in needed[name]} for name in needed}
 
 
+def _require_weights(path: Path) -> None:
+    if not path.exists():
+        raise UserError(
+            f"{path}: no Inception weights; `gankd weights fetch` downloads them"
+            " (95 MB), `gankd weights fetch --from=FILE` takes a local copy"
+        )
+
+
 def available_layers(path: Path) -> tuple[str, ...]:
-    """Returns the layers for which a file of folded weights has all parameters."""
+    """Returns the layers for which a file of folded weights has all parameters.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    _require_weights(path)
     arrays = _read_folded(path)
     names = {name.removesuffix("/kernel") for name in arrays}
     return tuple(

@@ -129,7 +129,8 @@ def sample_latents(seed: int, count: int, size: int) -> Float[Array, "n z"]:
         count: How many latents.
         size: Numbers in a latent.
     """
-    return jax.random.normal(jax.random.key(seed), (count, size))
+    # The dtype is named, so that jax_enable_x64 does not change the images.
+    return jax.random.normal(jax.random.key(seed), (count, size), jnp.float32)
 
 
 def grid_latents(size: int) -> Float[Array, "n z"]:

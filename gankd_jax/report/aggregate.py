@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from gankd_jax.config.constants import FASTER_FACTOR, LOSSY_PRECISIONS, PRECISIONS
 from gankd_jax.metrics.registry import METRICS, Metric, get_metric
 from gankd_jax.report.study_results import RunResults, StudyResults
-from gankd_jax.utils.constants import FASTER_FACTOR, LOSSY_PRECISIONS, PRECISIONS
 
 CONFIDENCE = 0.95  # of the interval around a difference of two models
 # What a score is drawn against.

@@ -16,6 +16,7 @@ from gankd_jax.report.formatting import model_name
 from gankd_jax.study.plan import Run, plan_runs
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import expand_path
 
 ImageArray = UInt8[np.ndarray, "n h w c"]
 PathArray = UInt8[np.ndarray, "paths steps h w c"]
@@ -181,7 +182,7 @@ def load_study(workdir: str | Path) -> StudyResults:
         >>> (best.width, best.scores["fd_classifier"] > 0)
         (1, True)
     """
-    workdir = Path(workdir).expanduser()
+    workdir = expand_path(workdir)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} holds no study (no config.json); name the --workdir of one")
     config = read_json_object(workdir / "config.json")

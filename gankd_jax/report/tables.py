@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable
 
+from gankd_jax.config.constants import LOSSY_PRECISIONS, PRECISIONS, STEADY_SPREAD
 from gankd_jax.metrics.registry import FRECHET_DISTANCE, INCEPTION_SCORE, Metric
 from gankd_jax.report import paper_results
 from gankd_jax.report.aggregate import (
@@ -42,7 +43,6 @@ from gankd_jax.report.formatting import (
     wrap_line,
 )
 from gankd_jax.report.study_results import RunResults, StudyResults, describe_unscored_runs
-from gankd_jax.utils.constants import LOSSY_PRECISIONS, PRECISIONS, STEADY_SPREAD
 
 MEASURE_LATENCY_HINT = "`gankd bench --export --config=... --workdir=...` measures it"
 # Parts of the teacher's score for which the smallest width is reported.

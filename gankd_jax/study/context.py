@@ -27,6 +27,7 @@ from gankd_jax.training.train_state import TrainState, create_train_state
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import Checkpoints, is_intact
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import expand_path, write_cache
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class StudyContext:
     @property
     def data_dir(self) -> Path:
         """Folder of prepared data sets."""
-        return Path(self.config.data.dir) if self.config.data.dir else default_data_dir()
+        return expand_path(self.config.data.dir) if self.config.data.dir else default_data_dir()
 
     @property
     def cache_dir(self) -> Path:
@@ -161,10 +162,12 @@ class StudyContext:
         assert extractor
         name = f"{self.train_images.key}-{extractor.name}-{extractor.pair_layer}-each-{len(images)}"
         path = self.cache_dir / f"{name}.npz"
-        if not path.exists():
-            logger.info("computing features of %s training images, once", f"{len(images):,}")
-            atomic_io.write_npz(path, features=scoring.extract_features(images, extractor))
-        return atomic_io.read_npz(path)["features"]
+        if path.exists():
+            return atomic_io.read_npz(path)["features"]
+        logger.info("computing features of %s training images, once", f"{len(images):,}")
+        features = scoring.extract_features(images, extractor)
+        write_cache(path, lambda: atomic_io.write_npz(path, features=features))
+        return features
 
     def find_nearest_training_images(
         self, images: UInt8[np.ndarray, "n s s c"]

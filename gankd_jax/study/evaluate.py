@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gankd_jax.config.constants import LOSSY_PRECISIONS, PRECISIONS
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.metrics import registry
 from gankd_jax.metrics.feature_stats import (
@@ -27,7 +28,6 @@ from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_step import sample_noise
 from gankd_jax.utils import atomic_io, preemption
-from gankd_jax.utils.constants import LOSSY_PRECISIONS, PRECISIONS
 
 logger = logging.getLogger(__name__)
 

@@ -5,15 +5,21 @@ from typing import Any
 
 import ml_collections
 
+from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.export import pretrained
-from gankd_jax.export.formats import CHECK_COUNT, FORMATS, export_generator, require_packages
+from gankd_jax.export.formats import (
+    CHECK_COUNT,
+    FORMATS,
+    export_generator,
+    require_packages,
+    require_suffix,
+)
 from gankd_jax.models import sampling
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import evaluate, plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
-from gankd_jax.utils import atomic_io
-from gankd_jax.utils.constants import PRECISIONS
+from gankd_jax.utils import atomic_io, paths
 from gankd_jax.utils.errors import UserError
 
 
@@ -41,7 +47,7 @@ def load_generator(source: str | Path) -> TrainedGenerator:
         >>> generator.card["scores"]["fd_classifier"] > 0
         True
     """
-    folder = Path(source).expanduser()
+    folder = paths.expand_path(source)
     if not (folder / "run.json").is_file():
         return pretrained.load_pretrained(str(source))
     context, run = open_run(folder)
@@ -81,7 +87,7 @@ def sample_run(config: ml_collections.ConfigDict, folder: Path, name: str, *, ou
     """
     run = plan.find_run(config, name)
     workdir.require_trained(folder, config, run)
-    atomic_io.require_absent(out)
+    paths.require_new_file(out)
     _write_grid(out, StudyContext(config, folder).load_generator(run))
 
 
@@ -91,15 +97,12 @@ def sample_pretrained(name: str, out: Path) -> None:
     Raises:
         UserError: There is no such generator, or `out` exists.
     """
-    atomic_io.require_absent(out)
+    paths.require_new_file(out)
     _write_grid(out, pretrained.load_pretrained(name))
 
 
 def _write_grid(out: Path, generator: TrainedGenerator) -> None:
-    try:
-        atomic_io.write_png(out, sampling.sample_grid(*generator))
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+    atomic_io.write_png(out, sampling.sample_grid(*generator))
 
 
 def export_run(
@@ -133,7 +136,8 @@ def export_run(
     _check_names(format_name, precision)
     plan_run = plan.find_run(config, run)
     workdir.require_trained(folder, config, plan_run)
-    atomic_io.require_absent(out)
+    require_suffix(out, format_name)
+    paths.require_new_file(out)
     require_packages(format_name)
     context = StudyContext(config, folder)
     exported = export_generator(

@@ -70,7 +70,8 @@ def train_run(config: ml_collections.ConfigDict, folder: Path, name: str) -> Non
         name: The run's name, such as `student-mse-d4-s0`.
 
     Raises:
-        UserError: There is no such run, it has failed, or it is a student without a teacher.
+        UserError: There is no such run, it has failed before or fails now, or it is a student
+            without a teacher.
     """
     run = plan.find_run(config, name)
     multihost.on_primary(lambda: _require_trainable(config, folder, run))
@@ -81,6 +82,7 @@ def train_run(config: ml_collections.ConfigDict, folder: Path, name: str) -> Non
     if run.kind == "student":
         teacher = plan.find_run(config, multihost.on_primary(lambda: context.teacher.name))
     train_runs(context, [run], teacher)
+    multihost.on_primary(lambda: _require_not_failed(config, folder, run))
     if run.kind == "teacher":
         multihost.on_primary(lambda: select_teacher(context))
 
@@ -150,12 +152,16 @@ def _wait_for_teacher(context: StudyContext, seconds: int) -> str:
 
 def _require_trainable(config: ml_collections.ConfigDict, folder: Path, run: Run) -> None:
     """Refuses a run that has failed for good, or a student without a teacher."""
-    has_study = workdir.matches_config(folder, config)
-    if has_study and workdir.has_failed_for_good(folder, config, run):
-        path = folder / run.name / "failed.json"
-        raise UserError(f"{run.name} has failed; {path} says where and why")
+    if workdir.matches_config(folder, config):
+        _require_not_failed(config, folder, run)
     if run.kind == "student":
         _ = StudyContext(config, folder).teacher
+
+
+def _require_not_failed(config: ml_collections.ConfigDict, folder: Path, run: Run) -> None:
+    if workdir.has_failed_for_good(folder, config, run):
+        path = folder / run.name / "failed.json"
+        raise UserError(f"{run.name} has failed; {path} says where and why")
 
 
 def _open_study(

@@ -24,7 +24,7 @@ from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import feature_stats, stats_io
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
 from gankd_jax.study.generators import open_run
-from gankd_jax.utils import atomic_io
+from gankd_jax.utils import paths
 from gankd_jax.utils.errors import UserError
 
 IMAGE_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -99,27 +99,26 @@ def score(
         >>> scores["fd_64"] > 0
         True
     """
-    data_path = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    data_path = paths.expand_path(data_dir) if data_dir else default_data_dir()
     result = score_with_inception(
         a,
         b,
-        weights=Path(weights).expanduser() if weights else None,
+        weights=paths.expand_path(weights) if weights else None,
         settings=ScoreSettings(data_path, image_size, pad, data_path / "gankd_cache", samples),
-        out=None,
     )
     own_scores = {key: result["a"].get(key) for key in ("inception_score", "sharpness")}
     return {key: value for key, value in own_scores.items() if value is not None} | result["scores"]
 
 
 def score_sources(
-    a: ImageSource, b: ImageSource, extractor: FeatureExtractor, settings: ScoreSettings
+    a: ImageSource, b: ImageSource, extractor: FeatureExtractor | None, settings: ScoreSettings
 ) -> dict[str, Any]:
     """Computes all metrics of one set of images against another by any network.
 
     Args:
         a: The generated images, in one of the forms of `score`.
         b: The real images, in one of the forms of `score`.
-        extractor: The evaluation network.
+        extractor: The evaluation network; None if both are files of statistics.
         settings: How the images are found and read.
 
     Returns:
@@ -159,10 +158,10 @@ def _describe_source(source: ImageSource) -> str:
     return str(source) if isinstance(source, str | Path) else f"{len(source)} images"
 
 
-def describe_method(extractor: FeatureExtractor) -> dict[str, Any]:
+def describe_method(extractor: FeatureExtractor | None) -> dict[str, Any]:
     """Returns what the scores depend on, beside the images."""
     return {
-        "network": extractor.description,
+        "network": extractor.description if extractor else "that of the files of statistics",
         "inception_score": (
             f"logits without bias, {feature_stats.INCEPTION_SCORE_SPLITS} splits, as torch-fidelity"
         ),
@@ -177,27 +176,28 @@ def describe_method(extractor: FeatureExtractor) -> dict[str, Any]:
 
 
 def load_source_stats(
-    source: ImageSource, extractor: FeatureExtractor, settings: ScoreSettings
+    source: ImageSource, extractor: FeatureExtractor | None, settings: ScoreSettings
 ) -> FeatureStats:
     """Computes the statistics of a set of images; those of a data set are cached.
 
     Args:
         source: One of the forms of `score`.
-        extractor: The evaluation network.
+        extractor: The evaluation network; a file of statistics needs none.
         settings: How the images are found and read.
 
     Raises:
         UserError: The source has none of these forms, or is too small.
     """
+    if not _needs_network(source):
+        return stats_io.read_stats(paths.expand_path(str(source)))
+    assert extractor is not None
     if not isinstance(source, str | Path):
         return _array_stats(source, extractor, settings.samples)
-    path = Path(source).expanduser()
+    path = paths.expand_path(source)
     if (path / "run.json").is_file():
         return _run_stats(path, extractor, settings.samples)
     if path.is_dir():
         return _folder_stats(path, extractor, settings.samples)
-    if path.suffix == ".npz":
-        return stats_io.read_stats(path)
     if ":" in str(source):
         name, split = str(source).split(":", 1)
         return _split_stats(name, split, extractor, settings)
@@ -213,7 +213,6 @@ def score_with_inception(
     *,
     weights: Path | None,
     settings: ScoreSettings,
-    out: Path | None,
 ) -> dict[str, Any]:
     """Computes `score_sources` by the FID network, at all layers that its weights serve.
 
@@ -222,18 +221,19 @@ def score_with_inception(
         b: The real images, in one of the forms of `score`.
         weights: Folded weights of the FID network; None for those of `gankd weights fetch`.
         settings: How the images are found and read.
-        out: JSON file to write the result to, if given.
 
     Raises:
-        UserError: As `score_sources`; or the weights are missing, or `out` exists.
+        UserError: As `score_sources`; or the weights are missing.
     """
-    if out:
-        atomic_io.require_absent(out)
-    extractor = load_inception_extractor(weights or inception_weights.default_weights_path())
-    result = score_sources(a, b, extractor, settings)
-    if out:
-        atomic_io.write_json(out, result)
-    return result
+    extractor = None
+    if _needs_network(a) or _needs_network(b):
+        extractor = load_inception_extractor(weights or inception_weights.default_weights_path())
+    return score_sources(a, b, extractor, settings)
+
+
+def _needs_network(source: ImageSource) -> bool:
+    """Returns whether a source is other than an .npz of statistics."""
+    return not (isinstance(source, str | Path) and Path(source).suffix == ".npz")
 
 
 def _run_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
@@ -259,15 +259,15 @@ def _array_stats(
 
 
 def _folder_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = [paths[index] for index in reference_stats.subset_indices(len(paths), samples)]
-    if not paths:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = [files[index] for index in reference_stats.subset_indices(len(files), samples)]
+    if not files:
         raise UserError(f"{folder} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    if len(paths) < MIN_IMAGES:
-        raise UserError(f"{folder} has {len(paths)} image; a comparison needs {MIN_IMAGES} or more")
-    images = iter(tqdm(read_images(paths), total=len(paths), desc=folder.name, disable=None))
+    if len(files) < MIN_IMAGES:
+        raise UserError(f"{folder} has {len(files)} image; a comparison needs {MIN_IMAGES} or more")
+    images = iter(tqdm(read_images(files), total=len(files), desc=folder.name, disable=None))
     batches = batch_images(images, extractor.batch_size)
-    return feature_stats.compute_stats(batches, extractor, count=len(paths))
+    return feature_stats.compute_stats(batches, extractor, count=len(files))
 
 
 def _split_stats(
@@ -286,13 +286,13 @@ def _split_stats(
     )
 
 
-def read_images(paths: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+def read_images(files: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
     """Yields the images of files as RGB, each in its own size.
 
     Raises:
         UserError: A file is no image, is damaged or too large, or has more than 8 bits a channel.
     """
-    return map(_read_image, paths)
+    return map(_read_image, files)
 
 
 def _read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -13,14 +13,23 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from gankd_jax.utils.errors import UserError
-
 MAX_NPZ_BYTES = 2**30  # bytes that an .npz may unpack to
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces the file `path` in one move, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replaces the file `path` in one move, so that no reader sees half of it.
+
+    Raises:
+        OSError: It cannot be written; the error names `path`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_and_move(path, data)
+    except OSError as error:  # the system names a temporary file, or none if the disk is full
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _write_and_move(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -35,16 +44,6 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def require_absent(out: Path) -> None:
-    """Refuses to overwrite a file.
-
-    Raises:
-        UserError: It exists.
-    """
-    if out.exists():
-        raise UserError(f"{out} exists; name another file or remove it")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -161,10 +161,16 @@ class Checkpoints:
         Raises:
             UserError: It holds other arrays, as those of a later version of the program.
         """
-        layout = self._layout_of(step)
-        names = [info._replace(name=_current_name(info.name)) for info in layout]
-        if names != _layout(template):
+        layout, expected = self._layout_of(step), _layout(template)
+        renamed = [info._replace(name=_current_name(info.name)) for info in layout]
+        if renamed != expected:
             folder = Path(self._manager.directory) / str(step)
+            if [info._replace(dtype="") for info in renamed] == [
+                info._replace(dtype="") for info in expected
+            ]:
+                raise UserError(
+                    f"{folder} has another precision; is jax_enable_x64 as in training?"
+                )
             raise UserError(f"{folder} holds no state of this run; train it in another --workdir")
         arrays = self._read(step, layout).values()
         return jax.tree.unflatten(jax.tree.structure(template), map(jnp.asarray, arrays))

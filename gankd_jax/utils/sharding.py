@@ -4,6 +4,7 @@
 is a mean over all devices, so that their number changes nothing but the rounding.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,22 @@ from gankd_jax.utils.errors import UserError
 
 BATCH_AXIS = "batch"
 Tree = Any  # a pytree of arrays
+
+
+def require_platform() -> None:
+    """Refuses a platform in JAX_PLATFORMS that does not exist here.
+
+    Raises:
+        UserError: JAX finds no device of it.
+    """
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # jaxlib without CUDA asserts
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX_PLATFORMS={platforms}: no such device here; unset it, or install the JAX of that"
+            " platform"
+        ) from error
 
 
 def make_mesh(per_process: int) -> Mesh:

@@ -59,7 +59,7 @@ def test_shares_in_the_table_follow_from_the_times(benchmark):
 
 @pytest.mark.slow  # starts the workers
 def test_benchmark_does_not_overwrite_an_earlier_one(benchmark):
-    with pytest.raises(UserError, match=r"bench.json exists; name another folder"):
+    with pytest.raises(UserError, match=r"bench.json exists; name another file"):
         run_benchmark(benchmark[0], against=[], only=["draw-2"], rounds=1)
 
 

@@ -330,7 +330,7 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     ),
     "array alone": (write("bad.npz", npy_header(0)), STATISTICS, "has no statistics"),
     # Weights of the FID network
-    "no weights": (image(png()), [*SCORE[:3], "--weights={d}/no"], "no such file"),
+    "no weights": (image(png()), [*SCORE[:3], "--weights={d}/no"], "`gankd weights fetch`"),
     "empty weights": (write("bad.npz", b""), FETCH, "is no .npz of folded Inception weights"),
     "cut weights": (
         all_of(lambda d: shutil.copy(d / "fid.npz", d / "bad.npz"), truncate("bad.npz")),

@@ -171,7 +171,7 @@ def export(study, out, **options):
 @pytest.mark.parametrize(("format_name", "precision"), OFFERED)
 def test_export_writes_a_file_and_reports_its_difference(study, tmp_path, format_name, precision):
     skip_without(*formats.FORMATS[format_name].packages)
-    out = tmp_path / "student.bin"
+    out = tmp_path / f"student{formats.FORMATS[format_name].suffixes[0]}"
     lines = export(study, out, format_name=format_name, precision=precision).splitlines()
     assert lines[0].startswith(f"{out}: {out.stat().st_size:,} bytes; largest difference")
     difference = float(lines[0].split("latents ")[1].split()[0])
@@ -207,7 +207,7 @@ def test_a_file_with_other_images_is_not_written(study, tmp_path, monkeypatch):
     )
     monkeypatch.setitem(formats.FORMATS, "stablehlo", wrong)
     with pytest.raises(UserError, match="its images differ"):
-        export(study, tmp_path / "student.bin")
+        export(study, tmp_path / "student.stablehlo")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,12 +221,12 @@ def test_a_file_with_other_images_is_not_written(study, tmp_path, monkeypatch):
 )
 def test_unknown_names_are_refused(study, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        export(study, tmp_path / "student.bin", **options)
+        export(study, tmp_path / "student.stablehlo", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_file_is_not_overwritten(study, tmp_path):
-    path = tmp_path / "student.bin"
+    path = tmp_path / "student.stablehlo"
     path.write_text("mine")
     with pytest.raises(UserError, match="exists; name another file"):
         export(study, path)

@@ -1,7 +1,6 @@
 """`gankd score`: folders, statistics files and data sets, end to end."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,18 +158,6 @@ def test_samples_selects_a_random_subset_without_repetition(
         score_images.score_sources(
             str(a), str(a), EXTRACTOR, dataclasses.replace(settings, samples=1)
         )
-
-
-def test_result_is_written_and_an_existing_file_is_refused(
-    tmp_path: Path, settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(score_images, "load_inception_extractor", lambda _: EXTRACTOR)
-    a, out = str(folder(tmp_path / "a", 0)), tmp_path / "new" / "scores.json"
-    words = {"weights": tmp_path / "weights.npz", "settings": settings, "out": out}
-    result = score_images.score_with_inception(a, a, **words)
-    assert json.loads(out.read_text()) == result
-    with pytest.raises(UserError, match="exists; name another file"):
-        score_images.score_with_inception("nothing", "nothing", **words)
 
 
 def test_result_is_formatted_as_a_table(
