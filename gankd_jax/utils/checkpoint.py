@@ -165,11 +165,9 @@ class Checkpoints:
         renamed = [info._replace(name=_current_name(info.name)) for info in layout]
         if renamed != expected:
             folder = Path(self._manager.directory) / str(step)
-            if [info._replace(dtype="") for info in renamed] == [
-                info._replace(dtype="") for info in expected
-            ]:
+            if [(a.name, a.shape) for a in renamed] == [(a.name, a.shape) for a in expected]:
                 raise UserError(
-                    f"{folder} has another precision; is jax_enable_x64 as in training?"
+                    f"{folder} has another precision: set jax_enable_x64 as in training"
                 )
             raise UserError(f"{folder} holds no state of this run; train it in another --workdir")
         arrays = self._read(step, layout).values()

@@ -47,7 +47,7 @@ def test_a_new_file_is_tried_before_the_work(tmp_path):
     out.write_text("{}")
     with pytest.raises(UserError, match="exists; name another file or remove it"):
         paths.require_new_file(out)
-    with pytest.raises(UserError, match="--out=.*below cannot be written: "):
+    with pytest.raises(UserError, match=r"--out=.*below cannot be written: "):
         paths.require_new_file(out / "below")
 
 
