@@ -124,6 +124,16 @@ def test_train_does_not_repeat_a_trained_run(command, finished):
     assert tiny.snapshot(finished) == before
 
 
+@pytest.mark.slow
+def test_train_whose_run_fails_ends_with_status_2(command, finished, tmp_path):
+    folder, name = shutil.copytree(finished, tmp_path / "study"), "student-l1-d1-s0"
+    shutil.rmtree(folder / name)
+    status, _, err = command("train", *TINY, f"--workdir={folder}", f"--run={name}")
+    assert (folder / name / "failed.json").is_file()
+    assert status == 2
+    assert err.splitlines()[-1].startswith(f"gankd: {name} has failed; ")
+
+
 # The words of each mistake, in which {x} stands for a folder, and the message.
 MISTAKES = {
     "unknown command": (["frobnicate"], "no command `gankd frobnicate`; there are study, train"),

@@ -69,6 +69,17 @@ def test_classifier_is_trained_once_and_then_read_from_the_cache(
         assert np.array_equal(a, b)
 
 
+def test_classifier_is_used_where_the_cache_cannot_be_written(
+    tmp_path, digits, classifier, monkeypatch, caplog
+):
+    monkeypatch.setattr(module, "_train", lambda *_, **__: classifier.params)
+    (tmp_path / "read-only").touch()  # a file, in which no folder can be made
+    result = load_or_train_classifier(*digits, tmp_path / "read-only")
+    assert result.weights_sha256 == classifier.weights_sha256
+    assert result.accuracy == classifier.accuracy
+    assert "cannot be written" in caplog.text
+
+
 @pytest.mark.parametrize("changed", ["train", "test"])
 def test_other_data_train_another_classifier(tmp_path, digits, trained_keys, monkeypatch, changed):
     monkeypatch.setattr(
