@@ -213,10 +213,11 @@ def _write_dataset(
             (folder / _PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
             target.parent.mkdir(exist_ok=True)
             folder.rename(target)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, of a full disk
         if prepared_dir(dataset.name, data_dir) == target:  # another process was faster
             return target
-        raise UserError(f"could not write {target} ({error})") from error
+        reason = str(error).split(";")[0]
+        raise UserError(f"could not write {target} ({reason})") from error
     finally:
         if is_new_dir:
             with contextlib.suppress(OSError):  # not empty, unless writing failed

@@ -40,8 +40,11 @@ class MetricWriter:
             step: The last step that they describe.
             scalars: Metrics by name.
         """
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._file.flush()
+        except OSError as error:  # of a full disk; it does not name the file
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 

@@ -1,10 +1,13 @@
 """The log of a run, as JSON lines and for TensorBoard."""
 
+import errno
 import io
 import json
 import struct
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -35,6 +38,19 @@ def test_a_resumed_log_drops_later_lines_and_one_cut_short(tmp_path):
     writer.close()
     found = [(line["step"], line["seconds"]) for line in lines(tmp_path)]
     assert found == [(10, 1.0), (20, 2.0), (30, 2.5)]
+
+
+def test_the_error_of_a_full_disk_names_the_log(tmp_path, monkeypatch):
+    def raise_full(_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = MetricWriter(tmp_path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_file", SimpleNamespace(name="log.jsonl", write=raise_full))
+        with pytest.raises(OSError, match="No space left on device") as error:
+            writer.write_scalars(10, {"loss": 0.25})
+    writer.close()
+    assert error.value.filename == "log.jsonl"
 
 
 def test_a_log_from_step_0_is_empty(tmp_path):
