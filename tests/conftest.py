@@ -43,7 +43,7 @@ def root(tmp_path_factory) -> Path:
     """A folder that all tests of the session share: data, caches, a finished study."""
     import tiny  # after the hook
 
-    return tiny.shared(tmp_path_factory)
+    return tiny.session_dir(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def finished(root) -> Path:
     """The work directory of a finished tiny study."""
     import tiny
 
-    return tiny.finished(root)
+    return tiny.run_finished_study(root)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def checkout(tmp_path: Path, monkeypatch, root: Path, old_workdir: Path) -> Path
     (tmp_path / "runs" / "digits").symlink_to(old_workdir)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_data(root)))
     path = inception_weights.default_weights_path()
     path.parent.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     from gankd_jax.cli import main
 
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_data(root)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
     monkeypatch.chdir(tiny.REPO)
     handlers, level = logging.root.handlers[:], logging.root.level

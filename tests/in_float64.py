@@ -1,8 +1,10 @@
-"""Trains as `gankd study` does, but in float64 and without scores: study FLAGS [+ study FLAGS].
+"""Trains as `gankd study` does, but in float64 and without scores.
 
-`+` begins another study in the same process.  With STOP_AT=GROUP:STEP in the environment the
-process sends itself SIGTERM when the group with that title has come to that step; with PAUSE it
-rests so many seconds after each call.
+    python tests/in_float64.py study FLAGS [+ study FLAGS]
+
+`+` starts another study in the same process.  Two environment variables change the training:
+STOP_AT=GROUP:STEP sends SIGTERM when the group with that title has reached that step;
+PAUSE=SECONDS sleeps after each call of the compiled program.
 """
 
 import functools
@@ -22,91 +24,100 @@ from gankd_jax.training import train_state
 from gankd_jax.utils.checkpoint import Checkpoints
 
 
-def begin(root: Path, devices: int, *words: str, **environment: str) -> subprocess.Popen[str]:
-    """This program in a process of its own, which sees so many devices."""
+def start_process(
+    root: Path, devices: int, *arguments: str, **variables: str
+) -> subprocess.Popen[str]:
+    """Starts this program in a separate process.
+
+    Args:
+        root: The folder that tests share.
+        devices: How many CPU devices the process has.
+        *arguments: Command-line arguments.
+        **variables: Changes to the process's environment.
+    """
     return subprocess.Popen(
-        [sys.executable, __file__, *words],
+        [sys.executable, __file__, *arguments],
         cwd=tiny.REPO,
-        env=surroundings(root, devices) | environment,
+        env=make_environment(root, devices) | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def surroundings(root: Path, devices: int) -> dict[str, str]:
-    """The environment of such a process."""
+def make_environment(root: Path, devices: int) -> dict[str, str]:
+    """Makes the environment of a process with so many CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     cache = {"JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "float64")}
     return tiny.environment(root) | {"XLA_FLAGS": flags, "PYTHONPATH": str(tiny.REPO)} | cache
 
 
-def assert_equal_runs(ours: Path, theirs: Path, step: int) -> None:
-    """Every array of two runs' checkpoints of a step within 1e-8 of each other."""
-    found, expected = weights(ours, step), weights(theirs, step)
-    assert found.keys() == expected.keys()
-    assert sum(a.dtype == np.float64 and a.ndim == 4 for a in expected.values()) >= 6
-    for key, value in expected.items():
-        scale = 1.0 if "params" in key else max(1.0, float(np.abs(value).max(initial=0)))
-        assert np.abs(found[key] - value).max(initial=0) < 1e-8 * scale, key
+def assert_equal_runs(run_dir: Path, reference_dir: Path, step: int) -> None:
+    """Asserts that all arrays of two runs' checkpoints of a step agree within 1e-8."""
+    arrays, expected_arrays = load_arrays(run_dir, step), load_arrays(reference_dir, step)
+    assert arrays.keys() == expected_arrays.keys()
+    assert sum(a.dtype == np.float64 and a.ndim == 4 for a in expected_arrays.values()) >= 6
+    for key, expected in expected_arrays.items():
+        scale = 1.0 if "params" in key else max(1.0, float(np.abs(expected).max(initial=0)))
+        assert np.abs(arrays[key] - expected).max(initial=0) < 1e-8 * scale, key
 
 
-def weights(run: Path, step: int) -> dict[str, np.ndarray]:
-    """What a run's checkpoint holds, without the biases in front of batch norm.
+def load_arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
+    """Loads the arrays of a run's checkpoint, without the biases in front of batch norm.
 
-    Their true gradient is 0, and Adam makes steps of its rounding noise.
+    The true gradient of those biases is 0, and Adam turns its rounding noise into steps.
     """
-    checkpoints = Checkpoints(run / "checkpoints")
+    checkpoints = Checkpoints(run_dir / "checkpoints")
     try:
-        named = checkpoints.arrays(step)
+        arrays = checkpoints.arrays(step)
     finally:
         checkpoints.close()
-    normed = {re.sub(r"norm(\d).*", r"layer\1", key) for key in named if "norm" in key}
-    return {k: v for k, v in named.items() if k.split("']['bias")[0] not in normed}
+    normed_layers = {re.sub(r"norm(\d).*", r"layer\1", key) for key in arrays if "norm" in key}
+    return {k: v for k, v in arrays.items() if k.split("']['bias")[0] not in normed_layers}
 
 
-def double(function):
-    """`state.init`, of which batch norm's numbers start with 32 bits too."""
+def cast_to_float64(create_state):
+    """Wraps `create_train_state`; otherwise batch norm's statistics start in float32."""
 
-    @functools.wraps(function)
-    def made(*arguments):
-        found = function(*arguments)
-        return jax.tree.map(lambda a: a.astype("float64") if a.dtype.kind == "f" else a, found)
+    @functools.wraps(create_state)
+    def create_float64_state(*arguments):
+        state = create_state(*arguments)
+        return jax.tree.map(lambda a: a.astype("float64") if a.dtype.kind == "f" else a, state)
 
-    return made
+    return create_float64_state
 
 
-def disturbed(call):
-    """`_GroupTrainer._call`, followed by a rest and by a signal at a step."""
+def add_pause_and_signal(call):
+    """Wraps `_GroupTrainer._call`; STOP_AT and PAUSE take effect after it."""
     title, step = os.environ.get("STOP_AT", ":0").split(":")
 
-    def made(trainer):
+    def call_and_interrupt(trainer):
         call(trainer)
         time.sleep(float(os.environ.get("PAUSE", "0")))
         if (trainer._group.title, trainer.step) == (title, int(step)):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return made
+    return call_and_interrupt
 
 
 def skip_report(_: object) -> None:
-    """Writes no report."""
+    """Writes no report; the parser needs this docstring."""
 
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
-    train_state.create_train_state = double(train_state.create_train_state)
+    train_state.create_train_state = cast_to_float64(train_state.create_train_state)
     from gankd_jax.cli import commands, main
     from gankd_jax.study import runner
     from gankd_jax.training import loop
 
     runner.evaluate_runs = lambda *_: None
     commands.run_report = skip_report
-    loop._GroupTrainer._call = disturbed(loop._GroupTrainer._call)
-    words = sys.argv[1:]
-    while words:
-        end = words.index("+") if "+" in words else len(words)
-        sys.argv, words = ["gankd", *words[:end]], words[end + 1 :]
+    loop._GroupTrainer._call = add_pause_and_signal(loop._GroupTrainer._call)
+    arguments = sys.argv[1:]
+    while arguments:
+        end = arguments.index("+") if "+" in arguments else len(arguments)
+        sys.argv, arguments = ["gankd", *arguments[:end]], arguments[end + 1 :]
         main.main()
 
 

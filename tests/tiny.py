@@ -1,4 +1,4 @@
-"""A study on real digits that trains in seconds, in this process or in a separate one."""
+"""A tiny study on real digits, which trains in seconds, in this process or in a separate one."""
 
 import fcntl
 import importlib.util
@@ -39,64 +39,64 @@ FIELDS: dict[str, object] = {
 
 
 def flags(**changes: object) -> list[str]:
-    """The tiny study's config as flags; `__` in the name of a changed field stands for a dot."""
+    """The tiny study's config as flags; in names of changed fields `__` stands for a dot."""
     fields = FIELDS | {name.replace("__", "."): value for name, value in changes.items()}
     return [f"--config={DIGITS}", *(f"--config.{k}={v}" for k, v in fields.items())]
 
 
 def config(**changes: object) -> ConfigDict:
-    """The tiny study's config as an object."""
-    config = load(DIGITS)
+    """The tiny study's config; in names of changed fields `__` stands for a dot."""
+    config = load_config(DIGITS)
     config.update_from_flattened_dict(FIELDS)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 
 
-def load(path: Path, variants: str = "") -> ConfigDict:
-    """The config of a file, with variants."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def load_config(path: Path, variants: str = "") -> ConfigDict:
+    """Loads the config of a file, with variants."""
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
     return module.get_config(variants)
 
 
 def repository_config(name: str, **changes: object) -> ConfigDict:
-    """The config `configs/NAME.py` with changed fields; in their names `__` is a dot."""
-    config = load(REPO / "configs" / f"{name}.py").copy_and_resolve_references()
+    """The config `configs/NAME.py`; in names of changed fields `__` stands for a dot."""
+    config = load_config(REPO / "configs" / f"{name}.py").copy_and_resolve_references()
     with config.unlocked():
         config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 
 
-def shared(factory: pytest.TempPathFactory) -> Path:
-    """A folder for the whole test session, shared by all its processes."""
+def session_dir(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of the test session share."""
     base = factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
     root.mkdir(exist_ok=True)
     return root
 
 
-def once(root: Path, name: str, make: Callable[[Path], None]) -> Path:
-    """`root/name`, made once per session, by the first process that asks for it."""
+def create_once(root: Path, name: str, create: Callable[[Path], None]) -> Path:
+    """Creates `root/name` once per session, in the first process that needs it."""
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = root / f"{name}.done"
-        if not done.exists():
-            make(root / name)
-            done.touch()
+        marker = root / f"{name}.done"
+        if not marker.exists():
+            create(root / name)
+            marker.touch()
     return root / name
 
 
-def data(root: Path) -> Path:
-    """Prepared digits, and in their cache a classifier that was trained for seconds only."""
-    return once(root, "data", _make_data)
+def prepare_data(root: Path) -> Path:
+    """Prepares digits, and a cached classifier that is trained for seconds only."""
+    return create_once(root, "data", _write_data)
 
 
-def _make_data(folder: Path) -> None:
-    sizes = {"data_dir": folder, "image_size": 16, "pad": 1}
-    train, test = (load_split("digits", split, **sizes) for split in ("train", "test"))
+def _write_data(folder: Path) -> None:
+    options = {"data_dir": folder, "image_size": 16, "pad": 1}
+    train, test = (load_split("digits", split, **options) for split in ("train", "test"))
     with mock.patch.object(classifier, "STEPS", 100):
         classifier.load_or_train_classifier(train, test, folder / "gankd_cache")
 
@@ -105,39 +105,39 @@ def environment(root: Path) -> dict[str, str]:
     """The environment of a separate process: the CPU, data and caches under `root`."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     return inherited | {
-        "TFDS_DATA_DIR": str(data(root)),
+        "TFDS_DATA_DIR": str(prepare_data(root)),
         "XDG_CACHE_HOME": str(root / "cache"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # most time goes into compiling
-        "OPENBLAS_NUM_THREADS": "1",  # more threads wait for each other when tests run in parallel
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling takes most of the time
+        "OPENBLAS_NUM_THREADS": "1",  # parallel tests need the other cores
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        # On Intel's processors XLA warns that its own cache is another machine's (jax issue 38445).
+        # On Intel processors XLA warns that its own cache is of another machine (jax issue 38445).
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
 
 
-def gankd(root: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a separate process, with changes to its environment."""
+def run_gankd(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a separate process, with changes to its environment."""
     command = [sys.executable, "-m", "gankd_jax", *arguments]
     streams = {"capture_output": True, "text": True}
-    env = environment(root) | changes
+    env = environment(root) | variables
     return subprocess.run(command, cwd=REPO, env=env, check=False, **streams)
 
 
-def finished(root: Path) -> Path:
-    """The work directory of a finished tiny study; its output lies beside it."""
+def run_finished_study(root: Path) -> Path:
+    """Runs the tiny study once; returns its work directory, with stdout and stderr beside it."""
 
-    def make(folder: Path) -> None:
-        done = gankd(root, "study", *flags(), f"--workdir={folder}")
-        folder.with_suffix(".stdout").write_text(done.stdout)
-        folder.with_suffix(".stderr").write_text(done.stderr)
-        assert done.returncode == 0, done.stderr
+    def run_study(folder: Path) -> None:
+        result = run_gankd(root, "study", *flags(), f"--workdir={folder}")
+        folder.with_suffix(".stdout").write_text(result.stdout)
+        folder.with_suffix(".stderr").write_text(result.stderr)
+        assert result.returncode == 0, result.stderr
 
-    return once(root, "finished", make)
+    return create_once(root, "finished", run_study)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Modification time and content of every file and folder below a folder, without bytecode."""
+    """Reads modification time and content of everything below a folder, except bytecode."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if "__pycache__" in path.parts:
@@ -148,11 +148,11 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def differences(a: object, b: object) -> list[str]:
-    """The paths of arrays that differ in any bit between two trees of dicts."""
+    """Lists the paths of arrays that differ in any bit between two trees of dicts."""
     if not isinstance(a, dict) or not isinstance(b, dict):
-        same = np.asarray(a).tobytes() == np.asarray(b).tobytes()
-        return [] if same else ["."]
-    unequal = [key for key in a.keys() | b.keys() if (key in a) != (key in b)]
+        is_equal = np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        return [] if is_equal else ["."]
+    differing = [key for key in a.keys() | b.keys() if (key in a) != (key in b)]
     for key in a.keys() & b.keys():
-        unequal += [f"{key}/{path}" for path in differences(a[key], b[key])]
-    return unequal
+        differing += [f"{key}/{path}" for path in differences(a[key], b[key])]
+    return differing

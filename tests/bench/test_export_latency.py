@@ -18,9 +18,9 @@ from gankd_jax.utils.errors import UserError
 
 @pytest.fixture
 def study(tmp_path_factory, tmp_path, monkeypatch):
-    root = tiny.shared(tmp_path_factory)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
-    return tiny.config(), shutil.copytree(tiny.finished(root), tmp_path / "study")
+    root = tiny.session_dir(tmp_path_factory)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_data(root)))
+    return tiny.config(), shutil.copytree(tiny.run_finished_study(root), tmp_path / "study")
 
 
 @pytest.mark.slow

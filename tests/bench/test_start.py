@@ -12,8 +12,8 @@ from gankd_jax.utils.errors import UserError
 
 @pytest.mark.slow
 def test_cold_start_takes_longer_than_warm_start(tmp_path_factory):
-    root = tiny.shared(tmp_path_factory)
-    done = tiny.gankd(root, "bench", "--start", "--rounds=1", *tiny.flags())
+    root = tiny.session_dir(tmp_path_factory)
+    done = tiny.run_gankd(root, "bench", "--start", "--rounds=1", *tiny.flags())
     assert done.returncode == 0, done.stderr
     title, *lines = done.stdout.splitlines()
     assert "first compiled call" in title
@@ -28,8 +28,8 @@ def test_start_that_fails_without_a_message_is_named_by_its_status():
 
 @pytest.mark.slow
 def test_start_that_fails_repeats_the_message_of_the_command(tmp_path_factory):
-    root = tiny.shared(tmp_path_factory)
+    root = tiny.session_dir(tmp_path_factory)
     wrong = "--config.recipes.teacher.batch_size=100000"
-    done = tiny.gankd(root, "bench", "--start", "--rounds=1", *tiny.flags(), wrong)
+    done = tiny.run_gankd(root, "bench", "--start", "--rounds=1", *tiny.flags(), wrong)
     assert done.returncode == 2
     assert "start failed: gankd: config.recipes.teacher.batch_size is 100000" in done.stderr

@@ -484,7 +484,7 @@ OF_FINISHED_STUDY = [case for case in CASES if case.startswith("study: ")] + [
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """A folder that holds everything a command could write to; also the current folder."""
-    (tmp_path / "data").symlink_to(tiny.data(root))
+    (tmp_path / "data").symlink_to(tiny.prepare_data(root))
     write_fid_weights(tmp_path)
     monkeypatch.setenv("MPLCONFIGDIR", str(root / "cache"))  # matplotlib's list of fonts
     return tmp_path
@@ -527,7 +527,7 @@ def test_a_separate_process_prints_that_line_alone(root, sandbox, case):
     make(sandbox)
     before = tiny.snapshot(sandbox)
     words = [word.format(d=sandbox) for word in words]
-    done = tiny.gankd(root, *words, TFDS_DATA_DIR=str(sandbox / "data"))
+    done = tiny.run_gankd(root, *words, TFDS_DATA_DIR=str(sandbox / "data"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr

@@ -62,7 +62,7 @@ def test_a_home_folder_that_cannot_be_used_costs_the_compilation_cache_alone(
 @pytest.mark.parametrize("platform", ["cuda", "nosuch"])
 def test_a_platform_that_is_not_here_gives_one_line(root, tmp_path, platform):
     words = ["sample", "--pretrained=mnist-d2", f"--out={tmp_path / 'grid.png'}"]
-    done = tiny.gankd(root, *words, JAX_PLATFORMS=platform)
+    done = tiny.run_gankd(root, *words, JAX_PLATFORMS=platform)
     assert done.returncode == 2
     assert done.stderr.startswith(f"gankd: JAX_PLATFORMS={platform}: no such device here;")
     assert len(done.stderr.splitlines()) == 1
@@ -72,8 +72,8 @@ def test_a_platform_that_is_not_here_gives_one_line(root, tmp_path, platform):
 @pytest.mark.slow
 def test_jax_enable_x64_changes_no_picture(root, tmp_path):
     words = ["sample", "--pretrained=mnist-d2"]
-    plain = tiny.gankd(root, *words, f"--out={tmp_path / 'plain.png'}")
-    with_x64 = tiny.gankd(root, *words, f"--out={tmp_path / 'x64.png'}", JAX_ENABLE_X64="1")
+    plain = tiny.run_gankd(root, *words, f"--out={tmp_path / 'plain.png'}")
+    with_x64 = tiny.run_gankd(root, *words, f"--out={tmp_path / 'x64.png'}", JAX_ENABLE_X64="1")
     assert plain.returncode == with_x64.returncode == 0
     assert plain.stderr == ""
     assert with_x64.stderr == "JAX_ENABLE_X64 is ignored: gankd computes in float32\n"

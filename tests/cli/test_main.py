@@ -47,7 +47,7 @@ def test_the_script_and_the_module_print_the_same(root):
     words = ["describe", DIGITS]
     streams = {"capture_output": True, "text": True, "check": True}
     by_script = subprocess.run([script, *words], env=tiny.environment(root), **streams)
-    by_module = tiny.gankd(root, *words)
+    by_module = tiny.run_gankd(root, *words)
     assert by_script.stdout == by_module.stdout
     assert "digits: 16x16x1, teacher d=32" in by_script.stdout
     assert by_script.stderr == by_module.stderr == ""
@@ -355,7 +355,7 @@ def check_error(result: tuple[int, str, str], message: str) -> None:
 @pytest.mark.parametrize("mistake", ["unknown field", "data not prepared", "no teacher"])
 def test_a_separate_process_prints_that_line_alone(root, places, tmp_path, mistake):
     before = tiny.snapshot(tmp_path)
-    done = tiny.gankd(root, *words_of(mistake, places))
+    done = tiny.run_gankd(root, *words_of(mistake, places))
     check_error((done.returncode, done.stdout, done.stderr), MISTAKES[mistake][1])
     assert tiny.snapshot(tmp_path) == before
 

@@ -36,7 +36,7 @@ PAPER = [
 def variants(path: Path) -> list[str]:
     """Returns the variants of a config file, and "" for none, from its error message."""
     with pytest.raises(UserError) as error:
-        tiny.load(path, "no-such-variant")
+        tiny.load_config(path, "no-such-variant")
     return [
         "",
         *re.findall(r"[\w-]+", str(error.value).split("there are: ")[1].replace("none", "")),
@@ -52,7 +52,7 @@ def golden(path: Path, variant: str) -> Path:
 
 
 def dump(path: Path, variant: str) -> str:
-    return json.dumps(config_to_dict(tiny.load(path, variant)), indent=2) + "\n"
+    return json.dumps(config_to_dict(tiny.load_config(path, variant)), indent=2) + "\n"
 
 
 def rewrite() -> None:
@@ -64,7 +64,7 @@ def rewrite() -> None:
 
 @pytest.mark.parametrize(("path", "variant"), every_config(), ids=lambda part: Path(part).stem)
 def test_a_config_is_valid_locked_and_as_its_golden_dump(path, variant):
-    config = tiny.load(path, variant)
+    config = tiny.load_config(path, variant)
     validate_config(config)
     assert dump(path, variant) == golden(path, variant).read_text()
     with pytest.raises(AttributeError):
@@ -77,7 +77,7 @@ def test_every_golden_dump_has_its_config():
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_plain_configs_have_the_papers_networks(name):
-    config = tiny.load(tiny.REPO / "configs" / f"{name}.py")
+    config = tiny.load_config(tiny.REPO / "configs" / f"{name}.py")
     assert config.study.teacher_widths == (paper_results.PAPER_TEACHER_WIDTH[name],)
     widths = [row.width for row in paper_results.PAPER_ROWS if name in row.results]
     assert set(config.study.widths) >= {
@@ -91,7 +91,7 @@ def test_the_plain_configs_have_the_papers_networks(name):
 
 
 def test_the_digits_config_is_the_projects_own():
-    config = tiny.load(tiny.DIGITS)
+    config = tiny.load_config(tiny.DIGITS)
     assert (config.data.name, config.data.image_size) == ("digits", 16)
     assert config.data.pad * 2 + 8 < 16  # framed, then enlarged
 

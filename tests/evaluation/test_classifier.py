@@ -17,7 +17,7 @@ from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classi
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> tuple[ImageSplit, ImageSplit]:
     """Training and test digits."""
-    data_dir = tiny.data(tiny.shared(tmp_path_factory))
+    data_dir = tiny.prepare_data(tiny.session_dir(tmp_path_factory))
     sizes = {"data_dir": data_dir, "image_size": 16, "pad": 1}
     return load_split("digits", "train", **sizes), load_split("digits", "test", **sizes)
 
@@ -39,7 +39,7 @@ def trained_keys(monkeypatch) -> list[str]:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory, digits) -> EvalClassifier:
     return load_or_train_classifier(
-        *digits, tiny.data(tiny.shared(tmp_path_factory)) / "gankd_cache"
+        *digits, tiny.prepare_data(tiny.session_dir(tmp_path_factory)) / "gankd_cache"
     )
 
 

@@ -28,7 +28,7 @@ LATENT = 9
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> tuple[ImageSplit, ImageSplit, EvalClassifier]:
     """Training and test digits, and their classifier."""
-    data_dir = tiny.data(tiny.shared(tmp_path_factory))
+    data_dir = tiny.prepare_data(tiny.session_dir(tmp_path_factory))
     sizes = {"data_dir": data_dir, "image_size": 16, "pad": 1}
     train, test = (load_split("digits", split, **sizes) for split in ("train", "test"))
     return train, test, load_or_train_classifier(train, test, data_dir / "gankd_cache")

@@ -158,9 +158,9 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch):
 
 @pytest.fixture
 def study(tmp_path_factory, monkeypatch):
-    root = tiny.shared(tmp_path_factory)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
-    return tiny.config(), tiny.finished(root)
+    root = tiny.session_dir(tmp_path_factory)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_data(root)))
+    return tiny.config(), tiny.run_finished_study(root)
 
 
 def export(study, out, **options):

@@ -17,7 +17,7 @@ RUN = "student-mse-d1-s0"
 @pytest.fixture
 def export(finished, root, tmp_path, monkeypatch):
     """Exports a student of the tiny study as safetensors, in a given precision."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.data(root)))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_data(root)))
 
     def export_student(precision: str):
         out = tmp_path / f"{precision}.safetensors"

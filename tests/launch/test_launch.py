@@ -1,4 +1,4 @@
-"""The files that start studies: SLURM for real, the others against schemas and stand-ins."""
+"""Launch files: a real SLURM runs its file; schemas and fake programs check the others."""
 
 import os
 import re
@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import slurm_cluster
 import tiny
 import yaml
-from in_float64 import assert_equal_runs, begin, surroundings
+from in_float64 import assert_equal_runs, make_environment, start_process
 
 from gankd_jax.cli import commands
 from gankd_jax.cli.config_flag import split_config_words
@@ -22,28 +22,28 @@ from gankd_jax.cli.parser import parse_command
 from gankd_jax.study import plan, workdir
 
 LAUNCH = tiny.REPO / "launch"
-NAME = "teacher-d4-s0"
+TEACHER = "teacher-d4-s0"
 STEPS = 30
-# ml_collections reads a config file by a deprecated call.
+# ml_collections loads config files with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return tiny.shared(tmp_path_factory)
+    return tiny.session_dir(tmp_path_factory)
 
 
-def script(path: Path, text: str) -> Path:
-    """A program of a line or two."""
+def write_script(path: Path, text: str) -> Path:
+    """Writes an executable shell script."""
     path.write_text(f"#!/usr/bin/env bash\n{text}\n")
     path.chmod(0o755)
     return path
 
 
-def wait_for(done: Callable[[], object], what: str) -> None:
-    began = time.monotonic()
-    while not done():
-        assert time.monotonic() - began < 400, what
+def wait_for(condition: Callable[[], object], message: str) -> None:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < 400, message
         time.sleep(0.05)
 
 
@@ -51,37 +51,39 @@ def wait_for(done: Callable[[], object], what: str) -> None:
 
 
 class Slurm:
-    """A cluster's commands."""
+    """Runs the commands of a SLURM cluster."""
 
     def __init__(self, environment: dict[str, str]):
         self._environment = environment
 
-    def said(self, *words: str, **environment: str) -> str:
-        done = subprocess.run(
-            words,
+    def run_command(self, *command: str, **variables: str) -> str:
+        """Runs a command with changes to its environment; returns its output."""
+        result = subprocess.run(
+            command,
             cwd=tiny.REPO,
-            env=self._environment | environment,
+            env=self._environment | variables,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
 
-    def submit(self, log: Path, *words: str, **environment: str) -> str:
-        """A job of launch/slurm.sbatch; its number."""
-        flags = ["--parsable", f"--output={log}", "--cpus-per-task=1"]
-        split = next(k for k, word in enumerate(words) if word.startswith("--config"))
+    def submit(
+        self, log: Path, *arguments: str, sbatch_flags: Sequence[str] = (), **variables: str
+    ) -> str:
+        """Submits launch/slurm.sbatch with arguments of `gankd study`; returns the job's number."""
+        flags = ["--parsable", f"--output={log}", "--cpus-per-task=1", *sbatch_flags]
         script = str(LAUNCH / "slurm.sbatch")
-        return self.said("sbatch", *flags, *words[:split], script, *words[split:], **environment)
+        return self.run_command("sbatch", *flags, script, *arguments, **variables)
 
-    def is_over(self, job: str) -> bool:
-        return not self.said("squeue", "--noheader", f"--jobs={job}")
+    def has_ended(self, job: str) -> bool:
+        return not self.run_command("squeue", "--noheader", f"--jobs={job}")
 
-    def restarts(self, job: str) -> int:
-        found = re.search(r"Restarts=(\d+)", self.said("scontrol", "show", "job", job))
-        assert found is not None
-        return int(found[1])
+    def count_restarts(self, job: str) -> int:
+        match = re.search(r"Restarts=(\d+)", self.run_command("scontrol", "show", "job", job))
+        assert match is not None
+        return int(match[1])
 
 
 @pytest.fixture(scope="module")
@@ -92,97 +94,105 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
         yield Slurm(environment)
 
 
-def test_slurm_s_array_shares_a_sweep(slurm, root, tmp_path):
-    finished, folder, log = tiny.finished(root), tmp_path / "study", tmp_path / "%a.log"
-    gankd = script(tmp_path / "gankd", f'exec {sys.executable} -m gankd_jax "$@"')
-    words = [*tiny.flags(), f"--workdir={folder}"]
-    surrounded = tiny.environment(root) | {"GANKD": str(gankd)}
-    job = slurm.submit(log, "--array=1-2", *words, **surrounded)
-    wait_for(lambda: slurm.is_over(job), "the array does not end")
-    told = [(tmp_path / f"{k}.log").read_text() for k in (1, 2)]
+@pytest.mark.slow
+def test_slurm_array_shares_a_study(slurm, root, tmp_path):
+    finished, folder, log = tiny.run_finished_study(root), tmp_path / "study", tmp_path / "%a.log"
+    gankd = write_script(tmp_path / "gankd", f'exec {sys.executable} -m gankd_jax "$@"')
+    arguments = [*tiny.flags(), f"--workdir={folder}"]
+    variables = tiny.environment(root) | {"GANKD": str(gankd)}
+    job = slurm.submit(log, *arguments, sbatch_flags=["--array=1-2"], **variables)
+    wait_for(lambda: slurm.has_ended(job), "the array does not end")
+    logs = [(tmp_path / f"{k}.log").read_text() for k in (1, 2)]
     for name in ("table.md", "table.csv"):
-        assert (folder / name).read_bytes() == (finished / name).read_bytes(), told
-    assert NAME in told[0]
-    assert "2 baselines: step" in told[0]
-    assert "4 students: step" in told[1] or "2 students: step" in told[1]
-    assert "2 baselines: step" not in told[1]
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), logs
+    assert TEACHER in logs[0]
+    assert "2 baselines: step" in logs[0]
+    assert "4 students: step" in logs[1] or "2 students: step" in logs[1]
+    assert "2 baselines: step" not in logs[1]
 
 
-def test_slurm_s_array_stops_the_task_that_is_told_alone(slurm, tmp_path):
-    """Also the one whose number is the array's."""
-    begun = f'echo "begun $SLURM_ARRAY_TASK_ID $SLURM_JOB_ID" >>{tmp_path}/calls'
-    again = '[ -z "${SLURM_RESTART_COUNT:-}" ] || exit 0'
-    told = f"trap 'echo stopped $SLURM_ARRAY_TASK_ID >>{tmp_path}/calls; exit 143' TERM"
-    gankd = script(tmp_path / "gankd", "\n".join([begun, again, told, "sleep 300 & wait"]))
-    job = slurm.submit(tmp_path / "log", "--array=1-2", "--config=a", GANKD=str(gankd))
+@pytest.mark.slow
+def test_signal_stops_only_its_task_of_a_slurm_array(slurm, tmp_path):
+    """This holds also for the task that has the number of the array."""
+    log_start = f'echo "started $SLURM_ARRAY_TASK_ID $SLURM_JOB_ID" >>{tmp_path}/calls'
+    exit_if_restarted = '[ -z "${SLURM_RESTART_COUNT:-}" ] || exit 0'
+    stop_on_signal = f"trap 'echo stopped $SLURM_ARRAY_TASK_ID >>{tmp_path}/calls; exit 143' TERM"
+    gankd = write_script(
+        tmp_path / "gankd",
+        "\n".join([log_start, exit_if_restarted, stop_on_signal, "sleep 300 & wait"]),
+    )
+    array = ["--array=1-2"]
+    job = slurm.submit(tmp_path / "log", "--config=a", sbatch_flags=array, GANKD=str(gankd))
 
-    def calls() -> list[list[str]]:
+    def read_calls() -> list[list[str]]:
         path = tmp_path / "calls"
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
-    wait_for(lambda: len(calls()) == 2, "the tasks do not begin")
-    (first,) = [task for _, task, number in calls() if number == job]
-    slurm.said("scancel", "--batch", "--signal=TERM", f"{job}_{first}")
-    wait_for(lambda: len(calls()) == 4, "it is not queued again")
-    assert [call[:2] for call in calls()[2:]] == [["stopped", first], ["begun", first]]
-    slurm.said("scancel", job)
+    wait_for(lambda: len(read_calls()) == 2, "the tasks do not start")
+    (first,) = [task for _, task, number in read_calls() if number == job]
+    slurm.run_command("scancel", "--batch", "--signal=TERM", f"{job}_{first}")
+    wait_for(lambda: len(read_calls()) == 4, "the task is not queued again")
+    assert [call[:2] for call in read_calls()[2:]] == [["stopped", first], ["started", first]]
+    slurm.run_command("scancel", job)
 
 
-def test_slurm_s_two_processes_stopped_twice_and_queued_again_end_as_if_never(
-    slurm, root, tmp_path
-):
-    """Once told ahead of time, as by --signal=B:TERM, and once stopped and requeued by SLURM."""
+@pytest.mark.slow
+def test_slurm_job_of_two_processes_resumes_after_signal_and_requeue(slurm, root, tmp_path):
+    """It is stopped once by a signal ahead of time, as of --signal=B:TERM, and once requeued."""
     changes = {"study__students": (), "study__baselines": (), "training__steps_per_call": 1}
     steps = {"recipes__teacher__steps": STEPS, "training__checkpoint_every": 5}
-    words = tiny.flags(**changes, **steps, training__grid_every=0, recipes__teacher__batch_size=8)
-    alone = begin(root, 1, "study", *words, f"--workdir={tmp_path / 'alone'}")
+    flags = tiny.flags(**changes, **steps, training__grid_every=0, recipes__teacher__batch_size=8)
+    reference = tmp_path / "reference"
+    reference_process = start_process(root, 1, "study", *flags, f"--workdir={reference}")
     driver = tiny.REPO / "tests" / "in_float64.py"
-    gankd = script(tmp_path / "gankd", f'exec {sys.executable} {driver} "$@"')
-    surrounded = surroundings(root, 1) | {"GANKD": str(gankd), "PAUSE": "0.3"}
-    folder, log = tmp_path / "together", tmp_path / "log"
-    words.append(f"--workdir={folder}")
-    job = slurm.submit(log, "--ntasks=2", *words, **surrounded)
+    gankd = write_script(tmp_path / "gankd", f'exec {sys.executable} {driver} "$@"')
+    variables = make_environment(root, 1) | {"GANKD": str(gankd), "PAUSE": "0.3"}
+    folder, log = tmp_path / "study", tmp_path / "log"
+    arguments = [*flags, f"--workdir={folder}"]
+    job = slurm.submit(log, *arguments, sbatch_flags=["--ntasks=2"], **variables)
 
-    def saved() -> int:
-        run = plan.find_run(tiny.config(), NAME)
+    def last_saved_step() -> int:
+        run = plan.find_run(tiny.config(), TEACHER)
         return max(workdir.checkpoint_steps(folder, run), default=0)
 
-    wait_for(lambda: saved() >= 5, "nothing is saved")
-    slurm.said("scancel", "--batch", "--signal=TERM", job)
-    wait_for(lambda: slurm.restarts(job) == 1, log.read_text())
-    first = saved()
-    wait_for(lambda: saved() > first, log.read_text())
-    slurm.said("scontrol", "requeue", job)
-    wait_for(lambda: slurm.restarts(job) == 2, log.read_text())
-    second = saved()
-    assert 5 <= first < second < STEPS
-    wait_for(lambda: slurm.is_over(job), log.read_text())
-    _, errors = alone.communicate(timeout=400)
-    assert alone.returncode == 0, errors
-    assert_equal_runs(folder / NAME, tmp_path / "alone" / NAME, STEPS)
+    wait_for(lambda: last_saved_step() >= 5, "no checkpoint is saved")
+    slurm.run_command("scancel", "--batch", "--signal=TERM", job)
+    wait_for(lambda: slurm.count_restarts(job) == 1, log.read_text())
+    first_stop = last_saved_step()
+    wait_for(lambda: last_saved_step() > first_stop, log.read_text())
+    slurm.run_command("scontrol", "requeue", job)
+    wait_for(lambda: slurm.count_restarts(job) == 2, log.read_text())
+    second_stop = last_saved_step()
+    assert 5 <= first_stop < second_stop < STEPS
+    wait_for(lambda: slurm.has_ended(job), log.read_text())
+    _, stderr_text = reference_process.communicate(timeout=400)
+    assert reference_process.returncode == 0, stderr_text
+    assert_equal_runs(folder / TEACHER, reference / TEACHER, STEPS)
 
 
 # One machine
 
 
-def test_local_sh_gives_each_gpu_a_share(tmp_path):
-    gankd = script(tmp_path / "gankd", f'echo "$CUDA_VISIBLE_DEVICES $*" >>{tmp_path}/calls')
-    surrounded = os.environ | {"GANKD": str(gankd), "CUDA_VISIBLE_DEVICES": "0,3"}
+def test_local_sh_starts_a_shard_on_each_gpu(tmp_path):
+    gankd = write_script(tmp_path / "gankd", f'echo "$CUDA_VISIBLE_DEVICES $*" >>{tmp_path}/calls')
+    environment = os.environ | {"GANKD": str(gankd), "CUDA_VISIBLE_DEVICES": "0,3"}
     command = [LAUNCH / "local.sh", "--config=a b", "--workdir=w"]
-    assert subprocess.run(command, env=surrounded, check=False).returncode == 0
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
     assert sorted((tmp_path / "calls").read_text().splitlines()) == [
         "0 study --config=a b --workdir=w --shard=1/2 --wait=900",
         "3 study --config=a b --workdir=w --shard=2/2 --wait=900",
     ]
 
 
-def test_local_sh_hands_a_signal_on_and_waits(tmp_path):
-    text = f"trap 'sleep 0.5; echo saved >>{tmp_path}/calls; exit 143' TERM\n"
-    gankd = script(tmp_path / "gankd", f"{text}echo begun >>{tmp_path}/calls\nsleep 60 & wait")
-    surrounded = os.environ | {"GANKD": str(gankd), "CUDA_VISIBLE_DEVICES": "0,1"}
+def test_local_sh_forwards_a_signal_and_waits(tmp_path):
+    trap = f"trap 'sleep 0.5; echo saved >>{tmp_path}/calls; exit 143' TERM\n"
+    gankd = write_script(
+        tmp_path / "gankd", f"{trap}echo started >>{tmp_path}/calls\nsleep 60 & wait"
+    )
+    environment = os.environ | {"GANKD": str(gankd), "CUDA_VISIBLE_DEVICES": "0,1"}
     calls = tmp_path / "calls"
-    with subprocess.Popen([LAUNCH / "local.sh", "--workdir=w"], env=surrounded) as process:
-        wait_for(lambda: calls.exists() and calls.read_text().count("begun") == 2, "not begun")
+    with subprocess.Popen([LAUNCH / "local.sh", "--workdir=w"], env=environment) as process:
+        wait_for(lambda: calls.exists() and calls.read_text().count("started") == 2, "not started")
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 143
     assert calls.read_text().count("saved") == 2
@@ -192,93 +202,99 @@ def test_local_sh_hands_a_signal_on_and_waits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "added"),
+    ("arguments", "adds_processes"),
     [
         (["study", "--config=configs/mnist.py", "--config.study.widths=(2, 4)"], True),
         (["data", "prepare", "mnist"], False),
     ],
 )
-def test_tpu_pod_sh_runs_the_same_words_on_every_host(tmp_path, words, added):
-    gcloud = script(tmp_path / "gcloud", f'printf "%s\\0" "$@" >>{tmp_path}/calls')
-    surrounded = os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}"}
-    subprocess.run([LAUNCH / "tpu_pod.sh", "pod", "zone", *words], env=surrounded, check=True)
+def test_tpu_pod_sh_runs_the_same_command_on_every_host(tmp_path, arguments, adds_processes):
+    gcloud = write_script(tmp_path / "gcloud", f'printf "%s\\0" "$@" >>{tmp_path}/calls')
+    environment = os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}"}
+    subprocess.run([LAUNCH / "tpu_pod.sh", "pod", "zone", *arguments], env=environment, check=True)
     calls = (tmp_path / "calls").read_text().split("\0")
     assert calls.count("--worker=all") == calls.count("--zone=zone") == 2
     (command,) = [word for word in calls if word.startswith("--command=")]
     text = command.removeprefix("--command=")
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
-    last = shlex.split(text.strip().splitlines()[-1])
-    assert last == ["exec", ".venv/bin/gankd", *words, *(["--processes=auto"] if added else [])]
+    last_command = shlex.split(text.strip().splitlines()[-1])
+    added_flags = ["--processes=auto"] if adds_processes else []
+    assert last_command == ["exec", ".venv/bin/gankd", *arguments, *added_flags]
 
 
 # Kubernetes
 
 
-def documents() -> dict[str, dict]:
+def load_documents() -> dict[str, dict]:
+    """Loads the documents of launch/kubernetes.yaml by kind."""
     text = (LAUNCH / "kubernetes.yaml").read_text()
     return {document["kind"]: document for document in yaml.safe_load_all(text)}
 
 
-def jobs() -> list[dict]:
-    """The file's Job, and those that its JobSet makes."""
-    found = documents()
-    made = [
+def list_jobs() -> list[dict]:
+    """Lists the file's Job and the jobs of its JobSet."""
+    documents = load_documents()
+    jobset_jobs = [
         {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "metadata": {"name": each["name"]},
-            **each["template"],
+            "metadata": {"name": replicated_job["name"]},
+            **replicated_job["template"],
         }
-        for each in found["JobSet"]["spec"]["replicatedJobs"]
+        for replicated_job in documents["JobSet"]["spec"]["replicatedJobs"]
     ]
-    return [found["Job"], *made]
+    return [documents["Job"], *jobset_jobs]
 
 
-@pytest.mark.parametrize("job", jobs(), ids=lambda job: job["metadata"]["name"])
-def test_kubernetes_takes_the_jobs(job):
-    schemas = pytest.importorskip("kubernetes_validate", reason="the extra test has it")
+@pytest.mark.parametrize("job", list_jobs(), ids=lambda job: job["metadata"]["name"])
+def test_jobs_match_the_schema_of_kubernetes(job):
+    schemas = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes_validate is not installed"
+    )
     schemas.validate(job, schemas.latest_version(), strict=True)
-    wrong = job | {"spec": job["spec"] | {"completion": 3}}
+    invalid_job = job | {"spec": job["spec"] | {"completion": 3}}
     with pytest.raises(schemas.ValidationError):
-        schemas.validate(wrong, schemas.latest_version(), strict=True)
+        schemas.validate(invalid_job, schemas.latest_version(), strict=True)
 
 
-def test_a_jobset_has_the_fields_that_its_definition_names():
-    """Its schema comes in no package; these are fields of the definition that JobSet publishes.
+def test_jobset_uses_only_fields_of_its_definition():
+    """No package has the schema, so the test lists fields of the definition that JobSet publishes.
 
     That is jobsets.jobset.x-k8s.io, version v1alpha2.  It also says that a pod's host name is
-    JOBSET-REPLICATEDJOB-JOB-POD.SUBDOMAIN, the subdomain being the JobSet's name by default.
+    JOBSET-REPLICATEDJOB-JOB-POD.SUBDOMAIN; the subdomain defaults to the JobSet's name.
     """
-    made = documents()["JobSet"]
-    assert set(made) == {"apiVersion", "kind", "metadata", "spec"}
-    assert made["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
-    assert set(made["spec"]) == {"failurePolicy", "replicatedJobs"}
-    assert isinstance(made["spec"]["failurePolicy"].pop("maxRestarts"), int)
-    assert made["spec"]["failurePolicy"] == {}
-    for job in made["spec"]["replicatedJobs"]:
+    jobset = load_documents()["JobSet"]
+    assert set(jobset) == {"apiVersion", "kind", "metadata", "spec"}
+    assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+    assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
+    assert isinstance(jobset["spec"]["failurePolicy"].pop("maxRestarts"), int)
+    assert jobset["spec"]["failurePolicy"] == {}
+    for job in jobset["spec"]["replicatedJobs"]:
         assert set(job) == {"name", "template"}
         assert set(job["template"]) == {"spec"}
 
 
-@pytest.mark.parametrize("job", jobs(), ids=lambda job: job["metadata"]["name"])
-def test_the_pods_start_gankd_with_flags_that_it_has(job, monkeypatch):
+@pytest.mark.parametrize("job", list_jobs(), ids=lambda job: job["metadata"]["name"])
+def test_pods_start_gankd_with_valid_flags(job, monkeypatch):
     (container,) = job["spec"]["template"]["spec"]["containers"]
     shell, flag, line = container["command"]
     assert (shell, flag) == ("sh", "-c")
-    index = {"JOB_COMPLETION_INDEX": "1", "PATH": os.environ["PATH"]}
-    shown = line.replace("exec gankd", "printf '%s\\n'")
-    done = subprocess.run(["sh", "-c", shown], env=index, capture_output=True, text=True)
+    variables = {"JOB_COMPLETION_INDEX": "1", "PATH": os.environ["PATH"]}
+    print_arguments = line.replace("exec gankd", "printf '%s\\n'")
+    result = subprocess.run(
+        ["sh", "-c", print_arguments], env=variables, capture_output=True, text=True
+    )
     monkeypatch.chdir(tiny.REPO)
-    config, words = split_config_words(done.stdout.split())
+    config, arguments = split_config_words(result.stdout.split())
     assert config is not None
-    args = parse_command([*words, f"--config={config.filename}"])
+    args = parse_command([*arguments, f"--config={config.filename}"])
     assert args.run is commands.run_study
     count = job["spec"]["completions"]
     assert job["spec"]["parallelism"] == count
     if args.coordinator is None:
         assert args.shard == (2, count)
     else:
-        name = f"{documents()['JobSet']['metadata']['name']}-{job['metadata']['name']}"
-        subdomain = documents()["JobSet"]["metadata"]["name"]
+        name = f"{load_documents()['JobSet']['metadata']['name']}-{job['metadata']['name']}"
+        subdomain = load_documents()["JobSet"]["metadata"]["name"]
         assert args.coordinator.startswith(f"{name}-0-0.{subdomain}:")
         assert (args.processes, args.process) == (str(count), "1")

@@ -25,20 +25,20 @@ twin = pytest.importorskip("torch_twin")
 
 LATENT = 8
 TEACHER, STUDENT = "teacher-d3-s0", "student-joint-d1-s0"
-GENERATOR = {"width": 3, "image_size": 16, "channels": 1}
+NETWORK_SETTINGS = {"width": 3, "image_size": 16, "channels": 1}
 
 
-def tiny(data_dir: Path | str = "", **changes: object) -> ConfigDict:
-    """Digits at 16 pixels, and a student of pixels and of the teacher's critic."""
+def tiny_config(data_dir: Path | str = "", **changes: object) -> ConfigDict:
+    """Digits at 16 pixels; the student learns from pixels and from the teacher's critic."""
     config = base_config()
     config.data.update(name="digits", dir=str(data_dir), image_size=16, validation=0)
-    config.model.update(latent=LATENT, conv="dilated")  # which compiles fastest
+    config.model.update(latent=LATENT, conv="dilated")  # compiles fastest
     config.study.update(teacher_widths=(3,), widths=(1,), students=("joint",), baselines=())
-    short = {"steps": 4, "batch_size": 4}
+    short_recipe = {"steps": 4, "batch_size": 4}
     config.recipes = {
-        "teacher": recipe_config(**short),
-        "mse": recipe_config(alpha=0.0, **short),
-        "joint": recipe_config(alpha=0.5, critic="teacher", **short),
+        "teacher": recipe_config(**short_recipe),
+        "mse": recipe_config(alpha=0.0, **short_recipe),
+        "joint": recipe_config(alpha=0.5, critic="teacher", **short_recipe),
     }
     config.training.update(steps_per_call=2, log_every=2, grid_every=0, checkpoint_every=2)
     config.evaluation.update(samples=10, batch_size=10, statistics="running")
@@ -47,23 +47,24 @@ def tiny(data_dir: Path | str = "", **changes: object) -> ConfigDict:
     return config
 
 
-def generator(**settings: object) -> torch.nn.Sequential:
-    network = twin.generator(**(GENERATOR | settings), latent_dim=LATENT)
+def make_generator(**settings: object) -> torch.nn.Sequential:
+    network = twin.generator(**(NETWORK_SETTINGS | settings), latent_dim=LATENT)
     return twin.randomise(network, seed=0).eval()
 
 
-def critic(**settings: object) -> torch.nn.Sequential:
-    return twin.randomise(twin.critic(**(GENERATOR | settings)), seed=1).eval()
+def make_critic(**settings: object) -> torch.nn.Sequential:
+    return twin.randomise(twin.critic(**(NETWORK_SETTINGS | settings)), seed=1).eval()
 
 
-def saved(path: Path, network: torch.nn.Sequential) -> Path:
+def save_network(path: Path, network: torch.nn.Sequential) -> Path:
     torch.save(network.state_dict(), path)
     return path
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    return saved(tmp_path / "netG.pth", generator()), saved(tmp_path / "netD.pth", critic())
+    generator_path = save_network(tmp_path / "netG.pth", make_generator())
+    return generator_path, save_network(tmp_path / "netD.pth", make_critic())
 
 
 def import_files(config: ConfigDict, folder: Path, files: tuple[Path, Path | None]) -> Path:
@@ -72,13 +73,13 @@ def import_files(config: ConfigDict, folder: Path, files: tuple[Path, Path | Non
     )
 
 
-def test_a_study_trains_students_of_an_imported_teacher(
+@pytest.mark.slow
+def test_study_trains_students_of_an_imported_teacher(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        StudyContext, "load_or_train_classifiers", lambda _: ()
-    )  # whose training takes the longest
-    config, folder = tiny(tmp_path / "data"), tmp_path / "work"
+    # Training the classifiers would take longest.
+    monkeypatch.setattr(StudyContext, "load_or_train_classifiers", lambda _: ())
+    config, folder = tiny_config(tmp_path / "data"), tmp_path / "work"
     assert import_files(config, folder, files) == folder / TEACHER
     before = {p: p.read_bytes() for p in (folder / TEACHER).rglob("*") if p.is_file()}
 
@@ -94,50 +95,51 @@ def test_a_study_trains_students_of_an_imported_teacher(
     grid = np.load(folder / TEACHER / "samples.npz")["grid"]
     latents = np.asarray(sampling.grid_latents(LATENT))
     with torch.no_grad():
-        expected = twin.channels_last(twin.draw(generator(), latents))
+        expected = twin.channels_last(twin.draw(make_generator(), latents))
     assert np.abs(grid - (expected * 127.5 + 127.5)).max() < 0.51  # rounded to 256 levels
 
 
-def test_the_joint_student_starts_from_the_imported_critic(
+def test_joint_student_starts_from_the_imported_critic(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    config, folder = tiny(), tmp_path / "work"
+    config, folder = tiny_config(), tmp_path / "work"
     import_files(config, folder, files)
-    lab = StudyContext(config, folder)
-    teacher = lab.load_teacher().critic
-    assert teacher is not None
-    params, stats = twin.to_flax(critic())
-    np.testing.assert_array_equal(teacher.params["layer2"]["kernel"], params["layer2"]["kernel"])
+    teacher_critic = StudyContext(config, folder).load_teacher().critic
+    assert teacher_critic is not None
+    params, stats = twin.to_flax(make_critic())
     np.testing.assert_array_equal(
-        teacher.batch_stats["norm1"]["batch"]["var"], stats["norm1"]["batch"]["var"]
+        teacher_critic.params["layer2"]["kernel"], params["layer2"]["kernel"]
+    )
+    np.testing.assert_array_equal(
+        teacher_critic.batch_stats["norm1"]["batch"]["var"], stats["norm1"]["batch"]["var"]
     )
 
 
 def test_names_and_hashes_of_imported_files_are_recorded(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    config = tiny(**{"study.students": ("mse",)})
+    config = tiny_config(**{"study.students": ("mse",)})
     import_files(config, tmp_path / "with", files)
     import_files(config, tmp_path / "without", (files[0], None))
-    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     record = json.loads((tmp_path / "with" / TEACHER / "imported.json").read_text())
     assert record == {
-        "generator": {"file": "netG.pth", "sha256": sums[0]},
-        "critic": {"file": "netD.pth", "sha256": sums[1]},
+        "generator": {"file": "netG.pth", "sha256": hashes[0]},
+        "critic": {"file": "netD.pth", "sha256": hashes[1]},
     }
     record = json.loads((tmp_path / "without" / TEACHER / "imported.json").read_text())
     assert record["critic"] is None
 
 
-def test_the_checkpoint_looks_like_one_of_training(
+def test_imported_checkpoint_has_the_form_of_a_trained_one(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    config, folder = tiny(**{"recipes.teacher.ema": 0.9}), tmp_path / "work"
+    config, folder = tiny_config(**{"recipes.teacher.ema": 0.9}), tmp_path / "work"
     import_files(config, folder, files)
     run = find_run(config, TEACHER)
     assert workdir.is_trained(folder, config, run)
     state = StudyContext(config, folder).restore_state(run)
-    params, _ = twin.to_flax(generator())
+    params, _ = twin.to_flax(make_generator())
     assert int(state.step) == 4
     np.testing.assert_array_equal(state.ema_params["layer2"]["kernel"], params["layer2"]["kernel"])
     moments = state.generator.opt_state[0].mu["layer2"]["kernel"]
@@ -148,17 +150,17 @@ def test_the_checkpoint_looks_like_one_of_training(
 def test_recomputed_statistics_replace_those_of_the_file(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    config, folder = tiny(**{"evaluation.statistics": "recomputed"}), tmp_path / "work"
+    config, folder = tiny_config(**{"evaluation.statistics": "recomputed"}), tmp_path / "work"
     import_files(config, folder, files)
     _, variables = StudyContext(config, folder).load_generator(find_run(config, TEACHER))
-    file_mean = twin.to_flax(generator())[1]["norm0"]["batch"]["mean"]
-    # Before the first norm stands `z @ kernel + bias`, whose mean over normal latents is the bias.
+    file_mean = twin.to_flax(make_generator())[1]["norm0"]["batch"]["mean"]
+    # The first norm normalizes `z @ kernel + bias`, whose mean over normal latents is the bias.
     recomputed = variables["batch_stats"]["norm0"]["batch"]["mean"]
     bias = variables["params"]["layer0"]["bias"]
     assert np.abs(recomputed - bias).max() < 0.1 < np.abs(file_mean - bias).max()
 
 
-UNFIT = {
+MISMATCHES = {
     "width": ({"study.teacher_widths": (2,)}, {}, {}, "width is 3, not 2; .*teacher_widths"),
     "size": ({"data.image_size": 32}, {}, {}, "image_size is 16, not 32; .*image_size"),
     "latent": ({"model.latent": 9}, {}, {}, "latent_dim is 8, not 9; .*model.latent"),
@@ -170,16 +172,18 @@ UNFIT = {
 
 
 @pytest.mark.parametrize(
-    ("changes", "generator_settings", "critic_settings", "message"), UNFIT.values(), ids=UNFIT
+    ("changes", "generator_settings", "critic_settings", "message"),
+    MISMATCHES.values(),
+    ids=MISMATCHES,
 )
-def test_a_file_that_does_not_fit_is_refused_and_nothing_written(
+def test_file_that_does_not_match_the_config_is_refused_and_nothing_written(
     tmp_path: Path, changes: dict, generator_settings: dict, critic_settings: dict, message: str
 ) -> None:
-    config = tiny(**changes)
+    config = tiny_config(**changes)
     run = f"teacher-d{config.study.teacher_widths[0]}-s0"
     path, critic_path = tmp_path / "netG.pth", tmp_path / "netD.pth"
-    saved(path, generator(**generator_settings))
-    saved(critic_path, critic(**critic_settings))
+    save_network(path, make_generator(**generator_settings))
+    save_network(critic_path, make_critic(**critic_settings))
     with pytest.raises(UserError, match=message):
         import_torch.import_torch_teacher(
             config, tmp_path / "work", path, run=run, critic_path=critic_path
@@ -187,22 +191,22 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_written(
     assert not (tmp_path / "work").exists()
 
 
-def test_a_missing_critic_is_refused_if_a_student_needs_it(
+def test_missing_critic_is_refused_if_a_student_needs_it(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     with pytest.raises(UserError, match=r"recipe joint .*--critic=FILE"):
-        import_files(tiny(), tmp_path / "work", (files[0], None))
+        import_files(tiny_config(), tmp_path / "work", (files[0], None))
     changes = {"critic": "fresh", "features": "energy", "feature_batch": 4}
     changes = {f"recipes.joint.{field}": value for field, value in changes.items()}
     with pytest.raises(UserError, match=r"recipe joint compare features .*--critic=FILE"):
-        import_files(tiny(**changes), tmp_path / "work", (files[0], None))
+        import_files(tiny_config(**changes), tmp_path / "work", (files[0], None))
     assert not (tmp_path / "work").exists()
 
 
 def test_only_a_teacher_that_has_not_started_can_be_imported(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    config, folder = tiny(), tmp_path / "work"
+    config, folder = tiny_config(), tmp_path / "work"
     with pytest.raises(UserError, match=rf"no teacher; .* {TEACHER}"):
         import_torch.import_torch_teacher(
             config, folder, files[0], run=STUDENT, critic_path=files[1]
@@ -212,28 +216,28 @@ def test_only_a_teacher_that_has_not_started_can_be_imported(
     with pytest.raises(UserError, match="the run has started"):
         import_files(config, folder, files)
     with pytest.raises(UserError, match="another config"):
-        import_files(tiny(name="other"), folder, files)
+        import_files(tiny_config(name="other"), folder, files)
     assert sorted(folder.rglob("*")) == before
 
 
-def test_other_teacher_candidates_remain_to_be_trained(
+def test_other_teacher_candidates_are_still_trained(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     changes = {"study.teacher_seeds": (0, 1), "data.validation": 10}
-    config, folder = tiny(**changes), tmp_path / "work"
+    config, folder = tiny_config(**changes), tmp_path / "work"
     import_files(config, folder, files)
-    lab = StudyContext(config, folder)
-    assert resume_groups(lab, teacher_runs(config)) == [[find_run(config, "teacher-d3-s1")]]
+    groups = resume_groups(StudyContext(config, folder), teacher_runs(config))
+    assert groups == [[find_run(config, "teacher-d3-s1")]]
     assert not (folder / "teacher.json").exists()
 
 
-def test_an_interrupted_import_leaves_no_run(
+def test_interrupted_import_leaves_no_run(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    config, folder = tiny(), tmp_path / "work"
+    config, folder = tiny_config(), tmp_path / "work"
     with monkeypatch.context() as patch:
         patch.setattr(import_torch, "_save_checkpoint", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -243,18 +247,20 @@ def test_an_interrupted_import_leaves_no_run(
     assert workdir.is_trained(folder, config, find_run(config, TEACHER))
 
 
-class Harm:
+class HarmfulObject:
+    """Runs a shell command when it is unpickled."""
+
     def __reduce__(self) -> tuple:
         return os.system, ("touch harm",)
 
 
-def test_a_file_with_code_is_refused_and_does_not_run(
+def test_file_with_code_is_refused_and_the_code_not_run(
     tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save(generator().state_dict() | {"harm": Harm()}, "bad.pth")
-    for pair in ((Path("bad.pth"), files[1]), (files[0], Path("bad.pth"))):
+    torch.save(make_generator().state_dict() | {"harm": HarmfulObject()}, "bad.pth")
+    for bad_files in ((Path("bad.pth"), files[1]), (files[0], Path("bad.pth"))):
         with pytest.raises(UserError, match="not allowed"):
-            import_files(tiny(), tmp_path / "work", pair)
+            import_files(tiny_config(), tmp_path / "work", bad_files)
     assert not Path("harm").exists()
     assert not (tmp_path / "work").exists()
