@@ -1,4 +1,4 @@
-"""Settings of every test: the CPU, run-time checks of types and shapes, shared fixtures."""
+"""Settings of all tests: CPU only, run-time checks of types and shapes, shared fixtures."""
 
 import collections
 import logging
@@ -12,9 +12,9 @@ import jaxtyping
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A user's cache of compiled programs would hide that a program no longer compiles.
+# A cache of compiled programs would hide that a program no longer compiles.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-# Before gankd_jax is imported, so that its calls are checked against their annotated shapes.
+# Checks calls against annotated types and shapes; must precede the import of gankd_jax.
 HOOK = jaxtyping.install_import_hook("gankd_jax", "beartype.beartype")
 
 Command = Callable[..., tuple[int, str, str]]
@@ -28,9 +28,9 @@ class Parity:
     def __init__(self, record):
         self._record = record
 
-    def check(self, what: str, error: float, *, bound: float) -> None:
-        self._record(PARITY, (what, float(error), bound))
-        assert error <= bound, f"{what}: error {error:.2e} above {bound:.0e}"
+    def check(self, label: str, error: float, *, bound: float) -> None:
+        self._record(PARITY, (label, float(error), bound))
+        assert error <= bound, f"{label}: error {error:.2e} above {bound:.0e}"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def parity(record_property) -> Parity:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
-    """A folder that all tests of the session share: data, caches, a finished study."""
+    """A folder shared by all tests of the session: data, caches, a finished study."""
     import tiny  # after the hook
 
     return tiny.session_dir(tmp_path_factory)
@@ -56,7 +56,7 @@ def finished(root) -> Path:
 
 @pytest.fixture
 def old_workdir(tmp_path) -> Path:
-    """A finished study that version 0.1.0 of the program wrote; nothing is trained for it."""
+    """A finished study written by version 0.1.0; nothing is trained for it."""
     import tiny
 
     archive = tiny.REPO / "tests" / "golden" / "workdir-0.1.0.tar.gz"
@@ -105,7 +105,7 @@ def unoptimized() -> Iterator[None]:
 
 @pytest.fixture
 def command(monkeypatch, capsys, root) -> Iterator[Command]:
-    """A function that runs `gankd WORDS` in this process: exit status, stdout, stderr."""
+    """A function that runs `gankd ARGUMENTS` in this process: exit status, stdout, stderr."""
     import tiny
 
     from gankd_jax.cli import main
@@ -118,8 +118,8 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     package = logging.getLogger("gankd_jax")
     package_handlers, package_level = package.handlers[:], package.level
 
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gankd", *words])
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gankd", *arguments])
         sys.modules.pop("config_config", None)  # ml_collections loads each config as this module
         capsys.readouterr()
         status = 0
@@ -130,7 +130,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
-    yield run
+    yield run_command
     logging.captureWarnings(False)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
@@ -143,7 +143,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
 def pytest_collection_modifyitems(items):
     """Marks tests that need a trained study as slow, and runs the files with most of them first.
 
-    A worker that begins such a file last would keep the others waiting.
+    If a worker started such a file last, the other workers would wait for it.
     """
     for item in items:
         if not SLOW_FIXTURES.isdisjoint(item.fixturenames):
@@ -162,9 +162,9 @@ def pytest_terminal_summary(terminalreporter):
     ):
         for name, value in getattr(report, "user_properties", []):
             if name == PARITY and report.when == "call":
-                what, error, bound = value
-                rows[what, bound] = max(error, rows.get((what, bound), 0.0))
+                label, error, bound = value
+                rows[label, bound] = max(error, rows.get((label, bound), 0.0))
     if rows:
         terminalreporter.section(PARITY)
-    for (what, bound), error in sorted(rows.items()):
-        terminalreporter.line(f"{error:8.1e} of {bound:.0e}  {what}")
+    for (label, bound), error in sorted(rows.items()):
+        terminalreporter.line(f"{error:8.1e} of {bound:.0e}  {label}")

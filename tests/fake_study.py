@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 SCORES = ("inception_score", "fd_classifier", "sharpness", "pixel_error")
-# What a model of width d scores at seed 0; every further seed adds one step.
+# Scores of a model by width, at seed 0; each further seed adds STEP.
 STUDENT = {
     2: (5.0, 100.0, 2000.0, 0.04),
     4: (6.0, 50.0, 2500.0, 0.02),
@@ -16,12 +16,12 @@ STUDENT = {
 BASELINE = {2: (2.0, 400.0, 9000.0, 0.0), 4: (5.0, 49.5, 4000.0, 0.0), 8: (7.0, 20.0, 3500.0, 0.0)}
 STEP = {"inception_score": 0.1, "fd_classifier": 1.0, "sharpness": 100.0, "pixel_error": 0.001}
 TEACHER = {"inception_score": 8.0, "inception_score_sd": 0.1, "fd_classifier": 10.0}
-LATENT = 20  # numbers in a latent
+LATENT = 20  # the latent's dimension
 REAL = {"inception_score": 9.8, "fd_classifier": 2.0, "sharpness": 3400.0}
 
 
 def parameter_count(width: int) -> int:
-    """A made-up count: 100 d^2."""
+    """Returns a made-up count: 100 d^2."""
     return 100 * width**2
 
 
@@ -69,7 +69,7 @@ def write_unfinished_study(folder: Path) -> Path:
         (folder / "student-mse-d4-s1" / name).unlink()
     log = folder / "student-mse-d4-s1" / "log.jsonl"
     lines = log.read_text().splitlines()
-    log.write_text("\n".join([*lines[:3], lines[3][:9]]))  # killed while it wrote step 400
+    log.write_text("\n".join([*lines[:3], lines[3][:9]]))  # killed while writing step 400
     remove_run(folder / "baseline-d4-s1")
     return folder
 
@@ -102,7 +102,7 @@ def drop_precisions(folder: Path) -> None:
 
 
 def mark_failed(run: Path) -> None:
-    """Make a run a failed one."""
+    """Mark a run as failed."""
     _write_json(run / "failed.json", {"step": 120, "reason": "the critic's loss is not finite"})
 
 
@@ -132,8 +132,8 @@ def _config(
     }
 
 
-def _scores(at_zero: tuple[float, ...], seed: int, keys: tuple[str, ...]) -> dict[str, float]:
-    scores = dict(zip(SCORES, at_zero, strict=True))
+def _scores(seed_0_scores: tuple[float, ...], seed: int, keys: tuple[str, ...]) -> dict[str, float]:
+    scores = dict(zip(SCORES, seed_0_scores, strict=True))
     return {key: scores[key] + seed * STEP[key] for key in keys}
 
 
@@ -178,7 +178,7 @@ def _write_run(
 
 
 def _precisions(width: int, scores: dict[str, float]) -> dict:
-    """Four, two and one byte a parameter; int8 costs a tenth of each score."""
+    """Returns bytes and scores by precision; int8 costs a tenth of each score."""
     int8 = {key: 0.9 * value for key, value in scores.items()}
     return {
         "float32": {"bytes": 4 * parameter_count(width)},
@@ -199,7 +199,7 @@ def _log_record(step: int, kind: str, width: int, seed: int) -> dict[str, float]
 
 
 def _write_samples(folder: Path, size: int, channels: int, blur: int) -> None:
-    """Write images of discs at latent positions; those of a narrow model are paler."""
+    """Write images of discs; those of a narrow model are paler."""
     rng = np.random.default_rng(0)
     positions = rng.uniform(0.3, 0.7, (64, 2))
     ends = rng.uniform(0.25, 0.75, (4, 2, 2))
@@ -227,13 +227,13 @@ def _write_folded(folder: Path, width: int, size: int, channels: int) -> None:
 
 
 def add_latency(folder: Path, *, widths: tuple[int, ...]) -> None:
-    """Add latencies of the teacher and of one student of each width; 2 is as slow as 4."""
+    """Add latencies of the teacher and of a student of each width; d=2 is as slow as d=4."""
     runs = ["teacher-d32-s0", *(f"student-mse-d{width}-s0" for width in widths)]
-    numbers = {"images_per_second": 5000.0, "peak_mib": 50.0}
+    measurements = {"images_per_second": 5000.0, "peak_mib": 50.0}
     latency = {
         run: {
-            precision: {"bytes": 1000, "milliseconds": max(width, 4) / share, **numbers}
-            for precision, share in (("float32", 10), ("int8", 20))
+            precision: {"bytes": 1000, "milliseconds": max(width, 4) / divisor, **measurements}
+            for precision, divisor in (("float32", 10), ("int8", 20))
         }
         for run, width in zip(runs, (32, *widths), strict=True)
     }

@@ -1,4 +1,4 @@
-"""The PyTorch packages that metrics are compared with, and random weights for their network."""
+"""PyTorch packages that metrics are compared with, and random weights for their network."""
 
 import importlib.util
 from functools import cache

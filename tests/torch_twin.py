@@ -1,7 +1,7 @@
-"""The PyTorch side of every parity check: the networks, losses and steps in plain PyTorch.
+"""PyTorch side of the parity tests: networks, losses and training steps in plain PyTorch.
 
-The networks are those that the benchmark times, PyTorch's own too.  No code is shared with the jax
-side; of a `Recipe` the settings alone are read.
+The networks and the gradient penalty come from the benchmark's PyTorch worker.  Nothing is shared
+with the JAX code except the settings of a `Recipe`.
 """
 
 import contextlib
@@ -16,84 +16,90 @@ from torch.nn import functional
 from gankd_jax.bench import torch_worker
 
 generator, critic = torch_worker.build_generator, torch_worker.build_critic
-torch.set_num_threads(1)  # tiny layers: more threads wait for one another
+torch.set_num_threads(1)  # with tiny layers, more threads only wait for one another
 
 
 def randomise(network: nn.Sequential, seed: int) -> nn.Sequential:
-    """Weights that keep activations near 1, and no statistic, scale or bias trivial; in place."""
-    numbers = torch.Generator().manual_seed(seed)
+    """Fills a network with random values, in place; returns it.
+
+    Activations stay near 1.  No statistic, scale or bias keeps its initial value.
+    """
+    rng = torch.Generator().manual_seed(seed)
 
     def normal(tensor: Tensor, mean: float, spread: float) -> None:
-        tensor.copy_(mean + spread * torch.randn(tensor.shape, generator=numbers))
+        tensor.copy_(mean + spread * torch.randn(tensor.shape, generator=rng))
 
     with torch.no_grad():
         for module in network:
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                normal(module.weight, 0, (module.in_channels * taps(module)) ** -0.5)
+                normal(module.weight, 0, (module.in_channels * count_taps(module)) ** -0.5)
                 normal(module.bias, 0, 0.1)
             elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
                 normal(module.weight, 1, 0.1)
                 normal(module.bias, 0, 0.1)
             if isinstance(module, nn.BatchNorm2d):
                 normal(module.running_mean, 0, 0.1)
-                module.running_var.uniform_(0.5, 1.5, generator=numbers)
+                module.running_var.uniform_(0.5, 1.5, generator=rng)
     return network
 
 
-def taps(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
-    """Input pixels that an output pixel is made from."""
+def count_taps(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
+    """Returns the number of input pixels that contribute to an output pixel."""
     if isinstance(layer, nn.Conv2d):
         return 16
     return 4 if layer.stride == (2, 2) else 1
 
 
 def to_flax(
-    network: nn.Sequential, *, numbers: Callable[[nn.Parameter], Tensor] = lambda p: p
+    network: nn.Sequential, *, get_values: Callable[[nn.Parameter], Tensor] = lambda p: p
 ) -> tuple[dict, dict]:
-    """The network's parameters (or other numbers of theirs) and statistics as Flax's two trees."""
+    """Returns parameters and batch statistics as Flax trees.
+
+    `get_values` replaces each parameter, for example by its moment in Adam.
+    """
     params, stats, layer = {}, {}, -1
     for module in network:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             layer += 1
             order = (2, 3, 1, 0) if isinstance(module, nn.Conv2d) else (2, 3, 0, 1)
-            kernel, bias = numbers(module.weight).permute(order), numbers(module.bias)
-            params[f"layer{layer}"] = {"kernel": array(kernel), "bias": array(bias)}
+            kernel, bias = get_values(module.weight).permute(order), get_values(module.bias)
+            params[f"layer{layer}"] = {"kernel": to_numpy(kernel), "bias": to_numpy(bias)}
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             kind = "batch" if isinstance(module, nn.BatchNorm2d) else "layer"
-            scale, bias = numbers(module.weight), numbers(module.bias)
-            params[f"norm{layer}"] = {kind: {"scale": array(scale), "bias": array(bias)}}
+            scale, bias = get_values(module.weight), get_values(module.bias)
+            params[f"norm{layer}"] = {kind: {"scale": to_numpy(scale), "bias": to_numpy(bias)}}
         if isinstance(module, nn.BatchNorm2d):
-            mean, variance = array(module.running_mean), array(module.running_var)
+            mean, variance = to_numpy(module.running_mean), to_numpy(module.running_var)
             stats[f"norm{layer}"] = {"batch": {"mean": mean, "var": variance}}
     return params, stats
 
 
-def array(tensor: Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().numpy().copy()
 
 
 def channels_first(images: np.ndarray) -> Tensor:
-    """Images `[..., h, w, c]` as PyTorch takes them."""
+    """Converts images `[..., h, w, c]` to a tensor `[..., c, h, w]`."""
     return torch.tensor(np.moveaxis(images, -1, -3).copy())
 
 
 def channels_last(images: Tensor) -> np.ndarray:
-    return np.moveaxis(array(images), -3, -1)
+    return np.moveaxis(to_numpy(images), -3, -1)
 
 
-def draw(network: nn.Sequential, latents: np.ndarray) -> Tensor:
-    """The generator's images of latents `[b, z]`."""
+def generate(network: nn.Sequential, latents: np.ndarray) -> Tensor:
+    """Returns the generator's images for latents `[b, z]`."""
     return network(torch.tensor(latents)[:, :, None, None])
 
 
 @contextlib.contextmanager
-def frozen_statistics(network: nn.Sequential) -> Iterator[None]:
-    """Batch norm sees the batch, and its running averages stay."""
-    found = [module for module in network if isinstance(module, nn.BatchNorm2d)]
-    for module in found:
+def freeze_running_stats(network: nn.Sequential) -> Iterator[None]:
+    """Uses the batch's statistics and leaves running averages unchanged."""
+    norms = [module for module in network if isinstance(module, nn.BatchNorm2d)]
+    for module in norms:
         module.momentum = 0.0
     yield
-    for module in found:
+    for module in norms:
         module.momentum = 0.1
 
 
@@ -132,29 +138,32 @@ ADVERSARIAL: dict[str, tuple[Callable, Callable]] = {
 
 
 def distance(student: Tensor, teacher: Tensor, *, kind: str, reduction: str) -> Tensor:
-    """PyTorch's own loss; 'sum' is the sum over an image and the mean over the batch."""
+    """Returns PyTorch's loss; 'sum' sums over an image and averages over the batch."""
     loss = {"mse": functional.mse_loss, "l1": functional.l1_loss}[kind]
     if reduction == "mean":
         return loss(student, teacher)
     return loss(student, teacher, reduction="sum") / len(student)
 
 
-def rate(recipe, step: int, *, scale: int) -> float:
-    """The share of the peak learning rate at an optimizer's step, of which there are `scale`."""
-    warmup, left = recipe.warmup * scale, (recipe.steps - recipe.warmup) * scale
+def learning_rate_factor(recipe, step: int, *, updates_per_step: int) -> float:
+    """Returns the fraction of the peak learning rate at an optimizer update."""
+    warmup = recipe.warmup * updates_per_step
+    decay = (recipe.steps - recipe.warmup) * updates_per_step
     if step < warmup:
         return step / warmup
-    done = (step - warmup) / left
-    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
-        recipe.schedule
-    ]
+    progress = (step - warmup) / decay
+    return {
+        "constant": 1.0,
+        "linear": 1 - progress,
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+    }[recipe.schedule]
 
 
-class Run:
-    """A teacher, student or baseline in training, with the order of things that steps.py tells.
+class Trainer:
+    """Trains a teacher, student or baseline in the order of operations of `train_step`.
 
-    The fakes of a critic step and the scores of the generator's step leave running averages alone;
-    the generator's step takes the last critic step's latents again.
+    Running averages stay unchanged when a critic step generates fakes and when the generator step
+    scores them.  The generator step reuses the latents of the last critic step.
     """
 
     def __init__(self, generator: nn.Sequential, critic: nn.Sequential | None, recipe):
@@ -166,36 +175,45 @@ class Run:
         )
         self._steps = self._critic_steps = 0
 
-    def step(
+    def train_step(
         self,
         latents: np.ndarray,
-        mix: np.ndarray,
+        interp_weight: np.ndarray,
         real: np.ndarray | None,
         target: np.ndarray | None,
     ) -> dict[str, float]:
-        """One step; latents `[k, b, z]`, mix `[k, b]`, real `[k, b, s, s, c]`, one target."""
+        """Trains one step and returns its metrics.
+
+        Args:
+            latents: `[k, b, z]`, for `k` critic steps.
+            interp_weight: `[k, b]`, of real images in the gradient penalty.
+            real: Real images `[k, b, s, s, c]`; None without a critic.
+            target: The teacher's images `[b, s, s, c]`; None without a teacher.
+        """
         metrics: list[dict[str, float]] = []
         if self.critic is not None and self.recipe.train_critic:
-            for one, weight, images in zip(latents, mix, channels_first(real), strict=True):
-                metrics.append(self._critic_step(one, torch.tensor(weight), images))
+            batches = zip(latents, torch.tensor(interp_weight), channels_first(real), strict=True)
+            metrics += [self._critic_step(*batch) for batch in batches]
         means = {name: float(np.mean([m[name] for m in metrics])) for name in (metrics or [{}])[0]}
         return means | self._generator_step(latents[-1], target)
 
-    def _critic_step(self, latents: np.ndarray, mix: Tensor, real: Tensor) -> dict[str, float]:
-        with torch.no_grad(), frozen_statistics(self.generator):
-            fake = draw(self.generator, latents)
-        # In two batches, real images first.
+    def _critic_step(
+        self, latents: np.ndarray, interp_weight: Tensor, real: Tensor
+    ) -> dict[str, float]:
+        with torch.no_grad(), freeze_running_stats(self.generator):
+            fake = generate(self.generator, latents)
+        # Batch norm sees real images and fakes as two batches, real ones first.
         value = ADVERSARIAL[self.recipe.loss][0](self.critic(real), self.critic(fake))
         metrics, loss = {"critic_loss": value.item()}, value
         if self.recipe.loss == "wgan_gp":
-            with frozen_statistics(self.critic):
-                penalty = torch_worker.gradient_penalty(self.critic, real, fake, mix)
+            with freeze_running_stats(self.critic):
+                penalty = torch_worker.gradient_penalty(self.critic, real, fake, interp_weight)
             metrics["gradient_penalty"] = penalty.item()
             loss = value + self.recipe.gradient_penalty * penalty
-        lr = self.recipe.critic_lr * rate(
-            self.recipe, self._critic_steps, scale=self.recipe.critic_steps
+        lr = self.recipe.critic_lr * learning_rate_factor(
+            self.recipe, self._critic_steps, updates_per_step=self.recipe.critic_steps
         )
-        metrics["critic_gradient"] = descend(loss, self.critic, self._critic_adam, lr=lr)
+        metrics["critic_gradient"] = update_weights(loss, self.critic, self._critic_adam, lr=lr)
         self._critic_steps += 1
         if self.recipe.loss == "wgan":
             with torch.no_grad():
@@ -204,10 +222,10 @@ class Run:
         return metrics
 
     def _generator_step(self, latents: np.ndarray, target: np.ndarray | None) -> dict[str, float]:
-        images, metrics, recipe = draw(self.generator, latents), {}, self.recipe
+        images, metrics, recipe = generate(self.generator, latents), {}, self.recipe
         loss = torch.zeros((), dtype=images.dtype)
         if self.critic is not None:
-            with frozen_statistics(self.critic):
+            with freeze_running_stats(self.critic):
                 value = ADVERSARIAL[recipe.loss][1](self.critic(images))
             metrics["adversarial_loss"] = value.item()
             loss = loss + recipe.alpha * value
@@ -217,22 +235,25 @@ class Run:
             value = distance(images, teacher, kind=recipe.distance, reduction=recipe.reduction)
             metrics["distance"] = value.item()
             loss = loss + (1 - recipe.alpha) * value
-        lr = recipe.generator_lr * rate(recipe, self._steps, scale=1)
-        gradient = descend(loss, self.generator, self._generator_adam, lr=lr)
+        lr = recipe.generator_lr * learning_rate_factor(recipe, self._steps, updates_per_step=1)
+        gradient = update_weights(loss, self.generator, self._generator_adam, lr=lr)
         self._steps += 1
         return metrics | {"generator_loss": loss.item(), "generator_gradient": gradient}
 
-    def moments(self, which: str) -> dict:
-        """Adam's first moments of the generator or the critic, as Flax's tree."""
-        adam = {"generator": self._generator_adam, "critic": self._critic_adam}[which]
-        return to_flax(getattr(self, which), numbers=lambda p: adam.state[p]["exp_avg"])[0]
+    def first_moments(self, name: str) -> dict:
+        """Returns Adam's first moments of the generator or the critic as a Flax tree."""
+        adam = {"generator": self._generator_adam, "critic": self._critic_adam}[name]
+        return to_flax(getattr(self, name), get_values=lambda p: adam.state[p]["exp_avg"])[0]
 
 
-def descend(loss: Tensor, network: nn.Sequential, adam: torch.optim.Adam, *, lr: float) -> float:
-    """One step of Adam; returns the norm of the gradients."""
+def update_weights(
+    loss: Tensor, network: nn.Sequential, adam: torch.optim.Adam, *, lr: float
+) -> float:
+    """Takes one step of Adam; returns the norm of the gradients."""
     parameters = list(network.parameters())
-    for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = slope
+    gradients = torch.autograd.grad(loss, parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
     for group in adam.param_groups:
         group["lr"] = lr
     adam.step()

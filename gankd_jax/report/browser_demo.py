@@ -116,10 +116,14 @@ def _explain_choice(row: ScoreRow) -> str:
     label, ratio = row.metric.label, _ranked_ratio(row)
     if ratio is None:
         return f"Shown first is the widest {row.recipe} student: no score compares it with others."
-    kept = format_percent(ratio)
+    percent = format_percent(ratio)
     if ratio >= GOOD_RATIO:
-        return f"Shown first is the smallest student within 5 % of the teacher's {label} ({kept})."
-    return f"No student is within 5 % of the teacher's {label}; shown first is the best ({kept})."
+        return (
+            f"Shown first is the smallest student within 5 % of the teacher's {label} ({percent})."
+        )
+    return (
+        f"No student is within 5 % of the teacher's {label}; shown first is the best ({percent})."
+    )
 
 
 def _explain_no_demo(study: StudyResults, *, too_large: bool) -> str:

@@ -392,10 +392,10 @@ def _draw_row(
     figure: Figure, strip: ImageStrip, parameters: int | None, *, row: int, rows: int
 ) -> None:
     assert strip.images is not None
-    left, bottom = LABEL_INCHES / figure.get_figwidth(), 1 - (row + 1) / rows
-    axes = figure.add_axes((left, bottom, 1 - left, 0.96 / rows))
+    label_width, bottom = LABEL_INCHES / figure.get_figwidth(), 1 - (row + 1) / rows
+    axes = figure.add_axes((label_width, bottom, 1 - label_width, 0.96 / rows))
     axes.axis("off")
     image = _join_images(strip.images, line_value=255)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     label = strip.label + (f"\n{parameters:,} parameters" if parameters else "")
-    figure.text(left - 0.01, bottom + 0.5 / rows, label, ha="right", va="center", fontsize=9)
+    figure.text(label_width - 0.01, bottom + 0.5 / rows, label, ha="right", va="center", fontsize=9)

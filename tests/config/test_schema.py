@@ -1,10 +1,11 @@
 """Every config and variant against its golden dump.
 
-A changed default shows as a changed file under tests/golden/configs. To write them anew, after
-reading why they differ: `.venv/bin/python tests/config/test_schema.py`.
+A changed default shows as a changed file under tests/golden/configs. After
+reviewing the difference, rewrite them: `.venv/bin/python tests/config/test_schema.py`.
 """
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -28,12 +29,12 @@ from gankd_jax.utils.errors import UserError
 
 CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
 GOLDEN = Path(__file__).parents[1] / "golden" / "configs"
-PAPER = [
+PAPER_CONFIGS = [
     name for name in paper_results.PAPER_METRIC if (tiny.REPO / "configs" / f"{name}.py").exists()
 ]
 
 
-def variants(path: Path) -> list[str]:
+def list_variants(path: Path) -> list[str]:
     """Returns the variants of a config file, and "" for none, from its error message."""
     with pytest.raises(UserError) as error:
         tiny.load_config(path, "no-such-variant")
@@ -43,40 +44,40 @@ def variants(path: Path) -> list[str]:
     ]
 
 
-def every_config() -> list[tuple[Path, str]]:
-    return [(path, variant) for path in CONFIGS for variant in variants(path)]
+def list_configs() -> list[tuple[Path, str]]:
+    return [(path, variant) for path in CONFIGS for variant in list_variants(path)]
 
 
-def golden(path: Path, variant: str) -> Path:
+def golden_path(path: Path, variant: str) -> Path:
     return GOLDEN / f"{'-'.join(filter(None, (path.stem, variant)))}.json"
 
 
-def dump(path: Path, variant: str) -> str:
+def dump_config(path: Path, variant: str) -> str:
     return json.dumps(config_to_dict(tiny.load_config(path, variant)), indent=2) + "\n"
 
 
-def rewrite() -> None:
-    for old in GOLDEN.glob("*.json"):
-        old.unlink()
-    for path, variant in every_config():
-        golden(path, variant).write_text(dump(path, variant))
+def rewrite_golden_dumps() -> None:
+    for path in GOLDEN.glob("*.json"):
+        path.unlink()
+    for path, variant in list_configs():
+        golden_path(path, variant).write_text(dump_config(path, variant))
 
 
-@pytest.mark.parametrize(("path", "variant"), every_config(), ids=lambda part: Path(part).stem)
-def test_a_config_is_valid_locked_and_as_its_golden_dump(path, variant):
+@pytest.mark.parametrize(("path", "variant"), list_configs(), ids=lambda part: Path(part).stem)
+def test_config_is_valid_locked_and_equal_to_its_golden_dump(path, variant):
     config = tiny.load_config(path, variant)
     validate_config(config)
-    assert dump(path, variant) == golden(path, variant).read_text()
+    assert dump_config(path, variant) == golden_path(path, variant).read_text()
     with pytest.raises(AttributeError):
         config.study.no_such_field = 1
 
 
 def test_every_golden_dump_has_its_config():
-    assert sorted(GOLDEN.glob("*.json")) == sorted(golden(*one) for one in every_config())
+    assert sorted(GOLDEN.glob("*.json")) == sorted(itertools.starmap(golden_path, list_configs()))
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_the_plain_configs_have_the_papers_networks(name):
+@pytest.mark.parametrize("name", PAPER_CONFIGS)
+def test_configs_without_variants_have_the_papers_networks(name):
     config = tiny.load_config(tiny.REPO / "configs" / f"{name}.py")
     assert config.study.teacher_widths == (paper_results.PAPER_TEACHER_WIDTH[name],)
     widths = [row.width for row in paper_results.PAPER_ROWS if name in row.results]
@@ -90,28 +91,29 @@ def test_the_plain_configs_have_the_papers_networks(name):
     assert (config.recipes.mse.alpha, config.recipes.mse.reduction) == (0.0, "sum")
 
 
-def test_the_digits_config_is_the_projects_own():
+def test_digits_config_has_its_own_sizes():
     config = tiny.load_config(tiny.DIGITS)
     assert (config.data.name, config.data.image_size) == ("digits", 16)
-    assert config.data.pad * 2 + 8 < 16  # framed, then enlarged
+    assert config.data.pad * 2 + 8 < 16  # padded, then enlarged
 
 
-def test_variants_apply_in_the_order_in_which_they_are_named():
-    def first(config: ConfigDict) -> None:
+def test_variants_are_applied_in_order():
+    def apply_first(config: ConfigDict) -> None:
         config.name, config.data.pad = "first", 1
 
-    def second(config: ConfigDict) -> None:
+    def apply_second(config: ConfigDict) -> None:
         config.name = "second"
 
-    config = apply_variants(base_config(), "first,second", {"first": first, "second": second})
+    variants = {"first": apply_first, "second": apply_second}
+    config = apply_variants(base_config(), "first,second", variants)
     assert (config.name, config.data.pad) == ("second", 1)
-    config = apply_variants(base_config(), "second,first", {"first": first, "second": second})
+    config = apply_variants(base_config(), "second,first", variants)
     assert (config.name, config.data.pad) == ("first", 1)
     with pytest.raises(UserError, match="no variant 'third'; there are: first, second"):
-        apply_variants(base_config(), "third", {"first": first, "second": second})
+        apply_variants(base_config(), "third", variants)
 
 
-def test_a_recipe_is_the_dataclass_with_changes():
+def test_recipe_config_has_the_fields_of_recipe():
     config = recipe_config(steps=7, loss="hinge")
     assert Recipe(**config) == Recipe(steps=7, loss="hinge")
     with pytest.raises(UserError, match="no field no_such_field; see gankd_jax/config"):
@@ -122,7 +124,7 @@ def test_a_recipe_is_the_dataclass_with_changes():
     ("name", "advice"),
     [("critic_sees", "it is now called real_source"), ("late_batch", "this option was removed")],
 )
-def test_a_renamed_or_removed_recipe_field_is_refused_with_advice(name, advice):
+def test_renamed_or_removed_recipe_field_is_rejected_with_advice(name, advice):
     with pytest.raises(UserError, match=advice):
         recipe_config(**{name: 1})
 
@@ -137,17 +139,17 @@ def test_a_renamed_or_removed_recipe_field_is_refused_with_advice(name, advice):
         ("nonsense", "see gankd_jax/config/schema.py and recipe.py"),
     ],
 )
-def test_advice_for_an_unknown_field_names_the_right_one(name, advice):
+def test_advice_for_an_unknown_field_names_a_similar_one(name, advice):
     assert field_advice(name) == advice
 
 
-def test_short_recipes_take_their_steps():
+def test_short_training_recipes_have_the_given_steps():
     config = short_training_recipes(teacher_steps=100, steps=200, joint_steps=300)
     steps = {name: fields.steps for name, fields in config.items()}
     assert steps == {"teacher": 100, "baseline": 200, "mse": 200, "l1": 200, "joint": 300}
 
 
-def test_a_config_as_json_has_every_field():
+def test_config_as_json_has_every_field():
     config = config_to_dict(base_config())
     assert config["study"]["widths"] == [2, 4, 8, 16, 32]
     assert config["recipes"]["joint"] == dataclasses.asdict(
@@ -155,7 +157,7 @@ def test_a_config_as_json_has_every_field():
     )
 
 
-WRONG = [
+INVALID_VALUES = [
     ("data.image_size", 48, "config.data.image_size is 48; it can be 16, 32, 64, 128"),
     ("data.pad", -1, "data.pad is -1; it must be 0 or more"),
     ("data.validation", -1, "data.validation is -1"),
@@ -224,8 +226,10 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "message"), WRONG, ids=lambda part: str(part)[:40])
-def test_a_config_that_cannot_run_is_refused_in_one_line(field, value, message):
+@pytest.mark.parametrize(
+    ("field", "value", "message"), INVALID_VALUES, ids=lambda part: str(part)[:40]
+)
+def test_invalid_value_is_rejected_in_one_line(field, value, message):
     config = base_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as error:
@@ -252,7 +256,7 @@ def test_values_at_the_edge_of_the_allowed_range_pass(field, value):
     validate_config(config)
 
 
-def test_a_warm_start_needs_a_teacher_as_wide_as_the_student():
+def test_warm_start_needs_a_teacher_as_wide_as_the_student():
     config = base_config()
     config.recipes.mse.warm_start = True
     validate_config(config)
@@ -262,21 +266,21 @@ def test_a_warm_start_needs_a_teacher_as_wide_as_the_student():
 
 
 @pytest.mark.parametrize("count", [1, 65])
-def test_the_feature_batch_is_a_part_of_the_batch(count):
+def test_feature_batch_is_at_most_the_batch(count):
     config = base_config()
     config.recipes.mse.update({"features": "energy", "feature_batch": count})
     with pytest.raises(UserError, match=r"feature_batch is .* must be 2 to batch_size"):
         validate_config(config)
 
 
-def test_a_critic_that_takes_the_teachers_images_as_real_has_one_step():
+def test_real_source_teacher_requires_one_critic_step():
     config = base_config()
     config.recipes.joint.update({"real_source": "teacher", "critic_steps": 2})
     with pytest.raises(UserError, match="requires critic_steps=1"):
         validate_config(config)
 
 
-def test_a_penalised_critic_without_batch_norm_passes():
+def test_gradient_penalty_without_batch_norm_is_valid():
     config = base_config()
     config.recipes.teacher.update(recipe_config(loss="wgan_gp", critic_norm="layer"))
     config.recipes.joint.loss = "wgan_gp"
@@ -284,4 +288,4 @@ def test_a_penalised_critic_without_batch_norm_passes():
 
 
 if __name__ == "__main__":
-    rewrite()
+    rewrite_golden_dumps()

@@ -1,4 +1,4 @@
-"""Loading: preprocessing, the cache, and what is refused."""
+"""Loading of data sets: preprocessing, cache, and rejected files and arguments."""
 
 import io
 import json
@@ -28,12 +28,12 @@ def prepared(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def data_dir(prepared, tmp_path) -> Path:
-    """A folder of its own with digits in it, and no cache."""
+    """Returns a new folder with the digits and without a cache."""
     shutil.copytree(prepared / "digits", tmp_path / "digits")
     return tmp_path
 
 
-def png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze()).save(buffer, "PNG")
     return buffer.getvalue()
@@ -42,7 +42,7 @@ def png(pixels: np.ndarray) -> bytes:
 def write_tfds(
     data_dir: Path, name: str, version: str, images: list[bytes], *, channels: int
 ) -> Path:
-    """A data set with more features than are needed, written by TFDS's own sequential writer."""
+    """Writes a data set with unused features by TFDS's own sequential writer."""
     folder = data_dir / name / version
     folder.mkdir(parents=True)
     info = tfds.core.DatasetInfo(
@@ -77,14 +77,14 @@ def test_padding_adds_zeros_and_changes_no_pixel():
     np.testing.assert_array_equal(framed, np.pad(pixels, 2)[..., None])
 
 
-def test_the_centre_of_a_portrait_is_kept():
+def test_portrait_is_cropped_to_its_centre():
     # 64 wide and 78 high: nothing is resized, and (78 - 64) / 2 = 7 rows go above and below.
     pixels = np.random.default_rng(0).integers(0, 256, (78, 64, 3), np.uint8)
     cropped = preprocess(Image.fromarray(pixels), image_size=64, pad=0)
     np.testing.assert_array_equal(cropped, pixels[7:71])
 
 
-def test_halving_averages_in_the_middle_of_a_ramp():
+def test_halving_keeps_a_linear_ramp():
     # A linear ramp stays linear under any symmetric resampling: column j of the half-size image
     # lies at source column 2 j + 0.5, away from the borders.
     ramp = np.tile(np.arange(0, 192, 3, dtype=np.uint8), (64, 1))
@@ -93,7 +93,7 @@ def test_halving_averages_in_the_middle_of_a_ramp():
     assert np.abs(half[:, 2:-2] - expected[2:-2]).max() <= 0.5
 
 
-def test_a_landscape_is_resized_by_its_short_side_and_cut_at_the_sides():
+def test_landscape_is_resized_by_its_short_side_and_cropped():
     # 60 x 30 with a white left half: at 10 pixels height it is 20 x 10, and the cut keeps
     # columns 5 to 14, whose left half is white.
     pixels = np.zeros((30, 60, 3), np.uint8)
@@ -104,7 +104,7 @@ def test_a_landscape_is_resized_by_its_short_side_and_cut_at_the_sides():
     assert (cropped[:, 6:] == 0).all()
 
 
-def test_aligned_faces_take_torchvisions_sizes():
+def test_celeb_a_sizes_are_those_of_torchvision():
     # 178 x 218 at 64: the long side is int(64 * 218 / 178) = 78.
     pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
     image = Image.fromarray(pixels)
@@ -124,10 +124,12 @@ def test_digits_are_prepared_on_first_use(tmp_path):
     np.testing.assert_array_equal(np.bincount(images.labels), expected)
 
 
-def test_data_written_by_tfds_is_used_as_it_is(data_dir):
+def test_data_written_by_tfds_is_read(data_dir):
     rng = np.random.default_rng(0)
     originals = [rng.integers(0, 256, (12, 10, 3), np.uint8) for _ in range(5)]
-    write_tfds(data_dir, "digits", "3.0.1", [png(original) for original in originals], channels=3)
+    write_tfds(
+        data_dir, "digits", "3.0.1", [encode_png(original) for original in originals], channels=3
+    )
     images = load_split("digits", "train", data_dir=data_dir, image_size=10, pad=0)
     np.testing.assert_array_equal(images.pixels, np.stack(originals)[:, 1:11])
     assert images.labels.tolist() == [10, 11, 12, 13, 14]
@@ -136,50 +138,52 @@ def test_data_written_by_tfds_is_used_as_it_is(data_dir):
 
 def test_any_tfds_data_set_can_be_loaded(tmp_path):
     original = np.full((6, 6, 1), 7, np.uint8)
-    write_tfds(tmp_path, "fashion_mnist", "3.0.1", [png(original)], channels=1)
+    write_tfds(tmp_path, "fashion_mnist", "3.0.1", [encode_png(original)], channels=1)
     images = load_split("fashion_mnist", "train", data_dir=tmp_path, image_size=6, pad=0)
     np.testing.assert_array_equal(images.pixels, original[None])
 
 
 def test_validation_is_the_end_of_train(data_dir):
-    whole = load_split("digits", "train", data_dir=data_dir, **PLAIN)
+    unsplit = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     train = load_split("digits", "train", data_dir=data_dir, validation=100, **PLAIN)
     held_out = load_split("digits", "validation", data_dir=data_dir, validation=100, **PLAIN)
-    assert (len(whole.pixels), len(train.pixels), len(held_out.pixels)) == (1438, 1338, 100)
-    np.testing.assert_array_equal(np.concatenate([train.pixels, held_out.pixels]), whole.pixels)
-    np.testing.assert_array_equal(np.concatenate([train.labels, held_out.labels]), whole.labels)
+    assert (len(unsplit.pixels), len(train.pixels), len(held_out.pixels)) == (1438, 1338, 100)
+    np.testing.assert_array_equal(np.concatenate([train.pixels, held_out.pixels]), unsplit.pixels)
+    np.testing.assert_array_equal(np.concatenate([train.labels, held_out.labels]), unsplit.labels)
     test = load_split("digits", "test", data_dir=data_dir, validation=100, **PLAIN)
     assert len(test.pixels) == 359
 
 
 def test_different_images_have_different_keys(data_dir, prepared):
-    def key(split: str = "train", *, image_size: int = 8, pad: int = 0, validation: int = 0) -> str:
+    def load_key(
+        split: str = "train", *, image_size: int = 8, pad: int = 0, validation: int = 0
+    ) -> str:
         sizes = {"image_size": image_size, "pad": pad, "validation": validation}
         return load_split("digits", split, data_dir=data_dir, **sizes).key
 
     keys = {
-        key(),
-        key("test"),
-        key(image_size=16),
-        key(pad=1, image_size=10),
-        key(pad=2, image_size=10),
-        key(validation=10),
-        key("validation", validation=10),
+        load_key(),
+        load_key("test"),
+        load_key(image_size=16),
+        load_key(pad=1, image_size=10),
+        load_key(pad=2, image_size=10),
+        load_key(validation=10),
+        load_key("validation", validation=10),
     }
     assert len(keys) == 7
     assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.") for key in keys)
-    assert load_split("digits", "train", data_dir=prepared, **PLAIN).key == key()
+    assert load_split("digits", "train", data_dir=prepared, **PLAIN).key == load_key()
 
 
 # The cache
 
 
 def cached_file(data_dir: Path, name: str) -> Path:
-    (found,) = (data_dir / "gankd_cache").rglob(name)
-    return found
+    (path,) = (data_dir / "gankd_cache").rglob(name)
+    return path
 
 
-def test_the_second_load_is_mapped_from_the_cache(data_dir, monkeypatch):
+def test_second_load_is_memory_mapped_from_the_cache(data_dir, monkeypatch):
     fresh = loading._preprocess_split(data_dir / "digits" / "1.0.0", "train", **PLAIN)
     first = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     monkeypatch.setattr(loading, "_preprocess_split", None)  # a call would fail
@@ -193,19 +197,21 @@ def test_the_second_load_is_mapped_from_the_cache(data_dir, monkeypatch):
         second.pixels[0] = 0
 
 
-def cut(path: Path) -> None:
+def truncate_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def flip(path: Path) -> None:
+def flip_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("file", ["pixels.npy", "labels.npy", "note.json"])
-@pytest.mark.parametrize("damage", [cut, flip, Path.unlink], ids=["cut", "flip", "unlink"])
-def test_a_damaged_cache_is_written_again(file, damage, data_dir):
+@pytest.mark.parametrize(
+    "damage", [truncate_file, flip_byte, Path.unlink], ids=["cut", "flip", "unlink"]
+)
+def test_damaged_cache_is_rewritten(file, damage, data_dir):
     before = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     expected, labels = np.array(before.pixels), before.labels
     damage(cached_file(data_dir, file))
@@ -218,16 +224,16 @@ def test_a_damaged_cache_is_written_again(file, damage, data_dir):
     assert len(list((data_dir / "gankd_cache").iterdir())) == 1
 
 
-def test_the_cache_is_replaced_when_the_data_changes(data_dir):
+def test_cache_is_replaced_when_the_data_changes(data_dir):
     before = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     shutil.rmtree(data_dir / "digits")
-    write_tfds(data_dir, "digits", "1.0.0", [png(np.full((8, 8), 9, np.uint8))], channels=1)
+    write_tfds(data_dir, "digits", "1.0.0", [encode_png(np.full((8, 8), 9, np.uint8))], channels=1)
     after = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     assert (after.pixels == 9).all()
     assert after.key != before.key
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning(data_dir, caplog):
+def test_unwritable_cache_is_a_warning(data_dir, caplog):
     (data_dir / "gankd_cache").write_text("in the way")
     images = load_split("digits", "test", data_dir=data_dir, **PLAIN)
     assert images.pixels.shape == (359, 8, 8, 1)
@@ -254,12 +260,12 @@ def test_tfrecord_data_names_the_command_that_converts_it(tmp_path):
         load_split("mnist", "train", data_dir=tmp_path, **PLAIN)
 
 
-def shard(folder: Path) -> Path:
+def first_train_shard(folder: Path) -> Path:
     return next(folder.glob("*train*"))
 
 
 def claim_more_records(folder: Path) -> None:
-    """A folder that claims more records than its file holds."""
+    """Makes the folder's info claim more records than its file holds."""
     info = json.loads((folder / "dataset_info.json").read_text())
     info["splits"][0]["shardLengths"] = ["2000"]
     (folder / "dataset_info.json").write_text(json.dumps(info))
@@ -268,10 +274,10 @@ def claim_more_records(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: cut(shard(folder)),
-        lambda folder: flip(shard(folder)),
-        lambda folder: shard(folder).write_bytes(b""),
-        lambda folder: shard(folder).unlink(),
+        lambda folder: truncate_file(first_train_shard(folder)),
+        lambda folder: flip_byte(first_train_shard(folder)),
+        lambda folder: first_train_shard(folder).write_bytes(b""),
+        lambda folder: first_train_shard(folder).unlink(),
         lambda folder: (folder / "features.json").write_text("{"),
         claim_more_records,
     ],
@@ -280,19 +286,19 @@ def claim_more_records(folder: Path) -> None:
 def test_damaged_data_is_a_user_error_that_names_the_folder(damage, data_dir):
     folder = data_dir / "digits" / "1.0.0"
     damage(folder)
-    with pytest.raises(UserError, match=f"{folder} is damaged") as caught:
+    with pytest.raises(UserError, match=f"{folder} is damaged") as error_info:
         load_split("digits", "train", data_dir=data_dir, **PLAIN)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error_info.value)
 
 
-def test_a_truncated_image_inside_a_record_is_a_user_error(tmp_path):
+def test_truncated_image_inside_a_record_is_a_user_error(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    folder = write_tfds(tmp_path, "mnist", "3.0.1", [png(noise)[:-40]], channels=3)
+    folder = write_tfds(tmp_path, "mnist", "3.0.1", [encode_png(noise)[:-40]], channels=3)
     with pytest.raises(UserError, match=f"{folder} is damaged"):
         load_split("mnist", "train", data_dir=tmp_path, **PLAIN)
 
 
-def test_an_unknown_split_lists_the_splits(data_dir):
+def test_unknown_split_lists_the_splits(data_dir):
     with pytest.raises(UserError, match="no split 'trian', only train, test"):
         load_split("digits", "trian", data_dir=data_dir, **PLAIN)
     with pytest.raises(UserError, match=r"no split 'validation'.*validation > 0"):
@@ -308,12 +314,12 @@ def test_an_unknown_split_lists_the_splits(data_dir):
         ({"image_size": 8, "pad": 0, "validation": 1438}, "leaves none of digits's 1438"),
     ],
 )
-def test_sizes_out_of_range_are_refused(sizes, match, data_dir):
+def test_sizes_out_of_range_are_rejected(sizes, match, data_dir):
     with pytest.raises(UserError, match=match):
         load_split("digits", "train", data_dir=data_dir, **sizes)
 
 
-def test_the_default_folder_is_that_of_tfds(monkeypatch, tmp_path):
+def test_default_folder_is_that_of_tfds(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert default_data_dir() == tmp_path
     monkeypatch.delenv("TFDS_DATA_DIR")

@@ -52,11 +52,11 @@ def test_counts_are_those_of_the_data_sets_descriptions():
     assert sum(registry.get_dataset("celeb_a").counts.values()) == 202_599
 
 
-def test_an_unknown_name_lists_the_names():
+def test_unknown_name_lists_the_names():
     with pytest.raises(UserError, match=r"'minst'.*digits, mnist, cifar10, celeb_a"):
         registry.get_dataset("minst")
 
 
-def test_a_name_cannot_be_registered_twice():
+def test_name_cannot_be_registered_twice():
     with pytest.raises(ValueError, match="'mnist' is registered already"):
         registry.register_dataset(registry.get_dataset("mnist"))

@@ -138,17 +138,19 @@ def test_extractor_returns_the_classifiers_logits_and_features(classifier, digit
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_training_images_are_shifted_by_every_whole_number_of_pixels(size):
-    reach = size // 16
+    max_shift = size // 16
     images = np.random.default_rng(0).normal(size=(200, size, size, 1)).astype(np.float32)
     shifted = np.asarray(module._random_shift(jax.random.key(1), jnp.asarray(images)))
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    padded = np.pad(
+        images, ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0)), mode="edge"
+    )
     occurring_shifts = set()
     for image, padded_image in zip(shifted, padded, strict=True):
         shifts = [
             (down, right)
-            for down, right in itertools.product(range(2 * reach + 1), repeat=2)
+            for down, right in itertools.product(range(2 * max_shift + 1), repeat=2)
             if np.array_equal(image, padded_image[down : down + size, right : right + size])
         ]
         assert len(shifts) == 1
         occurring_shifts.add(shifts[0])
-    assert len(occurring_shifts) == (2 * reach + 1) ** 2
+    assert len(occurring_shifts) == (2 * max_shift + 1) ** 2

@@ -50,7 +50,7 @@ def constant_generator(value: float) -> sampling.TrainedGenerator:
     return sampling.TrainedGenerator(module, variables)
 
 
-def sample(
+def sample_images(
     generator: sampling.TrainedGenerator, seed: int, count: int, batch_size: int
 ) -> np.ndarray:
     batches = inference.sample_batches(generator, seed, count=count, batch_size=batch_size)
@@ -94,15 +94,15 @@ def test_batches_contain_every_image_once():
 
 
 def test_count_of_samples_may_end_within_a_batch(generator):
-    images = sample(generator, 3, 8, 4)
+    images = sample_images(generator, 3, 8, 4)
     assert images.shape == (8, 16, 16, 1)
-    assert np.array_equal(sample(generator, 3, 7, 4), images[:7])
+    assert np.array_equal(sample_images(generator, 3, 7, 4), images[:7])
     assert len(np.unique(images, axis=0)) == 8
 
 
 def test_samples_are_a_function_of_the_seed(generator):
-    assert np.array_equal(sample(generator, 3, 8, 4), sample(generator, 3, 8, 4))
-    assert not np.array_equal(sample(generator, 3, 8, 4), sample(generator, 4, 8, 4))
+    assert np.array_equal(sample_images(generator, 3, 8, 4), sample_images(generator, 3, 8, 4))
+    assert not np.array_equal(sample_images(generator, 3, 8, 4), sample_images(generator, 4, 8, 4))
 
 
 @pytest.mark.parametrize("count", [4, 7])
@@ -114,7 +114,7 @@ def test_pixel_error_is_the_mean_square_difference(count):
 
 
 def test_pixel_error_is_measured_on_the_latents_of_the_seed(generator):
-    images = sample(generator, 3, 7, 4).astype(np.float64) / 127.5 - 1
+    images = sample_images(generator, 3, 7, 4).astype(np.float64) / 127.5 - 1
     [error] = scoring.pixel_errors([generator], constant_generator(0.5), 3, count=7, batch_size=4)
     assert error == pytest.approx(((images - 0.5) ** 2).mean(), abs=2 / 255)
     [other_error] = scoring.pixel_errors(
@@ -198,7 +198,7 @@ def test_library_versions_are_the_installed_ones():
     assert versions["backend"] == jax.default_backend()
 
 
-def test_a_signal_stops_iteration_at_the_next_batch(generator, monkeypatch):
+def test_signal_stops_iteration_at_the_next_batch(generator, monkeypatch):
     signals: list[int] = []
     monkeypatch.setattr(preemption, "_signals", signals)
     iterators = [

@@ -11,7 +11,7 @@ from gankd_jax.models.sampling import TrainedGenerator
 
 @pytest.fixture(scope="package")
 def generator() -> TrainedGenerator:
-    """A generator of random numbers, those of batch norm too."""
+    """A generator with random weights and random batch-norm statistics."""
     module = DCGANGenerator(3, 32, 3, latent_dim=7)
     blank = jnp.zeros((2, module.latent_dim))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), blank, train=False))

@@ -1,4 +1,4 @@
-"""Exported files: in the runtimes that they are made for, their images are the model's."""
+"""Exported files give the model's images in the runtimes of their formats."""
 
 import dataclasses
 import importlib.util
@@ -21,7 +21,7 @@ from gankd_jax.utils.atomic_io import read_json
 from gankd_jax.utils.errors import UserError
 
 RUN = "student-mse-d1-s0"
-OFFERED = [(name, precision) for name in formats.FORMATS for precision in PRECISIONS]
+FORMATS_AND_PRECISIONS = [(name, precision) for name in formats.FORMATS for precision in PRECISIONS]
 
 
 def quantized_layers(generator, precision):
@@ -70,8 +70,8 @@ def test_onnxruntime_casts_stored_weights_once_when_it_loads_a_model(
     import onnx as onnx_package
     import onnxruntime
 
-    def operators(precision):
-        """Lists what onnxruntime computes for each image, as it says itself."""
+    def list_operators(precision):
+        """Lists the operators of the model as optimized by onnxruntime."""
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / precision)
         options.log_severity_level = 3
@@ -79,7 +79,7 @@ def test_onnxruntime_casts_stored_weights_once_when_it_loads_a_model(
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return [node.op_type for node in onnx_package.load(tmp_path / precision).graph.node]
 
-    assert operators(precision) == operators("float32")
+    assert list_operators(precision) == list_operators("float32")
 
 
 def test_lower_precisions_make_smaller_files(generator):
@@ -94,7 +94,7 @@ def test_lower_precisions_make_smaller_files(generator):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_torch_file_loads_strictly_into_a_sequential(generator, precision):
+def test_torch_file_loads_strictly_into_a_sequential(generator, precision):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     layers, latents = quantized_layers(generator, precision), random_latents(generator, 4)
     modules = []
@@ -121,21 +121,26 @@ def test_a_torch_file_loads_strictly_into_a_sequential(generator, precision):
 def test_safetensors_hold_the_stored_weights_and_the_card(generator, precision):
     layers = quantized_layers(generator, precision)
     file = safetensors.write_safetensors(generator.module, layers)
-    read = safetensors.read_safetensors(safetensors.add_card(file, {"run": "student"}))
-    assert read.card == {"run": "student"}
-    assert (read.module.width, read.image_size, read.channels, read.latent_dim) == (3, 32, 3, 7)
+    loaded = safetensors.read_safetensors(safetensors.add_card(file, {"run": "student"}))
+    assert loaded.card == {"run": "student"}
+    assert (loaded.module.width, loaded.image_size, loaded.channels, loaded.latent_dim) == (
+        3,
+        32,
+        3,
+        7,
+    )
     stored = unfold_generator(generator.module, layers).variables
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), read.variables, stored))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), loaded.variables, stored))
 
 
 @pytest.mark.parametrize("damage", [lambda f: b"", lambda f: f[:-9], lambda f: b"\x80" + f[1:]])
-def test_other_bytes_are_refused_as_safetensors(generator, damage):
+def test_damaged_safetensors_are_rejected(generator, damage):
     file = safetensors.write_safetensors(generator.module, fold_generator(generator))
     with pytest.raises(ValueError, match="not a generator's weights"):
         safetensors.read_safetensors(damage(file))
 
 
-def test_a_float32_file_is_compared_with_the_original_model(generator, monkeypatch):
+def test_float32_file_is_compared_with_the_original_model(generator, monkeypatch):
     # With a wrong epsilon, folded layers agree with each other but not with the model.
     monkeypatch.setattr(dcgan, "EPSILON", 1e-2)
     formats.export_generator(generator, "stablehlo", "float16", run_name="student")
@@ -143,7 +148,7 @@ def test_a_float32_file_is_compared_with_the_original_model(generator, monkeypat
         formats.export_generator(generator, "stablehlo", "float32", run_name="student")
 
 
-def test_a_format_name_can_be_registered_once():
+def test_format_name_can_be_registered_once():
     with pytest.raises(ValueError, match="named 'onnx' is registered already"):
         formats.register_format(formats.FORMATS["onnx"])
 
@@ -157,22 +162,21 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch):
 
 
 @pytest.fixture
-def study(tmp_path_factory, monkeypatch):
-    root = tiny.session_dir(tmp_path_factory)
+def study(finished, root, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_data(root)))
-    return tiny.config(), tiny.run_finished_study(root)
+    return tiny.config(), finished
 
 
-def export(study, out, **options):
+def export_student(study, out, **options):
     options = {"run": RUN, "format_name": "stablehlo", "precision": "float32"} | options
     return generators.export_run(*study, **options, out=out)
 
 
-@pytest.mark.parametrize(("format_name", "precision"), OFFERED)
+@pytest.mark.parametrize(("format_name", "precision"), FORMATS_AND_PRECISIONS)
 def test_export_writes_a_file_and_reports_its_difference(study, tmp_path, format_name, precision):
     skip_without(*formats.FORMATS[format_name].packages)
     out = tmp_path / f"student{formats.FORMATS[format_name].suffixes[0]}"
-    lines = export(study, out, format_name=format_name, precision=precision).splitlines()
+    lines = export_student(study, out, format_name=format_name, precision=precision).splitlines()
     assert lines[0].startswith(f"{out}: {out.stat().st_size:,} bytes; largest difference")
     difference = float(lines[0].split("latents ")[1].split()[0])
     bounds = {"float32": 1e-5, "float16": 1e-2, "int8": 0.5}
@@ -188,7 +192,7 @@ def test_scores_of_a_precision_are_those_of_the_exported_file(study, tmp_path):
     skip_without("onnx", "onnxruntime")
     config, folder = study
     out = tmp_path / "student.onnx"
-    export(study, out, format_name="onnx", precision="int8")
+    export_student(study, out, format_name="onnx", precision="int8")
     context, evaluation, total = StudyContext(config, folder), config.evaluation, 0.0
     teacher = context.load_generator(context.teacher)
     for k in range(3):  # 200 latents, in batches of 80
@@ -201,13 +205,13 @@ def test_scores_of_a_precision_are_those_of_the_exported_file(study, tmp_path):
     assert scores["pixel_error"] == pytest.approx(total / 200, rel=1e-4)
 
 
-def test_a_file_with_other_images_is_not_written(study, tmp_path, monkeypatch):
-    wrong = dataclasses.replace(
+def test_file_with_other_images_is_not_written(study, tmp_path, monkeypatch):
+    wrong_format = dataclasses.replace(
         formats.FORMATS["stablehlo"], run=lambda *args: stablehlo.run_stablehlo(*args) + 1e-4
     )
-    monkeypatch.setitem(formats.FORMATS, "stablehlo", wrong)
+    monkeypatch.setitem(formats.FORMATS, "stablehlo", wrong_format)
     with pytest.raises(UserError, match="its images differ"):
-        export(study, tmp_path / "student.stablehlo")
+        export_student(study, tmp_path / "student.stablehlo")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,15 +223,15 @@ def test_a_file_with_other_images_is_not_written(study, tmp_path, monkeypatch):
         ({"run": "student-mse-d9-s0"}, "is not a run of this study"),
     ],
 )
-def test_unknown_names_are_refused(study, tmp_path, options, message):
+def test_unknown_names_are_rejected(study, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        export(study, tmp_path / "student.stablehlo", **options)
+        export_student(study, tmp_path / "student.stablehlo", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_is_not_overwritten(study, tmp_path):
+def test_existing_file_is_not_overwritten(study, tmp_path):
     path = tmp_path / "student.stablehlo"
     path.write_text("mine")
     with pytest.raises(UserError, match="exists; name another file"):
-        export(study, path)
+        export_student(study, path)
     assert path.read_text() == "mine"

@@ -1,4 +1,4 @@
-"""Pretrained generators: those in the repository, and files of other people."""
+"""Pretrained generators: those in the repository, and exported files."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def export(finished, root, tmp_path, monkeypatch):
     return export_student
 
 
-def test_the_card_has_the_scores_of_the_precision_in_the_file(export, finished):
+def test_card_has_the_scores_of_the_precision_in_the_file(export, finished):
     results = read_json(finished / RUN / "scores.json")
     for precision in ("float16", "int8"):
         scores = pretrained.load_pretrained(str(export(precision))).card["scores"]
         assert scores == results["precisions"][precision]["scores"] != results["scores"]
 
 
-def test_a_file_gives_the_images_of_its_run_and_carries_its_scores(export, finished):
+def test_file_gives_the_images_and_scores_of_its_run(export, finished):
     context = StudyContext(tiny.config(), finished)
     model = context.load_generator(plan.find_run(context.config, RUN))
     generator = pretrained.load_pretrained(str(export("float32")))
@@ -47,7 +47,7 @@ def test_a_file_gives_the_images_of_its_run_and_carries_its_scores(export, finis
     assert generator.card["made"]["samples"] == 200
 
 
-def test_every_pretrained_generator_is_small_and_gives_images_and_has_a_card():
+def test_every_pretrained_generator_is_small_and_has_images_and_a_card():
     assert pretrained.pretrained_paths()
     for name, path in pretrained.pretrained_paths().items():
         assert path.stat().st_size < 2_000_000
@@ -58,7 +58,7 @@ def test_every_pretrained_generator_is_small_and_gives_images_and_has_a_card():
         assert generator.card["scores"]
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
+def test_unknown_name_lists_the_known_names():
     with pytest.raises(UserError, match=r"no pretrained generator 'mnist-d3'; .*mnist-d2"):
         pretrained.load_pretrained("mnist-d3")
 

@@ -27,14 +27,14 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "inception_features.json"
 
 
 @pytest.fixture
-def partial() -> Path:
+def partial_weights() -> Path:
     if not PARTIAL.exists():
         pytest.skip(f"no real weights at {PARTIAL}")
     return PARTIAL
 
 
-def small_folded(path: Path, *layers: str) -> Path:
-    """Writes zeros under the names and in the shapes of some layers."""
+def write_zero_weights(path: Path, *layers: str) -> Path:
+    """Writes a weights file that serves the given layers; all values are zero."""
     arrays = {
         f"{name}/{part}": np.zeros(shape, np.float32)
         for name, parts in parameter_shapes(layers).items()
@@ -61,9 +61,7 @@ def test_folding_a_convolution_by_hand() -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_file_in_the_published_format_gives_the_folded_weights(
-    tmp_path: Path, zipped: bool
-) -> None:
+def test_published_format_gives_the_folded_weights(tmp_path: Path, zipped: bool) -> None:
     torch = import_reference("torch")
     state = random_inception_state(1)
     source, target = tmp_path / "weights.pth", tmp_path / "cache" / "folded.npz"
@@ -79,7 +77,7 @@ def test_a_file_in_the_published_format_gives_the_folded_weights(
     )
 
 
-def test_a_download_is_checked_by_its_hash(tmp_path: Path) -> None:
+def test_download_with_wrong_hash_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "other.pth").write_bytes(b"other")
     with (
         serve_folder(tmp_path) as address,
@@ -91,7 +89,7 @@ def test_a_download_is_checked_by_its_hash(tmp_path: Path) -> None:
     assert not (tmp_path / "folded.npz").exists()
 
 
-def test_a_failed_download_says_how_to_do_it_by_hand(tmp_path: Path) -> None:
+def test_failed_download_names_the_manual_way(tmp_path: Path) -> None:
     with (
         serve_folder(tmp_path) as address,
         pytest.raises(UserError, match=r"cannot be downloaded .*; .*--from=FILE"),
@@ -100,20 +98,20 @@ def test_a_failed_download_says_how_to_do_it_by_hand(tmp_path: Path) -> None:
 
 
 def test_existing_weights_are_not_overwritten(tmp_path: Path) -> None:
-    target = small_folded(tmp_path / "folded.npz", "64")
+    target = write_zero_weights(tmp_path / "folded.npz", "64")
     before = target.read_bytes()
     with pytest.raises(UserError, match="already there"):
         inception_weights.fetch_weights(target, target)
     assert target.read_bytes() == before
 
 
-def test_a_state_dict_of_another_network_names_what_is_missing() -> None:
+def test_state_dict_of_another_network_names_the_missing_key() -> None:
     with pytest.raises(UserError, match=r"no 'Conv2d_1a_3x3\.conv\.weight'"):
         inception_weights.fold_torch_state({"conv1.weight": np.zeros(1)})
 
 
-def test_a_partial_file_serves_the_layers_it_has(tmp_path: Path) -> None:
-    source = small_folded(tmp_path / "partial.npz", "192")
+def test_partial_file_serves_its_layers_only(tmp_path: Path) -> None:
+    source = write_zero_weights(tmp_path / "partial.npz", "192")
     inception_weights.fetch_weights(source, tmp_path / "cached.npz")
     params = inception_weights.load_weights(tmp_path / "cached.npz", ["64", "192"])
     assert set(params) == {"conv", "conv_1", "conv_2", "conv_3", "conv_4"}
@@ -121,7 +119,7 @@ def test_a_partial_file_serves_the_layers_it_has(tmp_path: Path) -> None:
         inception_weights.load_weights(tmp_path / "cached.npz", ["64", "768"])
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_missing_and_foreign_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gankd weights fetch"):
         inception_weights.load_weights(tmp_path / "none.npz", ["64"])
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
@@ -131,32 +129,32 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             inception_weights.load_weights(tmp_path / name, ["64"])
 
 
-def test_the_fingerprint_changes_with_any_weight() -> None:
+def test_fingerprint_changes_with_any_weight() -> None:
     params = {"a": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}}
     before = inception_weights.params_fingerprint(params)
     params["a"]["bias"][1] = 1e-9
     assert inception_weights.params_fingerprint(params) != before
 
 
-def test_the_real_partial_weights_lack_exactly_the_last_blocks(partial: Path) -> None:
-    assert inception_weights.available_layers(partial) == ("64", "192", "768", "1280")
+def test_partial_weights_lack_only_the_last_blocks(partial_weights: Path) -> None:
+    assert inception_weights.available_layers(partial_weights) == ("64", "192", "768", "1280")
     with pytest.raises(UserError, match=r"lacks mixed_9, mixed_10, softmax, needed for logits;"):
-        inception_weights.load_weights(partial, ["logits"])
+        inception_weights.load_weights(partial_weights, ["logits"])
 
 
-def waves() -> np.ndarray:
-    """Returns images of waves of several lengths and directions, equal on every machine."""
+def wave_images() -> np.ndarray:
+    """Returns two images of sawtooth waves, the same on every machine."""
     y, x = np.indices((40, 50))
     planes = [(x * a + y * b) % 256 for a, b in ((5, 0), (3, 7), (40, 11))]
     return np.stack([np.stack(planes, -1), np.stack(planes[::-1], -1)]).astype(np.uint8)
 
 
-def features(path: Path) -> dict[str, Any]:
-    """Returns of each layer the mean, the standard deviation and the first features."""
+def summarize_features(path: Path) -> dict[str, Any]:
+    """Returns each layer's mean, standard deviation and first features."""
     layers = ("64", "192", "768", "1280")
     params = inception_weights.load_weights(path, layers)
     outputs = jax.jit(FidInception(layers).apply)(
-        {"params": params}, preprocess_images(jnp.asarray(waves()))
+        {"params": params}, preprocess_images(jnp.asarray(wave_images()))
     )
     rows = {layer: np.asarray(value, np.float64) for layer, value in outputs.items()}
     return {
@@ -165,7 +163,7 @@ def features(path: Path) -> dict[str, Any]:
     }
 
 
-def test_real_weights_give_the_recorded_features(partial: Path) -> None:
+def test_real_weights_give_the_recorded_features(partial_weights: Path) -> None:
     expected = json.loads(GOLDEN.read_text())
-    for layer, values in features(partial).items():
+    for layer, values in summarize_features(partial_weights).items():
         np.testing.assert_allclose(values, expected[layer], rtol=1e-4, atol=1e-6)

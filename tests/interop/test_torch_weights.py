@@ -1,4 +1,4 @@
-"""PyTorch DCGANs as Flax parameters: equal images and scores, and refused files."""
+"""PyTorch DCGANs as Flax parameters: equal images and scores, and rejected files."""
 
 import itertools
 import pickle
@@ -30,36 +30,38 @@ State = dict[str, torch.Tensor]
 LATENT = 7
 
 
-def generator(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
+def create_generator(
+    width: int = 2, size: int = 16, channels: int = 1, **settings
+) -> nn.Sequential:
     network = twin.generator(width, size, channels, latent_dim=LATENT, **settings)
     return twin.randomise(network, seed=width).eval()
 
 
-def critic(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
+def create_critic(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
     return twin.randomise(twin.critic(width, size, channels, **settings), seed=width).eval()
 
 
-def without_bias(network: nn.Sequential) -> nn.Sequential:
+def remove_biases(network: nn.Sequential) -> nn.Sequential:
     for module in network:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_parameter("bias", None)
     return network
 
 
-def saved(path: Path, content: object) -> Path:
+def save_torch(path: Path, content: object) -> Path:
     torch.save(content, path)
     return path
 
 
-# Ways in which public DCGANs name and order the layers of one network.
+# Names and orders of layers in public DCGANs: functions that rename a state_dict.
 
 
-def in_main(state: State) -> State:
+def nest_in_main(state: State) -> State:
     return {f"main.{key}": value for key, value in state.items()}
 
 
-def numbered(state: State, kind: str = "deconv") -> State:
-    """deconv1, deconv1_bn, deconv2 ..."""
+def number_layers(state: State, kind: str = "deconv") -> State:
+    """Names layers deconv1, deconv1_bn, deconv2 and so on."""
     renamed, layer = {}, 0
     for key, value in state.items():
         module, part = key.split(".")
@@ -70,48 +72,53 @@ def numbered(state: State, kind: str = "deconv") -> State:
     return renamed
 
 
-def norms_last(state: State) -> State:
-    """A module that creates its convolutions first, and then its batch norms."""
+def move_norms_last(state: State) -> State:
+    """Orders layers as in a module that creates its convolutions before its batch norms."""
     norms = {key.split(".")[0] for key in state if key.endswith("running_mean")}
     return dict(sorted(state.items(), key=lambda item: item[0].split(".")[0] in norms))
 
 
-def in_blocks(state: State) -> State:
-    """Two blocks of several convolutions each."""
+def group_in_blocks(state: State) -> State:
+    """Names layers as in a module of two blocks."""
     return {f"{'up' if int(k.split('.')[0]) < 6 else 'out'}.{k}": v for k, v in state.items()}
 
 
-def without_counters(state: State) -> State:
+def drop_batch_counters(state: State) -> State:
     return {key: value for key, value in state.items() if "num_batches" not in key}
 
 
-def parallel(state: State) -> dict:
+def wrap_data_parallel(state: State) -> dict:
     return {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}
 
 
-def with_critic(state: State) -> State:
-    """One state_dict for both networks, as Lightning writes it."""
-    critic_state = critic().state_dict()
-    both = {f"discriminator.disc.{k}": v for k, v in critic_state.items()}
-    return {"state_dict": both | {f"generator.gen.{k}": v for k, v in state.items()}}
+def add_critic(state: State) -> State:
+    """Puts both networks into one state_dict, as Lightning does."""
+    critic_state = create_critic().state_dict()
+    networks = {f"discriminator.disc.{k}": v for k, v in critic_state.items()}
+    return {"state_dict": networks | {f"generator.gen.{k}": v for k, v in state.items()}}
 
 
-def with_optimizers(state: State) -> dict:
+def add_optimizers(state: State) -> dict:
     averages = {k: {"exp_avg": torch.zeros_like(value)} for k, value in enumerate(state.values())}
     adam = {"state": averages, "param_groups": [{"lr": 0.1}]}
-    return {"netD": critic().state_dict(), "optimG": adam, "netG": state, "epoch": 3}
+    return {"netD": create_critic().state_dict(), "optimG": adam, "netG": state, "epoch": 3}
 
 
-NAMINGS = (dict, in_main, numbered, norms_last, in_blocks, without_counters)
-NAMINGS += (parallel, with_critic, with_optimizers)
+RENAMINGS = (
+    dict,
+    nest_in_main,
+    number_layers,
+    move_norms_last,
+    group_in_blocks,
+    drop_batch_counters,
+)
+RENAMINGS += (wrap_data_parallel, add_critic, add_optimizers)
 
 
-@pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: naming.__name__)
-def test_names_of_layers_and_wrappers_do_not_matter(
-    tmp_path: Path, naming: Callable, parity
-) -> None:
-    network = generator()
-    trees = read_generator(saved(tmp_path / "g.pth", naming(network.state_dict())))
+@pytest.mark.parametrize("rename", RENAMINGS, ids=lambda rename: rename.__name__)
+def test_generator_is_read_under_any_layer_names(tmp_path: Path, rename: Callable, parity) -> None:
+    network = create_generator()
+    trees = read_generator(save_torch(tmp_path / "g.pth", rename(network.state_dict())))
     check_images(network, *trees, parity, "imported generator's images")
 
 
@@ -125,103 +132,109 @@ def test_names_of_layers_and_wrappers_do_not_matter(
         (1, 128, 3, "batch"),
     ],
 )
-def test_the_network_is_recognised_by_its_shapes(
+def test_architecture_is_inferred_from_shapes(
     tmp_path: Path, width: int, size: int, channels: int, norm: str, parity
 ) -> None:
-    network = generator(width, size, channels, norm=norm)
-    params, stats = read_generator(saved(tmp_path / "g.pth", network.state_dict()))
+    network = create_generator(width, size, channels, norm=norm)
+    params, stats = read_generator(save_torch(tmp_path / "g.pth", network.state_dict()))
     assert infer_generator(params) == DCGANGenerator(width, size, channels, LATENT, norm)
     check_images(network, params, stats, parity, "imported generator's images")
-    network = critic(width, size, channels, norm=norm)
-    params, stats = read_critic(saved(tmp_path / "c.pth", network.state_dict()))
+    network = create_critic(width, size, channels, norm=norm)
+    params, stats = read_critic(save_torch(tmp_path / "c.pth", network.state_dict()))
     assert infer_critic(params) == DCGANCritic(width, size, channels, norm)
     check_scores(network, params, stats, parity)
 
 
-def test_a_missing_bias_becomes_zero(tmp_path: Path, parity) -> None:
-    network = without_bias(generator(size=64))
-    params, stats = read_generator(saved(tmp_path / "g.pth", network.state_dict()))
+def test_missing_bias_becomes_zero(tmp_path: Path, parity) -> None:
+    network = remove_biases(create_generator(size=64))
+    params, stats = read_generator(save_torch(tmp_path / "g.pth", network.state_dict()))
     assert not params["layer4"]["bias"].any()
     check_images(network, params, stats, parity, "imported generator's images")
-    network = without_bias(critic(size=64))
-    trees = read_critic(saved(tmp_path / "c.pth", numbered(network.state_dict(), "conv")))
+    network = remove_biases(create_critic(size=64))
+    trees = read_critic(save_torch(tmp_path / "c.pth", number_layers(network.state_dict(), "conv")))
     check_scores(network, *trees, parity)
 
 
-def test_the_critic_in_a_checkpoint_is_read(tmp_path: Path, parity) -> None:
-    path = saved(tmp_path / "both.pth", with_optimizers(generator().state_dict()))
-    check_scores(critic(), *read_critic(path), parity)
+def test_critic_is_read_from_a_checkpoint_of_both_networks(tmp_path: Path, parity) -> None:
+    path = save_torch(tmp_path / "both.pth", add_optimizers(create_generator().state_dict()))
+    check_scores(create_critic(), *read_critic(path), parity)
 
 
 def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
-    state = generator().half().state_dict()
-    params, _ = read_generator(saved(tmp_path / "g.pth", state))
+    state = create_generator().half().state_dict()
+    params, _ = read_generator(save_torch(tmp_path / "g.pth", state))
     kernel = params["layer0"]["kernel"]
     assert kernel.dtype == np.float32
     expected = state["0.weight"].float().permute(2, 3, 0, 1)
     np.testing.assert_array_equal(kernel, expected.numpy())
 
 
-def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+def test_folder_and_missing_file_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read_generator(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         read_generator(tmp_path / "none.pth")
 
 
-def with_entry(key: str, value: torch.Tensor | None, **more: torch.Tensor) -> State:
-    """A generator's state_dict with one entry replaced, or removed if the value is None."""
-    state = generator().state_dict() | {key: value} | more
+def replace_entry(key: str, value: torch.Tensor | None, **more: torch.Tensor) -> State:
+    """Returns a generator's state_dict with an entry replaced, or removed if the value is None."""
+    state = create_generator().state_dict() | {key: value} | more
     return {k: v for k, v in state.items() if v is not None}
 
 
-def five_by_five() -> State:
+def five_by_five_state() -> State:
     layers = [nn.ConvTranspose2d(7, 8, 5), nn.ConvTranspose2d(8, 4, 5), nn.ConvTranspose2d(4, 1, 5)]
     return nn.Sequential(*layers).state_dict()
 
 
-def narrowing(*widths: int) -> State:
+def state_of_widths(*widths: int) -> State:
     layers = [nn.ConvTranspose2d(a, b, 4) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*layers).state_dict()
 
 
-def without_norm(module: int) -> State:
-    state = generator().state_dict()
+def state_without_module(module: int) -> State:
+    state = create_generator().state_dict()
     return {key: value for key, value in state.items() if not key.startswith(f"{module}.")}
 
 
-NO_GENERATOR = {
-    "5x5 kernels": (five_by_five, r"0 \(weight 7x8x5x5, bias 8\) is neither a 4x4"),
-    "a critic": (lambda: critic().state_dict(), "is a critic"),
-    "other order of widths": (lambda: narrowing(7, 2, 4, 1), r"\[2, 4\].* are \[8, 4\]"),
-    "widths that do not halve": (lambda: narrowing(7, 6, 2, 1), r"\[6, 2\].* are \[4, 2\]"),
-    "layers out of order": (lambda: dict(reversed(narrowing(7, 4, 2, 1).items())), "not follow"),
-    "two layers": (lambda: narrowing(7, 4, 1), "has 2 convolutions"),
-    "one batch norm missing": (lambda: without_norm(1), r"widths \[2\], not \[4, 2\] or none"),
+NOT_GENERATORS = {
+    "5x5 kernels": (five_by_five_state, r"0 \(weight 7x8x5x5, bias 8\) is neither a 4x4"),
+    "a critic": (lambda: create_critic().state_dict(), "is a critic"),
+    "other order of widths": (lambda: state_of_widths(7, 2, 4, 1), r"\[2, 4\].* are \[8, 4\]"),
+    "widths that do not halve": (lambda: state_of_widths(7, 6, 2, 1), r"\[6, 2\].* are \[4, 2\]"),
+    "layers out of order": (
+        lambda: dict(reversed(state_of_widths(7, 4, 2, 1).items())),
+        "not follow",
+    ),
+    "two layers": (lambda: state_of_widths(7, 4, 1), "has 2 convolutions"),
+    "one batch norm missing": (
+        lambda: state_without_module(1),
+        r"widths \[2\], not \[4, 2\] or none",
+    ),
     "a norm without statistics": (
-        lambda: with_entry("1.running_mean", None),
+        lambda: replace_entry("1.running_mean", None),
         r"1 \(weight 4, bias 4, running_var 4\) is neither",
     ),
-    "a ragged norm": (lambda: with_entry("1.bias", torch.zeros(3)), "is no batch norm"),
-    "a bias of another length": (lambda: with_entry("0.bias", torch.zeros(3)), "not follow"),
+    "a ragged norm": (lambda: replace_entry("1.bias", torch.zeros(3)), "is no batch norm"),
+    "a bias of another length": (lambda: replace_entry("0.bias", torch.zeros(3)), "not follow"),
     "a linear layer": (
-        lambda: with_entry("x.weight", torch.zeros(3, 2)),
+        lambda: replace_entry("x.weight", torch.zeros(3, 2)),
         r"x \(weight 3x2\) is neither",
     ),
     "whole numbers": (
-        lambda: with_entry("0.weight", torch.zeros(7, 4, 4, 4, dtype=torch.int8)),
+        lambda: replace_entry("0.weight", torch.zeros(7, 4, 4, 4, dtype=torch.int8)),
         "0.weight has values that are not finite",
     ),
     "not a number": (
-        lambda: with_entry("6.bias", torch.tensor([torch.nan])),
+        lambda: replace_entry("6.bias", torch.tensor([torch.nan])),
         "6.bias has values that are not finite",
     ),
     "two generators": (
-        lambda: {"g": generator().state_dict(), "ema": generator().state_dict()},
+        lambda: {"g": create_generator().state_dict(), "ema": create_generator().state_dict()},
         r"several generators \(g, ema\)",
     ),
     "a critic among others": (
-        lambda: {"G": five_by_five(), "D": critic().state_dict()},
+        lambda: {"G": five_by_five_state(), "D": create_critic().state_dict()},
         "G: 0 .* D: it is a critic",
     ),
     "no network": (lambda: {"epoch": 3, "x": torch.zeros(2)}, "no state_dict"),
@@ -229,39 +242,39 @@ NO_GENERATOR = {
 }
 
 
-@pytest.mark.parametrize(("content", "message"), NO_GENERATOR.values(), ids=NO_GENERATOR)
-def test_other_networks_are_refused_as_generators(
+@pytest.mark.parametrize(("content", "message"), NOT_GENERATORS.values(), ids=NOT_GENERATORS)
+def test_networks_that_are_not_generators_are_rejected(
     tmp_path: Path, content: Callable, message: str
 ) -> None:
-    path = saved(tmp_path / "g.pth", content())
-    with pytest.raises(UserError, match=message) as caught:
+    path = save_torch(tmp_path / "g.pth", content())
+    with pytest.raises(UserError, match=message) as error_info:
         read_generator(path)
-    assert str(caught.value).startswith(f"{path} ")
-    assert "\n" not in str(caught.value)
+    assert str(error_info.value).startswith(f"{path} ")
+    assert "\n" not in str(error_info.value)
 
 
-def two_scores() -> State:
+def two_score_state() -> State:
     layers = [nn.Conv2d(1, 2, 4), nn.Conv2d(2, 4, 4), nn.Conv2d(4, 2, 4)]
     return nn.Sequential(*layers).state_dict()
 
 
-NO_CRITIC = {
-    "a generator": (lambda: generator().state_dict(), "is a generator"),
-    "two scores": (two_scores, "returns 2 numbers"),
-    "a norm per image": (lambda: critic(norm="layer").state_dict(), "nor a batch norm"),
+NOT_CRITICS = {
+    "a generator": (lambda: create_generator().state_dict(), "is a generator"),
+    "two scores": (two_score_state, "returns 2 numbers"),
+    "a norm per image": (lambda: create_critic(norm="layer").state_dict(), "nor a batch norm"),
 }
 
 
-@pytest.mark.parametrize(("content", "message"), NO_CRITIC.values(), ids=NO_CRITIC)
-def test_other_networks_are_refused_as_critics(
+@pytest.mark.parametrize(("content", "message"), NOT_CRITICS.values(), ids=NOT_CRITICS)
+def test_networks_that_are_not_critics_are_rejected(
     tmp_path: Path, content: Callable, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        read_critic(saved(tmp_path / "c.pth", content()))
+        read_critic(save_torch(tmp_path / "c.pth", content()))
 
 
-class Harm:
-    """Content of a harmful file: unpickling it runs a command."""
+class MaliciousObject:
+    """Content of a malicious file: unpickling it runs a command."""
 
     def __reduce__(self) -> tuple:
         import os
@@ -270,31 +283,31 @@ class Harm:
 
 
 @pytest.mark.parametrize("read", [read_generator, read_critic])
-def test_a_file_with_code_is_refused_and_does_not_run(
+def test_file_with_code_is_rejected_without_running_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    saved(Path("a.pth"), generator().state_dict() | {"harm": Harm()})
-    Path("b.pth").write_bytes(pickle.dumps(Harm()))
+    save_torch(Path("a.pth"), create_generator().state_dict() | {"harm": MaliciousObject()})
+    Path("b.pth").write_bytes(pickle.dumps(MaliciousObject()))
     for name in ("a.pth", "b.pth"):
         with pytest.raises(UserError, match="not allowed"):
             read(Path(name))
     assert not Path("harm").exists()
 
 
-def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "g.pth", generator())
+def test_pickled_module_is_rejected(tmp_path: Path) -> None:
+    path = save_torch(tmp_path / "g.pth", create_generator())
     with pytest.raises(UserError, match=re.escape("torch.nn.modules.container.Sequential")):
         read_generator(path)
 
 
-def check_images(network: nn.Sequential, params: dict, stats: dict, parity, what: str) -> None:
+def check_images(network: nn.Sequential, params: dict, stats: dict, parity, label: str) -> None:
     latents = np.random.default_rng(1).normal(size=(5, LATENT)).astype(np.float32)
     with torch.no_grad():
-        expected = twin.channels_last(twin.draw(network, latents))
+        expected = twin.channels_last(twin.generate(network, latents))
     images = apply_network(infer_generator(params), params, stats, latents)
     assert np.std(expected) > 0.01
-    parity.check(what, np.abs(images - expected).max(), bound=1e-5)
+    parity.check(label, np.abs(images - expected).max(), bound=1e-5)
 
 
 def check_scores(network: nn.Sequential, params: dict, stats: dict, parity) -> None:

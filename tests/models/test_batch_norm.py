@@ -12,7 +12,7 @@ SHAPE = (3, 4, 2, 5)
 
 
 @pytest.fixture
-def float64():
+def enable_float64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
@@ -23,20 +23,20 @@ def random_array(seed, *shape):
 
 
 def normalize_by_definition(images, scale, bias):
-    """Batch norm by its definition."""
+    """Computes batch norm by its definition."""
     mean = jnp.mean(images, axis=(0, 1, 2))
     var = jnp.mean((images - mean) ** 2, axis=(0, 1, 2))
     return (images - mean) / jnp.sqrt(var + EPSILON) * scale + bias, mean, var
 
 
-def inputs():
+def random_inputs():
     # With a mean of 10, E[x^2] - E[x]^2 would show its rounding errors.
     return 10 + random_array(0, *SHAPE), random_array(1, 5), random_array(2, 5)
 
 
-def test_values_and_gradients_of_all_results_equal_autodiff(float64):
-    actual, actual_vjp = jax.vjp(batch_normalize, *inputs())
-    expected, expected_vjp = jax.vjp(normalize_by_definition, *inputs())
+def test_values_and_gradients_of_all_results_equal_autodiff(enable_float64):
+    actual, actual_vjp = jax.vjp(batch_normalize, *random_inputs())
+    expected, expected_vjp = jax.vjp(normalize_by_definition, *random_inputs())
     gradients = (random_array(3, *SHAPE), random_array(4, 5), random_array(5, 5))
     for a, b in zip(
         (*actual, *actual_vjp(gradients)), (*expected, *expected_vjp(gradients)), strict=True
@@ -44,8 +44,8 @@ def test_values_and_gradients_of_all_results_equal_autodiff(float64):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_second_derivatives_equal_autodiff(float64):
-    """A gradient penalty needs them."""
+def test_second_derivatives_equal_autodiff(enable_float64):
+    """A gradient penalty needs second derivatives."""
     weights = random_array(6, *SHAPE)
 
     def penalty(norm):
@@ -55,8 +55,8 @@ def test_second_derivatives_equal_autodiff(float64):
         return jax.grad(lambda *x: jnp.sum(jax.grad(score)(*x) ** 2), argnums=(0, 1, 2))
 
     for a, b in zip(
-        penalty(batch_normalize)(*inputs()),
-        penalty(normalize_by_definition)(*inputs()),
+        penalty(batch_normalize)(*random_inputs()),
+        penalty(normalize_by_definition)(*random_inputs()),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
@@ -65,7 +65,7 @@ def test_second_derivatives_equal_autodiff(float64):
 @pytest.mark.parametrize("train", [True, False])
 def test_batch_norm_equals_flax(train):
     """Outputs and updated variables, from the same variables."""
-    images = inputs()[0].astype(jnp.float32)
+    images = random_inputs()[0].astype(jnp.float32)
     flax = nn.BatchNorm(use_running_average=not train, momentum=0.9, use_fast_variance=False)
     variables = BatchNorm().init(jax.random.key(0), images, True)
     assert jax.tree.all(

@@ -10,9 +10,8 @@ import pytest
 from gankd_jax.models import conv
 from gankd_jax.models.conv import im2col, winograd
 
-# Height, width, channels in and out.  'matmul' uses Winograd for heavy layers if the small image's
-# sides are even; windows from 16 pixels on, if the small image has less than four times the large
-# one's channels; and taps elsewhere.
+# (height, width, input channels, output channels); the sizes cover every algorithm of 'matmul':
+# Winograd, im2col by windows and im2col by taps.
 TRANSPOSED = [
     (4, 4, 3, 9),
     (5, 3, 7, 3),
@@ -65,29 +64,28 @@ def convolve_by_definition(direction, images, kernel):
 
 
 @functools.cache
-def derivatives(impl, direction, *shape):
+def compute_derivatives(impl, direction, *shape):
     """Returns the value; the gradients of f = sum(sin(value) weights); those of |df/dimages|^2."""
     layer = functools.partial(LAYERS[direction], impl=impl)
 
     def f(images, kernel, weights):
         return jnp.sum(jnp.sin(layer(images, kernel)) * weights)
 
-    def slope(images, kernel, weights):
+    def squared_gradient(images, kernel, weights):
         return jnp.sum(jnp.square(jax.grad(f)(images, kernel, weights)))
 
     @jax.jit
-    def everything(images, kernel, weights):
-        both = (0, 1)
+    def all_derivatives(images, kernel, weights):
         return (
             layer(images, kernel),
-            jax.grad(f, both)(images, kernel, weights),
-            jax.grad(slope, both)(images, kernel, weights),
+            jax.grad(f, (0, 1))(images, kernel, weights),
+            jax.grad(squared_gradient, (0, 1))(images, kernel, weights),
         )
 
-    return everything(*map(jnp.asarray, random_inputs(direction, *shape)))
+    return all_derivatives(*map(jnp.asarray, random_inputs(direction, *shape)))
 
 
-def torch_derivatives(torch, direction, *shape):
+def compute_torch_derivatives(torch, direction, *shape):
     """Returns the same from PyTorch, with axes in this project's order."""
     images, kernel, weights = (torch.tensor(a) for a in random_inputs(direction, *shape))
     images.requires_grad_()
@@ -114,7 +112,7 @@ def relative_error(actual, expected) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_implementation_equals_the_definition(impl, shape):
     images, kernel, _ = random_inputs(*shape)
-    value = derivatives(impl, *shape)[0]
+    value = compute_derivatives(impl, *shape)[0]
     np.testing.assert_allclose(
         value, convolve_by_definition(shape[0], images, kernel), rtol=0, atol=1e-5
     )
@@ -123,33 +121,33 @@ def test_every_implementation_equals_the_definition(impl, shape):
 @pytest.mark.parametrize("impl", conv.CONV_IMPLS[1:])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_implementations_agree_in_first_and_second_derivatives(impl, shape):
-    actual, reference = derivatives(impl, *shape), derivatives("dilated", *shape)
+    actual, reference = compute_derivatives(impl, *shape), compute_derivatives("dilated", *shape)
     assert relative_error(actual[1:], reference[1:]) < 1e-5
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_implementation_equals_pytorch(parity, shape):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    expected = torch_derivatives(torch, *shape)
+    expected = compute_torch_derivatives(torch, *shape)
     names = ("value", "gradient", "second derivative")
     for impl in conv.CONV_IMPLS:
-        actual = derivatives(impl, *shape)
+        actual = compute_derivatives(impl, *shape)
         for name, derivative, reference in zip(names, actual, expected, strict=True):
             error = relative_error(derivative, reference)
             parity.check(f"4x4 stride-2 layer {shape[0]}, {impl}: {name}", error, bound=1e-5)
 
 
 def test_shapes_cover_every_algorithm_of_matmul():
-    chosen = [conv._choose_matmul((h, w), (i, o))[0] for h, w, i, o in TRANSPOSED]
+    algorithms = [conv._choose_matmul((h, w), (i, o))[0] for h, w, i, o in TRANSPOSED]
     heavy, taps, windows = (
         winograd.conv_transpose,
         im2col.conv_transpose_col2im,
         im2col.conv_transpose_windows,
     )
-    assert chosen == [taps, taps, taps, windows, windows, heavy]
-    chosen = [conv._choose_matmul((h // 2, w // 2), (o, i))[1] for h, w, i, o in PLAIN]
+    assert algorithms == [taps, taps, taps, windows, windows, heavy]
+    algorithms = [conv._choose_matmul((h // 2, w // 2), (o, i))[1] for h, w, i, o in PLAIN]
     heavy, taps, windows = winograd.conv, im2col.conv_im2col, im2col.conv_windows
-    assert chosen == [taps, taps, taps, windows, taps, heavy, taps]
+    assert algorithms == [taps, taps, taps, windows, taps, heavy, taps]
 
 
 @pytest.mark.parametrize("shape", [("transposed", 4, 6, 2, 3), ("plain", 8, 4, 3, 2)], ids=str)
@@ -164,11 +162,11 @@ def test_winograd_equals_the_definition_for_any_number_of_channels(shape):
     def value(layer, images, kernel):
         return jnp.sum(jnp.sin(layer(images, kernel)) * weights)
 
-    def slope(layer, images, kernel):
+    def squared_gradient(layer, images, kernel):
         return jnp.sum(jnp.square(jax.grad(value, 1)(layer, images, kernel)))
 
     plain = functools.partial(LAYERS[direction], impl="dilated")
-    for f in (value, slope):
+    for f in (value, squared_gradient):
         actual, expected = (
             jax.grad(f, (1, 2))(layer, images, kernel) for layer in (layer_by_winograd, plain)
         )
@@ -176,16 +174,16 @@ def test_winograd_equals_the_definition_for_any_number_of_channels(shape):
 
 
 def test_winograd_takes_36_multiplications_in_place_of_64():
-    """Counted by XLA in the compiled program, additions included."""
+    """XLA counts the operations of the compiled program, additions included."""
 
-    def operations(layer):
+    def count_flops(layer):
         shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 8, 8, 256), (4, 4, 256, 128))]
         return jax.jit(layer).lower(*shapes).compile().cost_analysis()["flops"]
 
-    plain = 2 * 8 * 8 * 8 * 16 * 256 * 128
-    assert operations(winograd.conv_transpose) == pytest.approx(plain * 36 / 64, rel=0.03)
+    direct_flops = 2 * 8 * 8 * 8 * 16 * 256 * 128
+    assert count_flops(winograd.conv_transpose) == pytest.approx(direct_flops * 36 / 64, rel=0.03)
 
 
-def test_auto_depends_on_the_backend_and_names_stay_as_they_are():
+def test_auto_is_resolved_by_backend_and_other_names_are_kept():
     assert conv.resolve_conv_impl("auto") == "matmul"  # tests run on the CPU
     assert [conv.resolve_conv_impl(impl) for impl in conv.CONV_IMPLS] == list(conv.CONV_IMPLS)

@@ -5,7 +5,7 @@ import pytest
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import DCGANGenerator, count_paper_parameters
 
-PAPER = {
+PAPER_PARAMETERS = {
     2: 28_351,
     4: 62_077,
     8: 145_657,
@@ -16,7 +16,7 @@ PAPER = {
     128: 12_652_417,
     256: 47_324_929,
 }
-# Data set: the teacher's width, and the ratio that the paper prints for each student's.
+# By data set: the teacher's width, and the paper's compression ratio of each student width.
 RATIOS = {
     "mnist": (256, {2: 1669, 4: 762, 8: 325, 16: 125, 32: 43, 128: 4}),
     "cifar10": (64, {2: 126, 4: 58, 8: 25, 16: 9, 32: 3, 48: 2}),
@@ -24,20 +24,20 @@ RATIOS = {
 }
 
 
-@pytest.mark.parametrize("width", PAPER)
-def test_paper_parameters_are_the_papers(width):
-    assert count_paper_parameters(width) == PAPER[width]
+@pytest.mark.parametrize("width", PAPER_PARAMETERS)
+def test_paper_parameters_equal_the_paper(width):
+    assert count_paper_parameters(width) == PAPER_PARAMETERS[width]
     assert count_paper_parameters(width) == 672 * width**2 + 12_831 * width + 1
 
 
 @pytest.mark.parametrize("name", RATIOS)
-def test_compression_ratios_are_the_papers(name):
+def test_compression_ratios_equal_the_paper(name):
     teacher, ratios = RATIOS[name]
     counts = {d: count_paper_parameters(d) for d in ratios}
     assert {d: round(count_paper_parameters(teacher) / counts[d]) for d in ratios} == ratios
 
 
-@pytest.mark.parametrize("width", PAPER)
+@pytest.mark.parametrize("width", PAPER_PARAMETERS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_parameters_follow_a_closed_form(width, channels):
     d, c = width, channels
@@ -48,7 +48,7 @@ def test_parameters_follow_a_closed_form(width, channels):
     assert without_norm.parameters == unnormalized
     assert with_norm.parameters == unnormalized + 30 * d
     assert with_norm.bytes_float32 == 4 * (unnormalized + 30 * d)
-    assert with_norm.paper_parameters == PAPER[d]
+    assert with_norm.paper_parameters == PAPER_PARAMETERS[d]
 
 
 def test_cost_of_the_smallest_generator_by_hand():

@@ -14,7 +14,7 @@ SIZES = (16, 32, 64, 128)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def apply(network, variables, inputs, train):
+def apply_network(network, variables, inputs, train):
     return network.apply(variables, inputs, train=train, mutable=["batch_stats"])
 
 
@@ -25,13 +25,13 @@ def random_variables_and_inputs(network, *shape):
     init = functools.partial(network.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(inputs))
 
-    def fill(path, leaf):
+    def random_leaf(path, leaf):
         mean, spread = {"scale": (1, 0.1), "var": (1, 0), "kernel": (0, 0.3)}.get(
             path[-1].key, (0, 0.1)
         )
         return jnp.asarray(rng.normal(mean, spread, leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes), jnp.asarray(inputs)
+    return jax.tree_util.tree_map_with_path(random_leaf, shapes), jnp.asarray(inputs)
 
 
 def test_hidden_widths_follow_the_paper():
@@ -45,14 +45,14 @@ def test_hidden_widths_follow_the_paper():
 def test_generator_output_has_the_image_shape_and_range(size, channels):
     generator = DCGANGenerator(1, size, channels, latent_dim=7)
     variables, latents = random_variables_and_inputs(generator, 5, 7)
-    images, _ = apply(generator, variables, latents, True)
+    images, _ = apply_network(generator, variables, latents, True)
     assert images.shape == (5, size, size, channels)
     assert -1 <= images.min() < -0.9
     assert 0.9 < images.max() <= 1
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_critic_mirrors_the_generator(size):
+def test_critic_mirrors_the_generator(size):
     critic = DCGANCritic(2, size, 3)
     blank = jnp.zeros((5, size, size, 3))
     scores, variables = jax.eval_shape(
@@ -65,13 +65,15 @@ def test_the_critic_mirrors_the_generator(size):
     assert "norm0" not in variables["params"]
 
 
-def test_kernels_start_from_a_normal_distribution_and_biases_from_zero():
+def test_initial_kernels_are_normal_and_biases_zero():
     variables = DCGANGenerator(16, 16, 3).init(jax.random.key(0), jnp.zeros((1, 100)), train=False)
     kernels = [variables["params"][f"layer{k}"]["kernel"] for k in range(3)]
     for kernel in map(np.asarray, kernels):
         assert kernel.std() == pytest.approx(0.02, rel=0.1)
         assert abs(kernel.mean()) < 4 * 0.02 / kernel.size**0.5
-        assert abs(np.mean(kernel**4) / kernel.var() ** 2 - 3) < 0.5  # as of a normal distribution
+        assert (
+            abs(np.mean(kernel**4) / kernel.var() ** 2 - 3) < 0.5
+        )  # kurtosis of a normal distribution
     assert not any(np.any(variables["params"][f"layer{k}"]["bias"]) for k in range(3))
     assert not np.any(kernels[0].ravel()[:768] == kernels[2].ravel())
 
@@ -83,8 +85,12 @@ def test_all_conv_implementations_give_the_same_images_and_scores():
             DCGANGenerator(3, 32, 3, conv_impl=impl),
             DCGANCritic(3, 32, 3, conv_impl=impl),
         )
-        images[impl] = apply(generator, *random_variables_and_inputs(generator, 4, 100), True)[0]
-        scores[impl] = apply(critic, *random_variables_and_inputs(critic, 4, 32, 32, 3), True)[0]
+        images[impl] = apply_network(
+            generator, *random_variables_and_inputs(generator, 4, 100), True
+        )[0]
+        scores[impl] = apply_network(
+            critic, *random_variables_and_inputs(critic, 4, 32, 32, 3), True
+        )[0]
     for impl in conv.CONV_IMPLS[1:]:
         np.testing.assert_allclose(images[impl], images["dilated"], atol=1e-5)
         np.testing.assert_allclose(scores[impl], scores["dilated"], rtol=1e-4, atol=1e-5)
@@ -102,18 +108,18 @@ def test_all_conv_implementations_give_the_same_images_and_scores():
 def test_scores_depend_on_other_images_only_with_batch_norm_in_training(norm, train, depends):
     critic = DCGANCritic(2, 16, 1, norm=norm)
     variables, images = random_variables_and_inputs(critic, 4, 16, 16, 1)
-    scores, _ = apply(critic, variables, images, train)
-    changed, _ = apply(critic, variables, images.at[1:].mul(-2.0), train)
+    scores, _ = apply_network(critic, variables, images, train)
+    changed, _ = apply_network(critic, variables, images.at[1:].mul(-2.0), train)
     assert (abs(scores[0] - changed[0]) > 1e-3) == depends
     assert abs(scores[1] - changed[1]) > 1e-3
 
 
-def test_an_image_depends_only_on_its_latent_at_inference():
+def test_image_depends_only_on_its_latent_at_inference():
     generator = DCGANGenerator(2, 16, 1, latent_dim=5)
     variables, latents = random_variables_and_inputs(generator, 4, 5)
-    images, _ = apply(generator, variables, latents, False)
-    alone, _ = apply(generator, variables, latents[2:3], False)
-    np.testing.assert_allclose(alone[0], images[2], atol=1e-6)
+    images, _ = apply_network(generator, variables, latents, False)
+    single_image, _ = apply_network(generator, variables, latents[2:3], False)
+    np.testing.assert_allclose(single_image[0], images[2], atol=1e-6)
     assert np.std(images[2]) > 0.01
 
 
@@ -129,10 +135,10 @@ def test_layer_norm_normalises_each_image():
     assert np.abs(normalized.mean(axis=(1, 2))).max() > 0.01  # not over each channel
 
 
-def test_running_statistics_move_a_tenth_towards_the_batch():
+def test_running_statistics_have_momentum_0_9():
     generator = DCGANGenerator(1, 16, 1, latent_dim=5)
     variables, latents = random_variables_and_inputs(generator, 6, 5)
-    _, updated = apply(generator, variables, latents, True)
+    _, updated = apply_network(generator, variables, latents, True)
     layer = variables["params"]["layer0"]
     kernel, bias = (np.asarray(layer[name], float) for name in ("kernel", "bias"))
     before = np.einsum("bz,rszo->brso", np.asarray(latents, float), kernel) + bias
@@ -156,9 +162,9 @@ def random_params(width, seed, norm="batch"):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), "float32"), params)
 
 
-def generate(width, params, norm):
+def generate_images(width, params, norm):
     latents = jax.random.normal(jax.random.key(7), (4, LATENT_DIM))
-    return apply(pruning_generator(width, norm), {"params": params}, latents, True)[0]
+    return apply_network(pruning_generator(width, norm), {"params": params}, latents, True)[0]
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -176,11 +182,11 @@ def test_pruning_unused_channels_changes_no_image(norm):
         kernel = teacher[f"layer{k + 1}"]["kernel"]
         teacher[f"layer{k + 1}"]["kernel"] = kernel.at[:, :, jnp.array(channels)].set(0)
     student = prune_generator(random_params(2, 2, norm), teacher)
-    images = generate(2, student, norm)
-    np.testing.assert_allclose(images, generate(3, teacher, norm), atol=1e-5)
+    images = generate_images(2, student, norm)
+    np.testing.assert_allclose(images, generate_images(3, teacher, norm), atol=1e-5)
 
 
-def test_the_scale_of_batch_norm_counts_in_a_channels_importance():
+def test_batch_norm_scale_counts_in_channel_importance():
     teacher = random_params(2, 1)
     scale = teacher["norm1"]["batch"]["scale"]
     teacher["norm1"]["batch"]["scale"] = scale.at[0].set(1e-6)

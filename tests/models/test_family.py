@@ -28,7 +28,7 @@ def family(request) -> Family:
     return FAMILIES[request.param]
 
 
-def test_networks_fulfil_the_protocols_and_know_their_family(family):
+def test_networks_fulfil_the_protocols_and_have_a_family(family):
     generator, critic = family.generator(**SIZES, latent_dim=5), family.critic(**SIZES)
     assert isinstance(generator, Generator)
     assert isinstance(critic, Critic)
@@ -36,7 +36,7 @@ def test_networks_fulfil_the_protocols_and_know_their_family(family):
     assert hash(generator) == hash(family.generator(**SIZES, latent_dim=5))
 
 
-def test_a_folded_generator_unfolds_to_the_same_images(family):
+def test_folded_generator_unfolds_to_the_same_images(family):
     module = family.generator(**SIZES, latent_dim=5)
     variables = module.init(jax.random.key(0), jnp.zeros((2, 5)), train=False)
     generator = sampling.TrainedGenerator(module, variables)
@@ -47,19 +47,19 @@ def test_a_folded_generator_unfolds_to_the_same_images(family):
 
 
 def test_pruning_returns_parameters_of_the_narrower_shapes(family):
-    def params(width):
+    def init_params(width):
         module = family.generator(**SIZES | {"width": width}, latent_dim=5)
         return module.init(jax.random.key(width), jnp.zeros((2, 5)), train=False)["params"]
 
-    pruned = family.prune(params(1), params(3))
-    assert jax.tree.map(jnp.shape, pruned) == jax.tree.map(jnp.shape, params(1))
+    pruned = family.prune(init_params(1), init_params(3))
+    assert jax.tree.map(jnp.shape, pruned) == jax.tree.map(jnp.shape, init_params(1))
 
 
-def test_an_unregistered_network_is_refused():
+def test_unregistered_network_is_rejected():
     with pytest.raises(ValueError, match="UnregisteredCritic belongs to no registered"):
         family_of(UnregisteredCritic(**SIZES))
 
 
-def test_a_family_name_can_be_registered_once(family):
+def test_family_name_can_be_registered_once(family):
     with pytest.raises(ValueError, match=f"named '{family.name}' is registered already"):
         register_family(family)

@@ -19,7 +19,7 @@ MODULE = DCGANGenerator(2, 16, 3, latent_dim=7)
 
 @pytest.fixture(scope="module")
 def generator() -> sampling.TrainedGenerator:
-    """A generator of random numbers, those of batch norm too."""
+    """A generator with random weights and random batch-norm statistics."""
     shapes = jax.eval_shape(
         lambda: MODULE.init(jax.random.key(0), jnp.zeros((2, MODULE.latent_dim)), train=False)
     )
@@ -50,7 +50,7 @@ def test_int8_rounds_a_weight_by_at_most_half_a_step(generator):
         assert (np.abs(stored.weights - layer.kernel) <= step / 2 * 1.0001).all()
 
 
-def test_an_int8_channel_of_zeros_stays_zero(generator):
+def test_int8_channel_of_zeros_stays_zero(generator):
     layer = fold_generator(generator)[0]
     layer.kernel[..., 1] = 0
     stored = quantize(layer, "int8")

@@ -21,8 +21,8 @@ LAYERS = (*POOL_LAYERS, "logits_unbiased", "logits")
 SIZES = ((32, 32), (28, 61), (333, 310))
 
 
-def images(height: int, width: int) -> np.ndarray:
-    """Two images, one of noise and one smooth, so that their features differ."""
+def random_images(height: int, width: int) -> np.ndarray:
+    """Returns two images, one of noise and one smooth, so that their features differ."""
     rng = np.random.default_rng(height * width)
     noise = rng.integers(0, 256, (1, height, width, 3))
     ramp = np.indices((height, width)).sum(0)[None, ..., None] * rng.uniform(0.5, 2, 3)
@@ -44,7 +44,7 @@ def state() -> dict[str, Any]:
 def features(state: dict[str, Any]) -> dict[str, np.ndarray]:
     """Every layer's features of the images of all sizes, in one batch."""
     params = fold_torch_state({name: value.numpy() for name, value in state.items()})
-    x = jnp.concatenate([preprocess_images(jnp.asarray(images(*size))) for size in SIZES])
+    x = jnp.concatenate([preprocess_images(jnp.asarray(random_images(*size))) for size in SIZES])
     layers = jax.jit(FidInception(LAYERS).apply)({"params": params}, x)
     return {layer: np.asarray(value) for layer, value in layers.items()}
 
@@ -57,7 +57,7 @@ def test_every_layer_equals_torch_fidelity_at_every_size(
     network = build_torch_fidelity_network(state, layers)
     for i, size in enumerate(SIZES):
         with torch.no_grad():
-            expected_layers = network(torch.tensor(images(*size).transpose(0, 3, 1, 2)))
+            expected_layers = network(torch.tensor(random_images(*size).transpose(0, 3, 1, 2)))
         for layer, expected in zip(layers, expected_layers, strict=True):
             error = relative_error(features[layer][2 * i : 2 * i + 2], expected)
             parity.check(f"Inception {layer}, torch-fidelity", error, bound=1e-4)
@@ -71,7 +71,7 @@ def test_every_pool_layer_equals_pytorch_fid(
     maps = {}
     network.blocks[3][0].register_forward_hook(lambda *args: maps.update({"1280": args[2]}))
     x = np.concatenate(
-        [np.asarray(preprocess_images(jnp.asarray(images(*size)))) for size in SIZES]
+        [np.asarray(preprocess_images(jnp.asarray(random_images(*size)))) for size in SIZES]
     )
     with torch.no_grad():
         pooled = network(torch.tensor(x.transpose(0, 3, 1, 2)))
@@ -85,27 +85,27 @@ def test_every_pool_layer_equals_pytorch_fid(
 def test_resize_equals_tensorflow_1(size: tuple[int, int]) -> None:
     torch = import_reference("torch")
     module = import_reference("torch_fidelity.interpolate_compat_tensorflow")
-    x = torch.tensor(images(*size).transpose(0, 3, 1, 2)).float()
+    x = torch.tensor(random_images(*size).transpose(0, 3, 1, 2)).float()
     expected = module.interpolate_bilinear_2d_like_tensorflow1x(
         x, size=(299, 299), align_corners=False
     )
-    actual = np.asarray(resize_tf1(jnp.asarray(images(*size)))).transpose(0, 3, 1, 2)
+    actual = np.asarray(resize_tf1(jnp.asarray(random_images(*size)))).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4)
 
 
 def test_resize_of_two_pixels_by_hand() -> None:
     row = np.asarray(resize_tf1(jnp.asarray([[[[0, 0, 0], [100, 0, 0]]]], jnp.uint8)))[0, 0, :, 0]
-    place = np.arange(299) * 2 / 299
-    expected = np.where(place < 1, 100 * place, 100)  # constant past the last pixel
+    position = np.arange(299) * 2 / 299
+    expected = np.where(position < 1, 100 * position, 100)  # constant past the last pixel
     np.testing.assert_allclose(row, expected, atol=1e-4)
 
 
-def test_only_parameters_of_the_requested_layers_are_parameters() -> None:
-    def parameters(layer: str) -> set[str]:
+def test_parameter_shapes_are_those_of_the_requested_layers() -> None:
+    def parameter_names(layer: str) -> set[str]:
         return set(parameter_shapes([layer]))
 
-    assert parameters("64") == {"conv", "conv_1", "conv_2"}
-    assert parameters("192") == parameters("64") | {"conv_3", "conv_4"}
-    assert not any(name.startswith(("mixed_9", "mixed_10")) for name in parameters("1280"))
-    assert parameters("logits") - parameters("2048") == {"softmax"}
-    assert len(parameters("2048")) == 94
+    assert parameter_names("64") == {"conv", "conv_1", "conv_2"}
+    assert parameter_names("192") == parameter_names("64") | {"conv_3", "conv_4"}
+    assert not any(name.startswith(("mixed_9", "mixed_10")) for name in parameter_names("1280"))
+    assert parameter_names("logits") - parameter_names("2048") == {"softmax"}
+    assert len(parameter_names("2048")) == 94

@@ -1,4 +1,4 @@
-"""Sampling from trained generators: batch-norm statistics, latents, image grids."""
+"""Sampling from trained generators: latents, batches, image grids."""
 
 import dataclasses
 
@@ -7,12 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gankd_jax.config.recipe import Recipe
-from gankd_jax.evaluation import inference
 from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.family import Generator
-from gankd_jax.training.train_state import StepSpec, TrainState, create_train_state
 from gankd_jax.training.train_step import normalize_images
 
 LATENT = 9
@@ -24,46 +21,17 @@ def generator() -> Generator:
 
 
 @pytest.fixture(scope="module")
-def state(generator) -> TrainState:
-    """A state whose averages, of weights and of batch norm, differ from the last values."""
-    first = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0, ema=0.5)), 0)
-    running = jax.tree.map(lambda leaf: leaf + 0.25, first.generator.batch_stats)
-    average = jax.tree.map(lambda leaf: leaf * 2 + 0.05, first.ema_params)
-    return first.replace(generator=first.generator.replace(batch_stats=running), ema_params=average)
+def variables(generator) -> dict:
+    """Variables whose images vary visibly, with running statistics other than 0 and 1."""
+    initial = generator.init(jax.random.key(0), jnp.zeros((2, LATENT)), train=False)
+    return {
+        "params": jax.tree.map(lambda leaf: leaf * 2 + 0.05, initial["params"]),
+        "batch_stats": jax.tree.map(lambda leaf: leaf + 0.25, initial["batch_stats"]),
+    }
 
 
-def test_recomputed_statistics_are_means_over_the_fixed_batches(generator, state):
-    variables = inference.inference_variables(generator, state, "recomputed")
-    keys = jax.random.split(jax.random.key(inference.BN_SEED), inference.BN_BATCHES)
-    shape = (inference.BN_BATCH_SIZE, LATENT)
-    batches = np.stack([np.asarray(jax.random.normal(key, shape), np.float64) for key in keys])
-    layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.ema_params["layer0"])
-    # The first layer is a product with each of the 16 taps, in front of the first norm.
-    maps = np.einsum("nbz,hwzc->nbhwc", batches, layer["kernel"]) + layer["bias"]
-    first_norm = variables["batch_stats"]["norm0"]["batch"]
-    np.testing.assert_allclose(first_norm["mean"], maps.mean((1, 2, 3)).mean(0), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(first_norm["var"], maps.var((1, 2, 3)).mean(0), rtol=1e-4)
-
-
-def test_running_statistics_are_used_as_they_are(generator, state):
-    variables = inference.inference_variables(generator, state, "running")
-    assert variables["batch_stats"] is state.generator.batch_stats
-    assert variables["params"] is state.ema_params
-
-
-def test_without_averaged_weights_the_last_ones_are_used(generator, state):
-    plain = state.replace(ema_params=None)
-    assert inference.inference_variables(generator, plain, "running")["params"] is (
-        state.generator.params
-    )
-    unaveraged = inference.inference_variables(generator, plain, "recomputed")["batch_stats"]
-    averaged = inference.inference_variables(generator, state, "recomputed")["batch_stats"]
-    assert not np.allclose(unaveraged["norm0"]["batch"]["var"], averaged["norm0"]["batch"]["var"])
-
-
-def test_large_batches_are_generated_in_parts_on_a_cpu(state, monkeypatch):
+def test_large_batches_are_generated_in_parts_on_a_cpu(variables, monkeypatch):
     cpu = DCGANGenerator(width=3, image_size=16, channels=1, latent_dim=LATENT, conv_impl="matmul")
-    variables = inference.inference_variables(cpu, state, "running")
     latents = sampling.sample_latents(0, 21, LATENT)
     image_bytes = 4 * 8 * 8 * (2 * 3 + 16)
     monkeypatch.setattr(sampling, "MIN_PART", 2)
@@ -79,21 +47,13 @@ def test_large_batches_are_generated_in_parts_on_a_cpu(state, monkeypatch):
         np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
 
 
-def test_without_batch_norm_there_are_no_statistics():
-    generator = DCGANGenerator(width=1, image_size=16, channels=1, latent_dim=LATENT, norm="none")
-    state = create_train_state(StepSpec(generator, None, Recipe(alpha=0.0)), 0)
-    variables = inference.inference_variables(generator, state, "recomputed")
-    assert variables == {"params": state.generator.params}
-
-
-def test_an_image_depends_only_on_its_latent(generator, state):
-    variables = inference.inference_variables(generator, state, "recomputed")
+def test_image_depends_only_on_its_latent(generator, variables):
     latents = sampling.sample_latents(5, 6, LATENT)
-    together = np.asarray(sampling.sample_images(generator, variables, latents))
-    assert together.shape == (6, 16, 16, 1)
-    assert np.abs(together).max() <= 1
-    alone = [np.asarray(sampling.sample_images(generator, variables, z[None]))[0] for z in latents]
-    np.testing.assert_allclose(np.stack(alone), together, rtol=0, atol=1e-5)
+    batch = np.asarray(sampling.sample_images(generator, variables, latents))
+    assert batch.shape == (6, 16, 16, 1)
+    assert np.abs(batch).max() <= 1
+    single = [np.asarray(sampling.sample_images(generator, variables, z[None]))[0] for z in latents]
+    np.testing.assert_allclose(np.stack(single), batch, rtol=0, atol=1e-5)
 
 
 def test_uint8_maps_minus_one_to_0_and_one_to_255():
@@ -104,7 +64,7 @@ def test_uint8_maps_minus_one_to_0_and_one_to_255():
     assert images[0, :, 0, 0].tolist() == [0, 0, 0, 128, 191, 255, 255]
 
 
-def test_every_grey_level_survives_the_round_trip():
+def test_uint8_round_trip_keeps_every_grey_level():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     assert np.array_equal(sampling.to_uint8(normalize_images(jnp.asarray(levels))), levels)
 
@@ -118,7 +78,7 @@ def test_latents_are_standard_normal_and_a_function_of_their_seed():
     assert sampling.grid_latents(7).shape == (64, 7)
 
 
-def test_paths_run_along_great_circles_at_even_speed():
+def test_interpolation_follows_great_circles_at_constant_speed():
     paths = np.asarray(sampling.interpolation_latents(100), np.float64).reshape(
         sampling.INTERPOLATION_PATHS, sampling.INTERPOLATION_STEPS, 100
     )
@@ -126,7 +86,7 @@ def test_paths_run_along_great_circles_at_even_speed():
         ends = np.stack([path[0], path[-1]], axis=1)
         weights, residues, _, _ = np.linalg.lstsq(ends, path.T, rcond=None)
         assert residues.max() < 1e-8  # in the plane of the two ends
-        # Squares that sum to one: a mixture of two standard normal latents is one again.
+        # Squared weights sum to 1, so that interpolated latents stay standard normal.
         np.testing.assert_allclose((weights**2).sum(axis=0), 1, atol=1e-5)
         angles = np.arctan2(weights[1], weights[0])
         np.testing.assert_allclose(np.diff(angles), np.pi / 2 / (len(path) - 1), atol=1e-5)
@@ -144,7 +104,7 @@ def test_tiles_are_laid_out_row_by_row(channels):
         assert np.array_equal(tiled[row : row + 4, column : column + 4], images[k])
 
 
-def test_a_trained_generator_unpacks_and_samples_what_its_module_generates():
+def test_trained_generator_unpacks_and_samples_like_its_module():
     module = DCGANGenerator(width=1, image_size=16, channels=3, latent_dim=LATENT)
     variables = module.init(jax.random.key(0), jnp.zeros((2, LATENT)), train=False)
     generator = sampling.TrainedGenerator(module, variables)

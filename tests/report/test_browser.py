@@ -1,4 +1,4 @@
-"""The report in a real browser: it generates images, sorts, copies, and loads nothing else."""
+"""The report in a real browser: images, sorting, copying, and no requests."""
 
 import csv
 import io
@@ -33,9 +33,9 @@ def browser(tmp_path_factory):
     path = find_browser()
     if path is None:
         pytest.skip("no Chromium here (Debian: apt-get install chromium)")
-    started = Browser(path, tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
+    instance = Browser(path, tmp_path_factory.mktemp("profile"))
+    yield instance
+    instance.close()
 
 
 def make_random_generator(size: int, channels: int, width: int) -> sampling.TrainedGenerator:
@@ -45,10 +45,10 @@ def make_random_generator(size: int, channels: int, width: int) -> sampling.Trai
     shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), latents, train=False))
     rng = np.random.default_rng(size)
 
-    def sample_leaf(like: jax.ShapeDtypeStruct) -> np.ndarray:
-        kernel = len(like.shape) == 4
-        low, high = (-0.5, 0.5) if kernel else (0.3, 0.8)  # scales and variances are above 0
-        return rng.uniform(low, high, like.shape).astype(np.float32)
+    def sample_leaf(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        is_kernel = len(leaf.shape) == 4
+        low, high = (-0.5, 0.5) if is_kernel else (0.3, 0.8)  # scales and variances are above 0
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
 
     return sampling.TrainedGenerator(generator, jax.tree.map(sample_leaf, shapes))
 
@@ -60,7 +60,7 @@ def student() -> sampling.TrainedGenerator:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, student):
-    """A report of a study with latencies whose first shown student is a real network."""
+    """A report of a study with latencies; its first student is a real network."""
     workdir = fake_study.write_study(
         tmp_path_factory.mktemp("study"), seeds=(0, 1), widths=(2, 4), students=("mse",)
     )
@@ -86,10 +86,10 @@ def list_errors(browser: Browser) -> list[dict]:
 
 def test_page_opens_without_errors_and_requests_nothing_else(page, folder):
     assert list_errors(page) == []
-    asked = {request["request"]["url"] for request in page.find_events("Network.requestWillBeSent")}
-    assert (folder / "report.html").as_uri() in asked
-    others = asked - {(folder / "report.html").as_uri()}
-    assert all(url.startswith("data:image/") for url in others)
+    urls = {request["request"]["url"] for request in page.find_events("Network.requestWillBeSent")}
+    assert (folder / "report.html").as_uri() in urls
+    other_urls = urls - {(folder / "report.html").as_uri()}
+    assert all(url.startswith("data:image/") for url in other_urls)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -99,15 +99,15 @@ def test_generator_js_equals_the_flax_generator(page, size, channels):
     arrays = scoring.folded_arrays(generator)
     latents = arrays["latents"][:3]
     expected = np.asarray(sampling.sample_images(*generator, latents))
-    drawn = page.evaluate(
+    images = page.evaluate(
         f"(layers => {json.dumps(latents.tolist())}.map(z => [...generate(layers, z)]))"
         f"({json.dumps(pack_layers(arrays))}.map(unpackLayer))"
     )
     assert expected.std() > 0.1
-    assert np.abs(np.reshape(drawn, expected.shape) - expected).max() < MAX_ERROR
+    assert np.abs(np.reshape(images, expected.shape) - expected).max() < MAX_ERROR
 
 
-def test_student_generates_the_stored_latents(page, student):
+def test_student_generates_images_of_the_stored_latents(page, student):
     expected = sampling.to_uint8(
         sampling.sample_images(*student, sampling.grid_latents(fake_study.LATENT))
     )
@@ -127,16 +127,16 @@ def test_student_generates_the_stored_latents(page, student):
 def test_teacher_images_of_stored_latents_are_shown(page, folder):
     grid = atomic_io.read_npz(folder / "teacher-d32-s0" / "samples.npz")["grid"]
     page.evaluate("demo.element('stored-latents').children[3].click()")
-    shown = page.evaluate(STUDENT_IMAGE.replace("student-image", "teacher-image"))
-    assert np.array_equal(np.reshape(shown, (16, 16, 4))[..., 0], grid[3, ..., 0])
+    pixels = page.evaluate(STUDENT_IMAGE.replace("student-image", "teacher-image"))
+    assert np.array_equal(np.reshape(pixels, (16, 16, 4))[..., 0], grid[3, ..., 0])
 
 
 def test_slider_changes_the_image(page):
     before = page.evaluate(STUDENT_IMAGE)
     page.evaluate(f"{FIRST_SLIDER}.value = 3.5; {FIRST_SLIDER}.dispatchEvent(new Event('input'))")
     assert page.evaluate(STUDENT_IMAGE) != before
-    place = page.evaluate(f"Number({FIRST_SLIDER}.name)")
-    assert page.evaluate(f"demo.latent[{place}]") == 3.5
+    index = page.evaluate(f"Number({FIRST_SLIDER}.name)")
+    assert page.evaluate(f"demo.latent[{index}]") == 3.5
     assert page.evaluate("demo.element('teacher-image').classList.contains('outdated')")
     page.evaluate("demo.element('stored-latents').children[0].click()")
     assert page.evaluate(STUDENT_IMAGE) == before
@@ -223,15 +223,17 @@ def test_colors_have_enough_contrast_in_light_and_dark_mode(page, dark):
             )
             for variable in (name, "--bg")
         ]
-        ink, ground = sorted(map(relative_luminance, colors), reverse=True)
-        least = 3 if name.startswith("--c") else 4.5  # lines of a chart; text
-        assert (ink + 0.05) / (ground + 0.05) >= least, name
-    ground = relative_luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert (ground < 0.1) == dark
+        lighter, darker = sorted(map(relative_luminance, colors), reverse=True)
+        min_contrast = 3 if name.startswith("--c") else 4.5  # lines of a chart; text
+        assert (lighter + 0.05) / (darker + 0.05) >= min_contrast, name
+    background = relative_luminance(
+        page.evaluate("getComputedStyle(document.body).backgroundColor")
+    )
+    assert (background < 0.1) == dark
 
 
 def relative_luminance(color: str) -> float:
-    """Relative luminance (WCAG 2) of #rgb, #rrggbb or rgb(r, g, b)."""
+    """Returns the relative luminance (WCAG 2) of #rgb, #rrggbb or rgb(r, g, b)."""
     if color.startswith("#"):
         digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
         levels = [int(digits[k : k + 2], 16) for k in (0, 2, 4)]

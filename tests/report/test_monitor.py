@@ -36,7 +36,7 @@ def status_of(folder: Path, name: str) -> RunStatus:
 
 
 def write_lock(folder: Path, text: str, *, age: float) -> None:
-    """Write a lock file as another machine's looks without locks, and set the age of the log."""
+    """Writes a lock file like that of another machine; sets the age of the log."""
     path = folder / file_lock.LOCKS_DIR / RUN
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -45,7 +45,7 @@ def write_lock(folder: Path, text: str, *, age: float) -> None:
             os.utime(file, (NOW - age, NOW - age))
 
 
-def test_failed_trained_and_scored_runs_are_told_apart(folder):
+def test_failed_trained_waiting_and_scored_runs_are_distinguished(folder):
     failed = status_of(folder, "baseline-d2-s0")
     assert (failed.state, failed.text) == (
         "failed",
@@ -138,20 +138,20 @@ def test_finished_study_is_printed_once(command, finished):
 
 @pytest.mark.slow
 def test_watch_runs_until_ctrl_c_and_writes_plain_text(folder):
-    words = [sys.executable, "-m", "gankd_jax", "watch", f"--workdir={folder}"]
-    # A process that starts in the background inherits that Ctrl-C is ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(words, cwd=tiny.REPO, stdout=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
+    command = [sys.executable, "-m", "gankd_jax", "watch", f"--workdir={folder}"]
+    # A process that is started in the background inherits that SIGINT is ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=tiny.REPO, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, handler)
     assert process.stdout is not None
-    first = process.stdout.readline()
-    assert first.startswith(f"{folder}: 9 runs: ")
+    first_line = process.stdout.readline()
+    assert first_line.startswith(f"{folder}: 9 runs: ")
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    remaining_output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "\x1b" not in rest
+    assert "\x1b" not in remaining_output
 
 
 DAMAGED = {
@@ -164,7 +164,7 @@ DAMAGED = {
 @pytest.mark.parametrize(("name", "text"), [(k, text) for k in DAMAGED for text in DAMAGED[k]])
 def test_damaged_file_is_named_as_by_the_report(folder, name, text):
     (folder / name).write_text(text)
-    for read in (load_study, lambda place: monitor_study(place, once=True)):
+    for read in (load_study, lambda workdir: monitor_study(workdir, once=True)):
         with pytest.raises(UserError, match=rf"{name} is damaged .*; delete it and run again"):
             read(folder)
 
@@ -181,6 +181,6 @@ def test_nan_score_is_a_dash(folder):
     assert status_of(folder, RUN) == RunStatus(RUN, "scored", text="inception_score 2.00, fid -")
 
 
-def test_folder_without_a_study_is_refused(tmp_path):
+def test_folder_without_a_study_is_rejected(tmp_path):
     with pytest.raises(UserError, match="holds no study"):
         monitor_study(tmp_path, once=True)

@@ -63,14 +63,14 @@ def page(path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def render(workdir: Path) -> Page:
+def render_workdir(workdir: Path) -> Page:
     return Page(render_page(load_study(workdir)))
 
 
 def test_report_writes_its_files(path):
-    written = {file.name for file in path.parent.iterdir() if file.is_file()}
+    file_names = {file.name for file in path.parent.iterdir() if file.is_file()}
     report = {"table.md", "table.csv", "grid.png", "answers.md", "answers.png", "report.html"}
-    assert written == {"config.json", "teacher.json"} | report
+    assert file_names == {"config.json", "teacher.json"} | report
 
 
 def test_page_loads_no_other_file(page):
@@ -98,14 +98,14 @@ def test_sections_are_in_order_and_linked(page):
         *("Interpolations between latents", "Nearest training images"),
         *("Most blurred and sharpest images", "How the scores were computed", "All runs"),
     ]
-    words = (
+    phrases = (
         "a compression of 256:1",
         "This student generates images here",
         "Sizes",
         "How to read them",
     )
-    places = [page.text.index(word) for word in words]
-    assert places == sorted(places)
+    positions = [page.text.index(phrase) for phrase in phrases]
+    assert positions == sorted(positions)
     sections = [f"#{section['id']}" for section in page.find_all("section")]
     assert [link["href"] for link in page.find_all("a")] == sections
 
@@ -124,9 +124,9 @@ def test_charts_use_the_colors_of_the_page(path, page):
     assert len(page.find_all("svg")) == 4 * 2 + 2 * 4
     ids = [str(attrs["id"]) for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
-    used = set(re.findall(r"url\(#(\w+)\)", content))
-    used |= {str(attrs["xlink:href"])[1:] for attrs in page.find_all("use")}
-    assert used <= set(ids)
+    used_ids = set(re.findall(r"url\(#(\w+)\)", content))
+    used_ids |= {str(attrs["xlink:href"])[1:] for attrs in page.find_all("use")}
+    assert used_ids <= set(ids)
 
 
 def test_every_model_is_shown_with_a_description(page):
@@ -144,18 +144,17 @@ def test_every_model_is_shown_with_a_description(page):
         "images of teacher nearest to training images",
         "the training images nearest to them",
     ]
-    assert (
-        len(labels) == 26 + 2 * 4 + 8
-    )  # pairs of the teacher and three of d=8; all in the sharpness grid
+    # Pairs of the teacher and of three models of d=8; the sharpness grid shows all models.
+    assert len(labels) == 26 + 2 * 4 + 8
 
 
 def test_shown_samples_equal_the_stored_pixels(path, page):
     with np.load(path.parent / "student-mse-d8-s0" / "samples.npz") as arrays:
         grid = arrays["grid"]
-    shown = [
+    images = [
         image for image in page.find_all("img") if image["alt"] == "samples of student-mse-d8-s0"
     ]
-    strips = np.concatenate([decode_image(str(image["src"])) for image in shown], axis=0)
+    strips = np.concatenate([decode_image(str(image["src"])) for image in images], axis=0)
     for index in range(16):
         row, column = divmod(index, 8)
         tile = strips[16 * row : 16 * row + 16, 17 * column : 17 * column + 16]
@@ -170,7 +169,7 @@ def test_color_images_keep_their_channels():
 
 
 def test_page_with_many_large_images_stays_below_its_limit(tmp_path, monkeypatch):
-    """Noise, which cannot be compressed well, at the paper's size, widths and losses."""
+    """Noise does not compress well; size and widths are the paper's."""
     monkeypatch.setattr(fake_study, "_draw_discs", draw_noise)
     workdir = fake_study.write_study(
         tmp_path, seeds=(0,), widths=(2, 4, 8), data="celeb_a", size=64, channels=3
@@ -182,9 +181,9 @@ def test_page_with_many_large_images_stays_below_its_limit(tmp_path, monkeypatch
     assert "compressed with a small loss" in html
 
 
-def draw_noise(places: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
+def draw_noise(positions: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
     rng = np.random.default_rng(blur)
-    coarse = rng.normal(128, 30, (len(places), size // 2, size // 2, channels))
+    coarse = rng.normal(128, 30, (len(positions), size // 2, size // 2, channels))
     fine = coarse.repeat(2, axis=1).repeat(2, axis=2) + rng.normal(0, 4, (size, size, channels))
     return fine.clip(0, 255).astype(np.uint8)
 
@@ -204,7 +203,7 @@ def test_different_provenance_is_counted(tmp_path):
         log.unlink()
     scores = tmp_path / "baseline-d2-s0" / "scores.json"
     scores.write_text(scores.read_text().replace("00ff", "ff00"))
-    assert "sha256:00ff (in 2); sha256:ff00 (in 1)" in render(tmp_path).text
+    assert "sha256:00ff (in 2); sha256:ff00 (in 1)" in render_workdir(tmp_path).text
 
 
 def test_same_study_gives_the_same_bytes(path):
@@ -215,7 +214,7 @@ def test_same_study_gives_the_same_bytes(path):
 def test_page_of_an_unfinished_study(tmp_path):
     fake_study.write_unfinished_study(tmp_path)
     (tmp_path / "baseline-d4-s0" / "samples.npz").unlink()
-    page = render(tmp_path)
+    page = render_workdir(tmp_path)
     assert "Unfinished: 5 of 9 runs have scores, 1 failed." in page.text
     assert "student-mse-d4-s1: at step 300 of 1,000" in page.text
     assert "baseline-d2-s0: failed at step 120: the critic's loss is not finite" in page.text
@@ -223,7 +222,7 @@ def test_page_of_an_unfinished_study(tmp_path):
 
 
 def test_page_of_a_study_without_teacher(tmp_path):
-    page = render(fake_study.write_study_without_teacher(tmp_path))
+    page = render_workdir(fake_study.write_study_without_teacher(tmp_path))
     assert "no teacher has been chosen yet" in page.text
     assert "No student is scored yet, so none runs here." in page.text
     assert len(page.find_all("svg")) == 2  # the teacher's curves so far
@@ -233,7 +232,7 @@ def test_page_of_a_study_without_classifier_scores(tmp_path):
     workdir = fake_study.write_study(
         tmp_path, seeds=(0,), widths=(2,), students=("mse",), scores=("sharpness",), channels=3
     )
-    page = render(workdir)
+    page = render_workdir(workdir)
     assert "Sharpness against parameters" not in page.text
     assert "Inception Score" not in page.text
     assert "d=2 baseline" in page.text
@@ -241,7 +240,7 @@ def test_page_of_a_study_without_classifier_scores(tmp_path):
 
 def test_page_of_a_study_of_one_run_says_that_nothing_is_compared(tmp_path):
     fake_study.write_study(tmp_path, seeds=(), widths=(), students=())
-    page = render(tmp_path)
+    page = render_workdir(tmp_path)
     assert "One run has scores, so nothing is compared." in page.text
     assert "no student has been scored yet" in page.text
     assert not page.find_all("canvas")
@@ -251,4 +250,4 @@ def test_names_are_escaped(tmp_path):
     fake_study.write_study_without_teacher(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace("made-up", "<b>$a & b"))
-    assert "<b>$a & b" in render(tmp_path).text
+    assert "<b>$a & b" in render_workdir(tmp_path).text

@@ -1,4 +1,4 @@
-"""The paper's table, and a study beside it or beside a CSV file."""
+"""The paper's table, and comparisons of a study with it or with a CSV file."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from gankd_jax.utils.errors import UserError
 
 
 def count_parameters(width: int) -> int:
-    """Layer by layer: 4x4 kernels with biases, 100 -> 8d -> 4d -> 2d -> d -> 1."""
+    """Sums 4x4 kernels and biases over the layers 100 -> 8d -> 4d -> 2d -> d -> 1."""
     channels = [100, 8 * width, 4 * width, 2 * width, width, 1]
     return sum(16 * i * o + o for i, o in itertools.pairwise(channels))
 
@@ -28,7 +28,7 @@ def test_parameters_of_the_paper_follow_from_its_layers(row):
 
 
 def test_printed_ratios_follow_from_the_teacher_width():
-    printed = {
+    printed_ratios = {
         (data, row.width): result.ratio
         for row in paper_results.PAPER_ROWS
         for data, result in row.results.items()
@@ -37,12 +37,12 @@ def test_printed_ratios_follow_from_the_teacher_width():
     teacher_parameters = {
         data: count_parameters(width) for data, width in paper_results.PAPER_TEACHER_WIDTH.items()
     }
-    computed = {
+    computed_ratios = {
         (data, width): round(teacher_parameters[data] / count_parameters(width))
-        for data, width in printed
+        for data, width in printed_ratios
     }
-    assert printed == computed
-    assert len(printed) == 6 + 6 + 6
+    assert printed_ratios == computed_ratios
+    assert len(printed_ratios) == 6 + 6 + 6
 
 
 def test_headline_numbers_of_the_paper():
@@ -67,7 +67,7 @@ def test_no_result_where_the_paper_has_a_dash(data, width):
     assert paper_results.paper_result(data, width) is None
 
 
-def test_paper_fid_stands_beside_every_frechet_distance(tmp_path):
+def test_every_frechet_distance_is_compared_with_the_paper_fid(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",), data="celeb_a")
     scores = {
         (row.metric.key, row.kind): paper_score("celeb_a", row)
@@ -78,7 +78,7 @@ def test_paper_fid_stands_beside_every_frechet_distance(tmp_path):
     assert scores["inception_score", "student"] == (None, None)
 
 
-def test_paper_score_is_also_given_as_part_of_its_teachers(tmp_path):
+def test_paper_score_has_its_ratio_to_the_papers_teacher(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     rows = score_rows(load_study(tmp_path))
     [row] = [r for r in rows if (r.metric.key, r.kind) == ("inception_score", "student")]
@@ -88,9 +88,9 @@ def test_paper_score_is_also_given_as_part_of_its_teachers(tmp_path):
 
 
 def table_cells(text: str, title: str = "") -> list[list[str]]:
-    """The cells of a table's lines, by its title."""
-    part = text[text.index(title) :].split("\n\n")[0].splitlines()[3:]
-    return [re.split(r"\s{2,}", line.strip()) for line in part]
+    """Returns the cells of the table with a title."""
+    lines = text[text.index(title) :].split("\n\n")[0].splitlines()[3:]
+    return [re.split(r"\s{2,}", line.strip()) for line in lines]
 
 
 def write_csv(folder: Path, *rows: str, header: str = "data,score,width,student,baseline") -> Path:
@@ -106,7 +106,7 @@ def add_scores(folder: Path, run: str, **scores: float) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_comparison_has_both_scores_difference_ratio_and_who_is_ahead(tmp_path: Path) -> None:
+def test_comparison_has_both_scores_difference_ratio_and_verdict(tmp_path: Path) -> None:
     text = compare_with_published(fake_study.write_study(tmp_path, students=("mse",)), None)
     assert table_cells(text) == [
         ["2", "mse student", "3", "5.10 ± 0.10", "5.80", "-0.70", "0.879", "yes", "yes", "yes"],
@@ -118,7 +118,7 @@ def test_comparison_has_both_scores_difference_ratio_and_who_is_ahead(tmp_path: 
     ]
 
 
-def test_lower_distance_is_ahead_and_one_seed_is_doubtful(tmp_path: Path) -> None:
+def test_lower_distance_is_better_and_one_seed_gets_a_question_mark(tmp_path: Path) -> None:
     fake_study.write_study(tmp_path, data="cifar10", seeds=(0,), students=("mse",))
     rows = table_cells(compare_with_published(tmp_path, None))
     assert [line[-3:] for line in rows[::2]] == [
@@ -155,12 +155,12 @@ def test_paper_table_as_csv_gives_the_same_comparison(tmp_path: Path) -> None:
         if "mnist" in row.results
     ]
     rows.append("cifar10,FID,2,11.76,38.72")
-    own = compare_with_published(folder, None)
-    filed = compare_with_published(folder, write_csv(tmp_path, *rows))
-    assert table_cells(filed) == table_cells(own)
-    assert "ANOTHER" in own
-    assert "ANOTHER" not in filed
-    assert "does not say what network" in " ".join(filed.split())
+    from_package = compare_with_published(folder, None)
+    from_csv = compare_with_published(folder, write_csv(tmp_path, *rows))
+    assert table_cells(from_csv) == table_cells(from_package)
+    assert "ANOTHER" in from_package
+    assert "ANOTHER" not in from_csv
+    assert "does not say what network" in " ".join(from_csv.split())
 
 
 def test_csv_names_a_metric_by_its_key(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_csv_names_a_metric_by_its_key(tmp_path: Path) -> None:
     assert "Inception Score" not in text
 
 
-def test_metric_without_better_side_has_no_winner(tmp_path: Path) -> None:
+def test_metric_without_direction_has_no_verdict(tmp_path: Path) -> None:
     folder = fake_study.write_study(tmp_path / "study", widths=(4,), students=("mse",))
     text = compare_with_published(folder, write_csv(tmp_path, "mnist,sharpness,4,2000,1000"))
     assert table_cells(text)[0][-3:] == ["-", "-", "-"]
@@ -216,17 +216,17 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize(("rows", "header", "message"), BAD_FILES.values(), ids=BAD_FILES)
-def test_unusable_csv_is_refused_in_one_line(
+def test_unusable_csv_is_rejected_in_one_line(
     tmp_path: Path, rows: list[str], header: str | None, message: str
 ) -> None:
     folder = fake_study.write_study(tmp_path / "study", seeds=(0,), widths=(4,), students=("mse",))
     path = write_csv(tmp_path, *rows, **({"header": header} if header else {}))
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as error_info:
         compare_with_published(folder, path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error_info.value)
 
 
-def test_refusal_names_what_is_missing(tmp_path: Path) -> None:
+def test_error_names_what_is_missing(tmp_path: Path) -> None:
     folder = fake_study.write_study(tmp_path / "digits", data="digits")
     with pytest.raises(UserError, match="the paper, which has none on digits"):
         compare_with_published(folder, None)

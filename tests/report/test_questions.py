@@ -1,4 +1,4 @@
-"""The questions of a study: their numbers by hand, and when there is an answer at all."""
+"""Answers to the questions of a study: numbers by hand, and questions without an answer."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def remove_scores(folder, runs, scores):
 
 @pytest.fixture
 def folder(tmp_path):
-    """One seed; students err by 0.04 at d=2 and keep a half, 80 % and a quarter of three scores."""
+    """A study with one seed; students keep 50 %, 80 % and 25 % of three scores."""
     study_folder = fake_study.write_study(tmp_path, seeds=(0,))
     add_scores(
         study_folder,
@@ -65,11 +65,11 @@ def test_answers_by_hand(folder):
         "At d=2 the joint student's mean square error is 0.0400 on fresh latents, 0.0500 between"
         " latents and 0.0320 on those of its last training steps: fresh to trained on 1.25."
     )
-    # The best keeps 6.55 of the teacher's 8.
+    # The best student scores 6.55, the teacher 8.
     assert small == "By Inception Score, within 5 %: no student; within 1 %: no student."
-    # joint 5.05, 6.05, 6.55 against baselines of 2, 5, 7: 5.05 is what d=4 * (7 / 5) ** x has.
-    wide = 2 * 2 ** (np.log(5.05 / 5) / np.log(7 / 5))
-    assert f"d=2: 5.05, one seed, {wide:.2g}; d=4: 6.05, one seed, 1.5; d=8" in ahead
+    # joint 5.05, 6.05, 6.55; baselines 2, 5, 7: interpolated by logarithms between d=4 and d=8.
+    advantage = 2 * 2 ** (np.log(5.05 / 5) / np.log(7 / 5))
+    assert f"d=2: 5.05, one seed, {advantage:.2g}; d=4: 6.05, one seed, 1.5; d=8" in ahead
     assert breaks == (
         "At d=2 the joint student keeps of the teacher's precision 50%, recall 80%, coverage 25%,"
         " sharpness 56%: coverage goes first (by the study's own classifier)."
@@ -78,7 +78,7 @@ def test_answers_by_hand(folder):
         "Variance of the Laplacian: teacher 3,600, real images 3,400; at d=2, of the teacher's:"
         " mse 56%, joint 56%."
     )
-    # Distances are even from the width to twice it, those of real images as of width 32.
+    # Distances of width d are spaced evenly from d to 2 d; real images count as d=32.
     assert memory.endswith(
         "images: teacher d=32 1.00, joint student d=2 0.06, joint student d=8 0.25."
     )
@@ -137,8 +137,8 @@ def test_best_recipe_gains_nothing_from_a_missing_narrow_run(folder):
 
 def test_widest_layer_is_the_main_metric_without_a_classifier(tmp_path):
     folder = fake_study.write_study(tmp_path, seeds=(0,), scores=("sharpness",), data="celeb_a")
-    for runs, times in (("teacher-*", 1), ("student-mse-*", 2), ("student-joint-*", 1.03)):
-        add_scores(folder, runs, {key: times * value for key, value in LAYERS.items()})
+    for runs, factor in (("teacher-*", 1), ("student-mse-*", 2), ("student-joint-*", 1.03)):
+        add_scores(folder, runs, {key: factor * value for key, value in LAYERS.items()})
     texts = answer_texts(folder)
     assert texts["How small without a marked loss?"] == (
         "By Fréchet distance, 768-wide layer, within 5 %: d=2 (joint: 400 parameters, 256:1,"
@@ -156,7 +156,7 @@ def test_questions_without_scores_are_skipped(tmp_path):
 
 
 def test_students_are_not_compared_with_an_unscored_teacher(folder):
-    """As in a shard of a study."""
+    """A shard of a study may lack the teacher's scores."""
     (folder / "teacher-d32-s0" / "scores.json").unlink()
     add_scores(folder, "student-*", LAYERS)
     assert list(answer_texts(folder)) == [

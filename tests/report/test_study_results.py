@@ -52,7 +52,7 @@ def test_null_score_is_nan(tmp_path):
     assert math.isnan(load_study(tmp_path).runs[1].scores["kid"])
 
 
-def test_folder_without_config_is_refused(tmp_path):
+def test_folder_without_config_is_rejected(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
         load_study(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The tables of a report, by hand; and its text for a terminal, Markdown and CSV."""
+"""The tables of a report against values by hand; text, Markdown and CSV."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def read_csv(study: StudyResults) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(format_report_csv(study))))
 
 
-def test_summary_states_compression_and_what_is_kept(study):
+def test_summary_states_compression_and_score_ratio(study):
     lines = summarize_study(study)
     assert "width 32 with 102,400 parameters" in lines[0]
     assert "width 2 with 400 parameters, a compression of 256:1" in lines[0]
@@ -61,9 +61,9 @@ def test_one_seed_gives_no_verdict(tmp_path):
 
 def test_unfinished_study_lists_runs_without_scores(unfinished_study):
     assert "Unfinished: 5 of 9 runs have scores, 1 failed." in summarize_study(unfinished_study)
-    for written in (format_report_text(unfinished_study), format_report_markdown(unfinished_study)):
-        assert "baseline-d2-s0: failed at step 120: the critic's loss is not finite" in written
-        assert "1 of 2" in written
+    for text in (format_report_text(unfinished_study), format_report_markdown(unfinished_study)):
+        assert "baseline-d2-s0: failed at step 120: the critic's loss is not finite" in text
+        assert "1 of 2" in text
 
 
 def test_study_without_teacher_has_no_ratios(tmp_path):
@@ -74,10 +74,10 @@ def test_study_without_teacher_has_no_ratios(tmp_path):
 
 
 def test_study_without_classifier_has_the_other_scores(tmp_path):
-    made = fake_study.write_study(
+    workdir = fake_study.write_study(
         tmp_path, seeds=(0,), widths=(2,), data="celeb_a", scores=("sharpness", "pixel_error")
     )
-    study = load_study(made)
+    study = load_study(workdir)
     assert {row.metric.key for row in score_rows(study)} == {"sharpness", "pixel_error"}
     assert "446:1" in format_report_text(study)
     assert "paper*" not in format_report_text(study)
@@ -97,7 +97,7 @@ def test_csv_has_every_row_unrounded(study):
 def test_markdown_tables_are_rectangular(study):
     markdown = format_report_markdown(study)
     tables = [block for block in markdown.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2 + 4 + 2  # sizes and bytes, scores, how far down and how much wider
+    assert len(tables) == 2 + 4 + 2  # sizes and bytes, scores, min width and width advantage
     for block in tables:
         assert len({line.count("|") for line in block.splitlines()}) == 1
     row = "| 2 | mse student | 3 | 5.10 ± 0.10 | 64% | +3.00 ± 0.23 | student ahead | "
@@ -137,17 +137,19 @@ def test_paper_scores_are_marked_as_by_another_network(study):
 def test_teacher_candidates_are_listed(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     fake_study.add_teacher(tmp_path, width=16, inception_score=7.25)
-    tried = format_report_text(load_study(tmp_path)).split("Teachers tried")[1].splitlines()
-    assert [line.split()[:4] for line in tried[3:5]] == [
+    lines = format_report_text(load_study(tmp_path)).split("Teachers tried")[1].splitlines()
+    assert [line.split()[:4] for line in lines[3:5]] == [
         ["32", "0", "chosen", "20.50"],
         ["16", "0", "31.50", "25,600"],
     ]
-    assert "7.25" in tried[4]
+    assert "7.25" in lines[4]
 
 
 def test_text_fits_a_terminal(study, unfinished_study, tmp_path):
-    long = fake_study.write_study(tmp_path, seeds=(0, 1), students=("a_very_long_recipe_name",))
-    for results in (study, unfinished_study, load_study(long)):
+    long_names = fake_study.write_study(
+        tmp_path, seeds=(0, 1), students=("a_very_long_recipe_name",)
+    )
+    for results in (study, unfinished_study, load_study(long_names)):
         assert max(map(len, format_report_text(results).splitlines())) <= TEXT_WIDTH
 
 
@@ -158,9 +160,9 @@ def test_latency_table_has_each_width_and_precision(timed_study):
         *(["32", "teacher", "float32"], ["32", "teacher", "int8"], ["2", "small", "float32"])
     ]
     assert len(texts) == 4 * 2
-    # The teacher's 3.2 ms to 0.2.
-    narrow = ["2", "small", "int8", "1,000", "0.200", "5,000", "50.00", "16.00", "d=4"]
-    assert texts[3] == narrow
+    # The teacher needs 3.2 ms, this student 0.2 ms: a speed-up of 16.
+    student_int8 = ["2", "small", "int8", "1,000", "0.200", "5,000", "50.00", "16.00", "d=4"]
+    assert texts[3] == student_int8
     assert "a made-up machine" in table.note
     assert "## Time" in format_report_markdown(timed_study)
 
@@ -183,31 +185,31 @@ def test_study_without_latency_has_no_latency_table(study):
     assert build_latency_tables(study) == []
 
 
-def test_smallest_width_that_keeps_a_part_by_hand(one_seed_study):
-    # Of the teacher's 8.0: mse 5, 6, 6.5; joint 0.05 more; baseline 2, 5, 7.
+def test_min_width_table_by_hand(one_seed_study):
+    # The teacher scores 8.0; mse 5, 6, 6.5; joint 0.05 more; baseline 2, 5, 7.
     table = build_min_width_table(one_seed_study)
     texts = {tuple(cell.text for cell in row[:2]): [c.text for c in row[2:]] for row in table.rows}
     assert table.header[2:] == tuple(f"keeps {n}%" for n in (99, 95, 90, 75, 50))
     score = "Inception Score"
     assert texts[score, "mse student"] == ["none", "none", "none", "d=4 (64:1)", "d=2 (256:1)"]
     assert texts[score, "baseline"] == ["none", "none", "none", "d=8 (16:1)", "d=4 (64:1)"]
-    # The teacher's distance of 10 to theirs: 30 at best, so a third is kept.
+    # The teacher's distance is 10, the students' 30 at best: they keep a third.
     assert set(texts["Fréchet distance, classifier features", "mse student"]) == {"none"}
 
 
-def test_smallest_widths_of_the_papers_students(one_seed_study):
+def test_min_widths_of_the_papers_students(one_seed_study):
     [paper] = [
         row
         for row in build_min_width_table(one_seed_study).rows
         if row[1].text == "paper's student*"
     ]
-    # Of its teacher's 6.99: 5.80 (83 %), 6.41 (92 %), 6.60 (94 %), 6.83 (98 %), 6.93 (99.1 %).
+    # Of its teacher's 6.99 the students keep 83 %, 92 %, 94 %, 98 % and 99.1 %.
     assert [cell.text for cell in paper[2:]] == [
         *("d=64", "d=16 (125:1)", "d=4 (762:1)", "d=2 (1669:1)", "d=2 (1669:1)")
     ]
 
 
-def test_smallest_widths_as_sentences(one_seed_study):
+def test_min_widths_as_sentences(one_seed_study):
     score, distance = describe_min_widths(one_seed_study)
     assert score == (
         "Inception Score: 75% of the teacher's is kept down to d=4 (64:1, joint); 50% of the "
@@ -216,7 +218,7 @@ def test_smallest_widths_as_sentences(one_seed_study):
     assert "no student keeps 50% of the teacher's" in distance
 
 
-def test_study_without_teacher_has_no_smallest_width(tmp_path):
+def test_study_without_teacher_has_no_min_width(tmp_path):
     study = load_study(fake_study.write_study_without_teacher(tmp_path))
     assert describe_min_widths(study) == []
     assert build_min_width_table(study) is None
@@ -226,7 +228,7 @@ def test_width_advantage_of_students_and_of_the_paper(one_seed_study):
     table = build_width_advantage_table(one_seed_study)
     assert table.header == ("score", "model", "d=2", "d=4", "d=8")
     lines = {tuple(c.text for c in row[:2]): [c.text for c in row[2:]] for row in table.rows}
-    # mse 5, 6, 6.5 and baseline 2, 5, 7: at d=2 the baseline of d=4 is equal, at d=8 it is ahead.
+    # mse 5, 6, 6.5; baseline 2, 5, 7: mse at d=2 equals the baseline at d=4.
     mse = lines["Inception Score", "mse student"]
     assert mse[0] == "2"
     assert float(mse[1]) > 1 > float(mse[2])

@@ -95,7 +95,7 @@ def test_study_trains_students_of_an_imported_teacher(
     grid = np.load(folder / TEACHER / "samples.npz")["grid"]
     latents = np.asarray(sampling.grid_latents(LATENT))
     with torch.no_grad():
-        expected = twin.channels_last(twin.draw(make_generator(), latents))
+        expected = twin.channels_last(twin.generate(make_generator(), latents))
     assert np.abs(grid - (expected * 127.5 + 127.5)).max() < 0.51  # rounded to 256 levels
 
 

@@ -1,5 +1,7 @@
 """Every loss against values worked out by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,12 @@ from gankd_jax.training import losses
 LN3 = np.log(3.0)
 # Probabilities of being real: 1/2 and 3/4 for real images, 1/2 and 1/4 for fakes.
 REAL, FAKE = jnp.array([0.0, LN3]), jnp.array([0.0, -LN3])
-MEAN_OF_LN_2_AND_LN_4_3 = (np.log(2) + np.log(4 / 3)) / 2
+MEAN_NEGATIVE_LOG = (np.log(2) + np.log(4 / 3)) / 2
 
 
 def test_bce_of_the_critic():
     # -ln(1/2) and -ln(3/4), for real images and for fakes
-    expected = 2 * MEAN_OF_LN_2_AND_LN_4_3
+    expected = 2 * MEAN_NEGATIVE_LOG
     assert losses.CRITIC_LOSSES["bce"](REAL, FAKE) == pytest.approx(expected, rel=1e-6)
     assert losses.CRITIC_LOSSES["bce_saturating"](REAL, FAKE) == pytest.approx(expected, rel=1e-6)
 
@@ -28,7 +30,7 @@ def test_bce_of_the_generator():
 
 def test_saturating_bce_of_the_generator():
     # ln(1 - 1/2) and ln(1 - 1/4)
-    expected = -MEAN_OF_LN_2_AND_LN_4_3
+    expected = -MEAN_NEGATIVE_LOG
     assert losses.GENERATOR_LOSSES["bce_saturating"](FAKE) == pytest.approx(expected, rel=1e-6)
 
 
@@ -73,40 +75,41 @@ def test_gradient_penalty_of_a_linear_critic():
         def critic(images):
             return jnp.tensordot(images, weights, 3)
 
-        mix = jnp.array([0.1, 0.5, 0.9])
+        interp_weight = jnp.array([0.1, 0.5, 0.9])
         return losses.gradient_penalty(
-            critic, random_images(1), random_images(2), interp_weight=mix
+            critic, random_images(1), random_images(2), interp_weight=interp_weight
         )
 
     norm = np.linalg.norm(weights)
     assert penalty(weights) == pytest.approx((norm - 1) ** 2, rel=1e-5)
-    # Its second derivative, once by the images and once by the weights: 2 (|w| - 1) w / |w|.
+    # Its gradient with respect to the weights is 2 (|w| - 1) w / |w|.
     expected = 2 * (norm - 1) * np.asarray(weights) / norm
     np.testing.assert_allclose(jax.grad(penalty)(weights), expected, rtol=1e-5)
 
 
-def test_gradient_penalty_is_taken_between_real_and_fake():
+def test_gradient_penalty_is_taken_at_interpolated_images():
     real, fake = np.asarray(random_images(1)), np.asarray(random_images(2))
-    mix = np.array([0.0, 0.3, 1.0], np.float32)[:, None, None, None]
+    interp_weight = np.array([0.0, 0.3, 1.0], np.float32)
 
     def critic(images):  # its gradient is the image itself
         return jnp.sum(jnp.square(images), axis=(1, 2, 3)) / 2
 
-    between = mix * real + (1 - mix) * fake
-    expected = np.mean([(np.linalg.norm(image) - 1) ** 2 for image in between])
+    weight = interp_weight[:, None, None, None]
+    interpolated = weight * real + (1 - weight) * fake
+    expected = np.mean([(np.linalg.norm(image) - 1) ** 2 for image in interpolated])
     arrays = map(jnp.asarray, (real, fake))
-    penalty = losses.gradient_penalty(critic, *arrays, interp_weight=jnp.asarray(mix.ravel()))
+    penalty = losses.gradient_penalty(critic, *arrays, interp_weight=jnp.asarray(interp_weight))
     assert penalty == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_penalty_of_a_dead_critic_is_one_and_has_a_finite_gradient():
+def test_gradient_penalty_of_a_constant_critic_is_one_with_finite_gradient():
     def penalty(weight):
         def critic(images):
             return weight * jnp.sum(images, axis=(1, 2, 3))
 
-        mix = jnp.full(3, 0.5)
+        interp_weight = jnp.full(3, 0.5)
         return losses.gradient_penalty(
-            critic, random_images(1), random_images(2), interp_weight=mix
+            critic, random_images(1), random_images(2), interp_weight=interp_weight
         )
 
     value, gradient = jax.value_and_grad(penalty)(0.0)
@@ -125,13 +128,13 @@ def test_distances_by_hand():
 
 
 @pytest.mark.parametrize("name", losses.DISTANCES)
-def test_the_sum_is_the_mean_times_the_numbers_of_an_image(name):
+def test_sum_is_mean_times_values_per_image(name):
     student, teacher = random_images(1), random_images(2)
     total = losses.DISTANCES[name](student, teacher, "sum")
     assert total == pytest.approx(4 * 4 * 2 * losses.DISTANCES[name](student, teacher, "mean"))
 
 
-def test_huber_is_a_parabola_and_then_a_line():
+def test_huber_is_quadratic_then_linear():
     student = jnp.array([0.1, -0.2, 0.5, -1.0]).reshape(2, 1, 1, 2)
     # d^2 / 2 up to 0.2, then 0.2 (|d| - 0.1)
     expected = [0.005, 0.02, 0.08, 0.18]
@@ -140,21 +143,21 @@ def test_huber_is_a_parabola_and_then_a_line():
     )
 
 
-def test_the_pyramid_of_a_constant_difference_is_its_size():
+def test_pyramid_l1_of_a_constant_difference_is_its_absolute_value():
     difference = jnp.full((2, 16, 16, 3), -0.3)
-    found = losses.laplacian_pyramid_l1(difference, jnp.zeros_like(difference), "mean")
-    assert found == pytest.approx(0.3, rel=1e-5)
+    loss = losses.laplacian_pyramid_l1(difference, jnp.zeros_like(difference), "mean")
+    assert loss == pytest.approx(0.3, rel=1e-5)
 
 
-def test_the_pyramid_counts_each_band_by_itself():
-    fine = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1.0  # of single pixels: in no coarser band
+def test_pyramid_l1_is_the_sum_over_bands():
+    fine = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1.0  # alternating pixels: zero in coarser bands
     coarse = np.kron(np.indices((4, 4)).sum(axis=0) % 2 * 2 - 1.0, np.ones((2, 2)))
     images = jnp.asarray(0.5 * fine + 0.25 * coarse, jnp.float32)[None, :, :, None]
-    found = losses.laplacian_pyramid_l1(images, jnp.zeros_like(images), "mean")
-    assert found == pytest.approx(0.5 + 0.25, rel=1e-5)
+    loss = losses.laplacian_pyramid_l1(images, jnp.zeros_like(images), "mean")
+    assert loss == pytest.approx(0.5 + 0.25, rel=1e-5)
 
 
-def features_of(seed: int, count: int = 6, scale: float = 1.0):
+def random_features(seed: int, count: int = 6, scale: float = 1.0):
     keys = jax.random.split(jax.random.key(seed))
     return (
         scale * jax.random.normal(keys[0], (count, 2, 2, 3)),
@@ -162,29 +165,30 @@ def features_of(seed: int, count: int = 6, scale: float = 1.0):
     )
 
 
-def test_the_distance_of_features_is_relative_in_each_layer():
-    teacher = features_of(1)
+def test_feature_l1_is_relative_to_each_layer():
+    teacher = random_features(1)
     student = (teacher[0] * 1.5, teacher[1] * 0.9)
     assert losses.feature_l1(student, teacher) == pytest.approx((0.5 + 0.1) / 2, rel=1e-5)
 
 
-def test_the_energy_distance_by_loops():
-    student, teacher = features_of(1), features_of(2, scale=2.0)
+def test_feature_energy_equals_a_computation_by_loops():
+    student, teacher = random_features(1), random_features(2, scale=2.0)
     expected = []
     for s, t in zip(student, teacher, strict=True):
         s, t = (np.asarray(x, np.float64).reshape(6, -1) for x in (s, t))
 
-        def mean(x, y):
-            others = [(i, j) for i in range(6) for j in range(6) if i != j]
-            return np.mean([np.linalg.norm(x[i] - y[j]) for i, j in others])
+        def mean_distance(x, y):
+            pairs = itertools.permutations(range(6), 2)
+            return np.mean([np.linalg.norm(x[i] - y[j]) for i, j in pairs])
 
-        expected.append((2 * mean(s, t) - mean(s, s) - mean(t, t)) / mean(t, t))
+        energy = 2 * mean_distance(s, t) - mean_distance(s, s) - mean_distance(t, t)
+        expected.append(energy / mean_distance(t, t))
     assert losses.feature_energy(student, teacher) == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", losses.FEATURE_DISTANCES)
-def test_equal_features_have_no_distance_and_a_finite_gradient(name):
-    teacher = features_of(3)
-    value, slope = jax.value_and_grad(losses.FEATURE_DISTANCES[name])(teacher, teacher)
+def test_equal_features_have_zero_distance_and_a_finite_gradient(name):
+    teacher = random_features(3)
+    value, gradient = jax.value_and_grad(losses.FEATURE_DISTANCES[name])(teacher, teacher)
     assert value == pytest.approx(0, abs=1e-6)
-    assert all(np.isfinite(leaf).all() for leaf in slope)
+    assert all(np.isfinite(leaf).all() for leaf in gradient)

@@ -1,4 +1,4 @@
-"""A group of runs in one program against each of its runs alone, and the paper's limiting cases."""
+"""Runs compiled together against each run alone, and the limiting cases alpha 0 and alpha 1."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training import multi_run
-from gankd_jax.training.multi_run import RunSpec, data_seeds, feature_critic, make_multi_step
+from gankd_jax.training.multi_run import RunSpec, data_seeds, make_multi_step
 from gankd_jax.training.train_state import (
     NetworkState,
     StepSpec,
@@ -34,238 +34,253 @@ FEATURES = Recipe(
 )
 
 
-def member(
+def run_spec(
     recipe: Recipe, *, width: int = 1, seed: int = 0, data_seed: int | None = None
 ) -> RunSpec:
-    """A run; a critic that goes on from the teacher's has its width, 2."""
+    """Returns a run; a fine-tuned teacher critic has the teacher's width, 2."""
     critic_width = 2 if recipe.critic == "teacher" else width
     critic = DCGANCritic(critic_width, SIZE, 1, conv_impl="matmul") if recipe.alpha else None
-    eye = DCGANCritic(2, SIZE, 1, conv_impl="matmul") if recipe.features != "none" else None
-    spec = StepSpec(DCGANGenerator(width, SIZE, 1, LATENT, conv_impl="matmul"), critic, recipe, eye)
+    generator = DCGANGenerator(width, SIZE, 1, LATENT, conv_impl="matmul")
+    feature_critic = None
+    if recipe.features != "none":
+        feature_critic = DCGANCritic(2, SIZE, 1, conv_impl="matmul")
+    spec = StepSpec(generator, critic, recipe, feature_critic)
     return RunSpec(spec, seed, seed if data_seed is None else data_seed)
 
 
-def double(tree):
-    """float64 where 64 bits are on: batch norm's own numbers start with 32."""
-    kind = jnp.zeros(()).dtype
-    return jax.tree.map(lambda a: a.astype(kind) if a.dtype.kind == "f" else a, tree)
+def cast_to_default_float(tree):
+    """Casts floats to float64 if x64 is enabled; batch norm's statistics start in float32."""
+    dtype = jnp.zeros(()).dtype
+    return jax.tree.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, tree)
 
 
-TEACHER = member(BASELINE, width=2, seed=9)
+TEACHER = run_spec(BASELINE, width=2, seed=9)
 
 
 @functools.cache
-def teacher(dtype: type) -> TrainState:
-    """An untrained one with kernels large enough to draw something."""
-    state = double(create_train_state(TEACHER.spec, TEACHER.seed))
+def create_teacher(dtype: type) -> TrainState:
+    """Creates an untrained teacher whose kernels are large enough for visible images."""
+    state = cast_to_default_float(create_train_state(TEACHER.spec, TEACHER.seed))
     assert state.step.dtype == jnp.int32
     return jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim == 4 else leaf, state)
 
 
-def train(members: dict[str, RunSpec], steps: int, *, on_device: bool = True):
-    """States and mean metrics of a group after that many steps in one call."""
+def train_group(runs: dict[str, RunSpec], steps: int, *, on_device: bool = True):
+    """Trains a group in one call; returns the final states and the mean metrics."""
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 1), np.uint8)
     sizes = {"critic_steps": 1, "count": COUNT, "batch_size": BATCH}
-    places = [
-        multi_step_indices(0, steps, seed=data_seed, **sizes) for data_seed in data_seeds(members)
-    ]
-    batches = np.stack(places, axis=1)
-    taught = teacher(jnp.zeros(()).dtype.type)
-    states = {
-        name: double(create_train_state(m.spec, m.seed, taught.critic if goes_on(m) else None))
-        for name, m in members.items()
-    }
-    return make_multi_step(members, TEACHER.spec.generator)(
+    indices = np.stack(
+        [multi_step_indices(0, steps, seed=data_seed, **sizes) for data_seed in data_seeds(runs)],
+        axis=1,
+    )
+    teacher = create_teacher(jnp.zeros(()).dtype.type)
+    states = {}
+    for name, run in runs.items():
+        critic = teacher.critic if finetunes_teacher_critic(run) else None
+        states[name] = cast_to_default_float(create_train_state(run.spec, run.seed, critic))
+    return make_multi_step(runs, TEACHER.spec.generator)(
         states,
-        TeacherParams(generator=_variables(taught.generator), critic=_variables(taught.critic)),
+        TeacherParams(
+            generator=network_variables(teacher.generator), critic=network_variables(teacher.critic)
+        ),
         jnp.asarray(pixels) if on_device else None,
-        jnp.asarray(batches if on_device else pixels[batches]),
+        jnp.asarray(indices if on_device else pixels[indices]),
     )
 
 
-def _variables(network: NetworkState):
+def network_variables(network: NetworkState):
     return make_variables(network.params, network.batch_stats)
 
 
-def goes_on(run: RunSpec) -> bool:
+def finetunes_teacher_critic(run: RunSpec) -> bool:
     return run.spec.recipe.critic == "teacher" and run.spec.critic is not None
 
 
 @functools.cache
-def alone(
+def train_alone(
     recipe: Recipe, *, width: int = 1, seed: int = 0
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """A run's state and mean metrics after 20 steps in a group of its own."""
-    states, metrics = train({"run": member(recipe, width=width, seed=seed)}, 20)
+    """Trains one run alone for 20 steps; returns its state and mean metrics."""
+    states, metrics = train_group({"run": run_spec(recipe, width=width, seed=seed)}, 20)
     return states["run"], metrics["run"]
 
 
-def params(state: TrainState):
+def network_params(state: TrainState):
     return state.generator.params, state.critic.params if state.critic else {}
 
 
-def steady(networks):
-    """Without the biases in front of batch norm.
+def drop_biases_before_norm(networks):
+    """Returns parameters without the biases in front of batch norm.
 
-    Their true gradient is 0, and Adam makes steps of its rounding noise, up to 1e-8 in 100 steps.
+    Their true gradient is 0; Adam amplifies its rounding noise to as much as 1e-8 in 100 steps.
     """
-    kept = [dict(network) for network in networks]
-    for network in kept:
+    networks = [dict(network) for network in networks]
+    for network in networks:
         for name in [n for n in network if n.startswith("norm")]:
             layer = name.replace("norm", "layer")
             network[layer] = {"kernel": network[layer]["kernel"]}
-    return kept
+    return networks
 
 
-def largest(one, other) -> float:
-    """The largest difference between two trees."""
-    differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), one, other)
-    return float(np.max(jax.tree.leaves(differences)))  # NaN where one is
+def max_difference(actual, expected) -> float:
+    """Returns the largest difference between two pytrees."""
+    differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), actual, expected)
+    return float(np.max(jax.tree.leaves(differences)))  # NaN if any is
 
 
-def assert_equal_to_the_bit(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def assert_bitwise_equal(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_a_group_trains_as_each_of_its_runs_alone_in_float32():
-    kinds = {
+def test_float32_metrics_of_a_group_equal_those_of_runs_alone():
+    arguments = {
         "mse 0": {"recipe": MSE, "width": 1, "seed": 0},
         "mse 5": {"recipe": MSE, "width": 1, "seed": 5},
         "gan": {"recipe": BASELINE, "width": 1, "seed": 5},
     }
-    _, together = train({name: member(**kind) for name, kind in kinds.items()}, 20)
-    for name, kind in kinds.items():
-        _, expected = alone(**kind)
-        assert together[name].keys() == expected.keys()
+    _, group_metrics = train_group(
+        {name: run_spec(**kwargs) for name, kwargs in arguments.items()}, 20
+    )
+    for name, kwargs in arguments.items():
+        _, expected = train_alone(**kwargs)
+        assert group_metrics[name].keys() == expected.keys()
         for metric, value in expected.items():
-            assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
+            assert group_metrics[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
 
 
-def test_runs_that_take_turns_need_less_memory_and_come_to_the_same(monkeypatch):
+def test_sequential_runs_need_less_memory_and_give_equal_results(monkeypatch):
     recipe = dataclasses.replace(MSE, batch_size=64)
-    kinds = ((8, 0), (9, 0), (10, 0), (10, 1))
-    members = {
-        str(kind): member(recipe, width=kind[0], seed=kind[1], data_seed=0) for kind in kinds
+    widths_and_seeds = ((8, 0), (9, 0), (10, 0), (10, 1))
+    runs = {
+        f"{width} {seed}": run_spec(recipe, width=width, seed=seed, data_seed=0)
+        for width, seed in widths_and_seeds
     }
-    places = jnp.zeros((2, 1, 1, 64), jnp.int32)
-    taught = teacher(np.float32)
-    frozen = TeacherParams(generator=_variables(taught.generator), critic=None)
+    indices = jnp.zeros((2, 1, 1, 64), jnp.int32)
+    teacher = create_teacher(np.float32)
+    teacher_params = TeacherParams(generator=network_variables(teacher.generator), critic=None)
 
-    def run() -> tuple[int, dict, dict]:
-        states = {name: create_train_state(m.spec, m.seed) for name, m in members.items()}
-        inputs = (states, frozen, jnp.zeros((1, SIZE, SIZE, 1), jnp.uint8), places)
-        program = make_multi_step(members, TEACHER.spec.generator).lower(*inputs).compile()
+    def compile_and_run() -> tuple[int, dict, dict]:
+        states = {name: create_train_state(run.spec, run.seed) for name, run in runs.items()}
+        inputs = (states, teacher_params, jnp.zeros((1, SIZE, SIZE, 1), jnp.uint8), indices)
+        program = make_multi_step(runs, TEACHER.spec.generator).lower(*inputs).compile()
         return program.memory_analysis().temp_size_in_bytes, *program(*inputs)
 
-    bytes_beside, states_beside, metrics_beside = run()
+    parallel_bytes, parallel_states, parallel_metrics = compile_and_run()
     monkeypatch.setattr(multi_run, "LARGE_RUN_BYTES", 1)
-    bytes_in_turn, states, metrics = run()
-    assert bytes_in_turn < 0.7 * bytes_beside
-    assert largest(metrics, metrics_beside) < 1e-4
-    ours, theirs = (
-        [network for run in found.values() for network in steady(params(run))]
-        for found in (states, states_beside)
+    sequential_bytes, sequential_states, sequential_metrics = compile_and_run()
+    assert sequential_bytes < 0.7 * parallel_bytes
+    assert max_difference(sequential_metrics, parallel_metrics) < 1e-4
+    sequential_params, parallel_params = (
+        {name: drop_biases_before_norm(network_params(state)) for name, state in states.items()}
+        for states in (sequential_states, parallel_states)
     )
-    assert largest(ours, theirs) < 1e-4
+    assert max_difference(sequential_params, parallel_params) < 1e-4
 
 
-def test_seeds_go_through_vmap_but_for_a_cpu_s_large_runs(monkeypatch):
-    ours = {"0": member(MSE), "1": member(MSE, seed=1), "wide": member(MSE, width=2)}
-    generators = {
-        name: dataclasses.replace(m.spec.generator, conv_impl="dilated") for name, m in ours.items()
-    }
-    others = {
-        name: dataclasses.replace(m, spec=dataclasses.replace(m.spec, generator=generators[name]))
-        for name, m in ours.items()
-    }
-    assert multi_run.vmap_groups(ours) == [["0", "1"], ["wide"]]
+def test_large_matmul_runs_are_not_vmapped_over_seeds(monkeypatch):
+    matmul_runs = {"0": run_spec(MSE), "1": run_spec(MSE, seed=1), "wide": run_spec(MSE, width=2)}
+    dilated_runs = {}
+    for name, run in matmul_runs.items():
+        generator = dataclasses.replace(run.spec.generator, conv_impl="dilated")
+        spec = dataclasses.replace(run.spec, generator=generator)
+        dilated_runs[name] = dataclasses.replace(run, spec=spec)
+    assert multi_run.vmap_groups(matmul_runs) == [["0", "1"], ["wide"]]
     monkeypatch.setattr(multi_run, "LARGE_RUN_BYTES", 1)
-    assert multi_run.vmap_groups(ours) == [["0"], ["1"], ["wide"]]
-    assert multi_run.vmap_groups(others) == [["0", "1"], ["wide"]]
+    assert multi_run.vmap_groups(matmul_runs) == [["0"], ["1"], ["wide"]]
+    assert multi_run.vmap_groups(dilated_runs) == [["0", "1"], ["wide"]]
 
 
-def test_a_group_trains_as_each_of_its_runs_alone_in_float64():
-    members = {
-        "mse": member(MSE, width=2),
-        "joint 0": member(JOINT),
-        "joint 5": member(JOINT, seed=5),
+def test_float64_weights_of_a_group_equal_those_of_runs_alone():
+    runs = {
+        "mse": run_spec(MSE, width=2),
+        "joint 0": run_spec(JOINT),
+        "joint 5": run_spec(JOINT, seed=5),
     }
     with jax.enable_x64(True):
-        taught = jax.tree.map(np.array, teacher(np.float64))
-        together, _ = train(members, 100)
+        teacher_before = jax.tree.map(np.array, create_teacher(np.float64))
+        group_states, _ = train_group(runs, 100)
         for name in ("mse", "joint 5"):
-            states, _ = train({name: members[name]}, 100)
+            states, _ = train_group({name: runs[name]}, 100)
             assert states[name].generator.params["layer0"]["kernel"].dtype == jnp.float64
-            ours, theirs = (steady(params(s[name])) for s in (together, states))
-            assert largest(ours, theirs) < 1e-8
-        # The joint students' critics began as the teacher's, whose own arrays are as they were.
-        assert 0.01 < largest(together["joint 5"].critic.params, taught.critic.params) < 0.2
-        assert_equal_to_the_bit(teacher(np.float64), taught)
+            group_params, params_alone = (
+                drop_biases_before_norm(network_params(s[name])) for s in (group_states, states)
+            )
+            assert max_difference(group_params, params_alone) < 1e-8
+        # The joint students' critics start from the teacher's critic; the teacher is unchanged.
+        joint_critic = group_states["joint 5"].critic
+        assert 0.01 < max_difference(joint_critic.params, teacher_before.critic.params) < 0.2
+        assert_bitwise_equal(create_teacher(np.float64), teacher_before)
 
 
-def test_students_that_see_features_or_begin_from_the_teacher_train_as_alone():
+def test_runs_with_feature_loss_or_teacher_critic_train_as_alone():
     recipes = [FEATURES, dataclasses.replace(JOINT, real_source="teacher")]
-    members = {str(k): member(r, seed=k, data_seed=3) for k, r in enumerate(recipes)}
-    _, together = train(members, 5)
-    for name, run in members.items():
-        _, expected = train({name: run}, 5)
+    runs = {str(k): run_spec(r, seed=k, data_seed=3) for k, r in enumerate(recipes)}
+    _, group_metrics = train_group(runs, 5)
+    for name, run in runs.items():
+        _, expected = train_group({name: run}, 5)
         for metric, value in expected[name].items():
-            assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
-    assert together["0"]["feature_distance"] > 0
+            assert group_metrics[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
+    assert group_metrics["0"]["feature_distance"] > 0
 
 
-def test_alpha_0_is_the_mse_run_to_the_bit():
-    ours = alone(dataclasses.replace(JOINT, alpha=0.0, loss="hinge"), width=1, seed=0)
-    assert_equal_to_the_bit(ours, alone(MSE, width=1, seed=0))
+def test_alpha_0_equals_the_mse_run_bitwise():
+    result = train_alone(dataclasses.replace(JOINT, alpha=0.0, loss="hinge"), width=1, seed=0)
+    assert_bitwise_equal(result, train_alone(MSE, width=1, seed=0))
 
 
-def test_alpha_1_is_the_baseline_to_the_bit():
-    ours = alone(dataclasses.replace(JOINT, alpha=1.0, critic="fresh"), width=1, seed=5)
-    assert_equal_to_the_bit(ours, alone(BASELINE, width=1, seed=5))
+def test_alpha_1_equals_the_baseline_bitwise():
+    result = train_alone(dataclasses.replace(JOINT, alpha=1.0, critic="fresh"), width=1, seed=5)
+    assert_bitwise_equal(result, train_alone(BASELINE, width=1, seed=5))
 
 
-def test_images_from_the_host_train_as_those_on_the_device():
-    states, metrics = train({"run": member(BASELINE, seed=5)}, 20, on_device=False)
-    state, expected = alone(BASELINE, width=1, seed=5)
-    assert largest(params(states["run"]), params(state)) < 1e-5
+def test_images_on_host_and_on_device_train_equally():
+    states, metrics = train_group({"run": run_spec(BASELINE, seed=5)}, 20, on_device=False)
+    state, expected = train_alone(BASELINE, width=1, seed=5)
+    assert max_difference(network_params(states["run"]), network_params(state)) < 1e-5
     assert metrics["run"]["critic_loss"] == pytest.approx(float(expected["critic_loss"]), rel=1e-5)
 
 
-def test_runs_of_one_data_seed_train_as_each_of_them_alone():
-    kinds = {f"{r.alpha} {seed}": (r, seed) for r in (MSE, JOINT) for seed in (0, 5)}
-    members = {name: member(r, seed=seed, data_seed=3) for name, (r, seed) in kinds.items()}
-    _, together = train(members, 5)
+def test_runs_with_equal_data_seeds_train_as_alone():
+    runs = {
+        f"{recipe.alpha} {seed}": run_spec(recipe, seed=seed, data_seed=3)
+        for recipe in (MSE, JOINT)
+        for seed in (0, 5)
+    }
+    _, group_metrics = train_group(runs, 5)
     for name in ("0.0 5", "0.3 5"):
-        _, expected = train({name: members[name]}, 5)
+        _, expected = train_group({name: runs[name]}, 5)
         for metric, value in expected[name].items():
-            assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
+            assert group_metrics[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-3)
 
 
-def test_runs_of_one_data_seed_see_the_same_latents_whatever_their_seed():
-    _, metrics = train({s: member(MSE, seed=0, data_seed=n) for n, s in enumerate("ab")}, 1)
+def test_latents_depend_on_data_seed_only():
+    _, metrics = train_group({s: run_spec(MSE, seed=0, data_seed=n) for n, s in enumerate("ab")}, 1)
     assert metrics["a"]["distance"] != metrics["b"]["distance"]
-    _, metrics = train({s: member(MSE, seed=0, data_seed=4) for s in "ab"}, 1)
+    _, metrics = train_group({s: run_spec(MSE, seed=0, data_seed=4) for s in "ab"}, 1)
     assert metrics["a"]["distance"] == metrics["b"]["distance"]
 
 
-def test_seeds_share_neither_latents_nor_first_weights():
-    one, other = (alone(MSE, width=1, seed=seed) for seed in (0, 5))
-    assert abs(float(one[1]["distance"] - other[1]["distance"])) > 1e-4
-    assert largest(one[0].generator.params, other[0].generator.params) > 1e-3
+def test_seeds_have_different_latents_and_initial_weights():
+    states, metrics = zip(*(train_alone(MSE, width=1, seed=seed) for seed in (0, 5)), strict=True)
+    assert abs(float(metrics[0]["distance"] - metrics[1]["distance"])) > 1e-4
+    assert max_difference(states[0].generator.params, states[1].generator.params) > 1e-3
 
 
-def test_weights_that_leave_the_numbers_show_before_a_loss_does():
-    wild = dataclasses.replace(BASELINE, generator_lr=1e38)
-    states, metrics = train({"wild": member(wild), "tame": member(BASELINE)}, 1)
-    assert np.isfinite(metrics["wild"]["generator_loss"])
-    assert not np.isfinite(metrics["wild"]["weights"])
-    leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params(states["tame"]))]
+def test_weight_norm_is_not_finite_before_the_loss():
+    diverging = dataclasses.replace(BASELINE, generator_lr=1e38)
+    runs = {"diverging": run_spec(diverging), "baseline": run_spec(BASELINE)}
+    states, metrics = train_group(runs, 1)
+    assert np.isfinite(metrics["diverging"]["generator_loss"])
+    assert not np.isfinite(metrics["diverging"]["weights"])
+    leaves = [
+        np.asarray(leaf).ravel() for leaf in jax.tree.leaves(network_params(states["baseline"]))
+    ]
     norm = np.linalg.norm(np.concatenate(leaves))
-    assert float(metrics["tame"]["weights"]) == pytest.approx(norm, rel=1e-5)
+    assert float(metrics["baseline"]["weights"]) == pytest.approx(norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("order", [(MSE, FEATURES), (FEATURES, MSE)])
-def test_a_group_looks_through_the_critic_whichever_of_its_runs_does(order):
-    members = {str(k): member(recipe) for k, recipe in enumerate(order)}
-    assert feature_critic(members) == member(FEATURES).spec.feature_critic is not None
-    assert feature_critic({"mse": member(MSE)}) is None
+def test_feature_critic_is_found_in_either_order_of_runs(order):
+    runs = {str(k): run_spec(recipe) for k, recipe in enumerate(order)}
+    assert multi_run.feature_critic(runs) == run_spec(FEATURES).spec.feature_critic is not None
+    assert multi_run.feature_critic({"mse": run_spec(MSE)}) is None

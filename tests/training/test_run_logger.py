@@ -1,4 +1,4 @@
-"""The files of a run in training."""
+"""Log, checkpoints, image grids and failure report of a training run."""
 
 import errno
 import logging
@@ -16,25 +16,28 @@ from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.metric_writer import read_log
 
 
-def state(step: int) -> dict:
+def create_state(step: int) -> dict:
     key = jax.random.fold_in(jax.random.key(0), step)
     return {"step": jnp.array(step, jnp.int32), "kernel": jax.random.normal(key, (4, 4, 3))}
 
 
-def test_a_full_disk_is_an_error_and_earlier_checkpoints_stay(tmp_path, monkeypatch):
-    def full(*_, **__):
+def test_full_disk_raises_user_error_and_keeps_earlier_checkpoints(tmp_path, monkeypatch):
+    def raise_disk_full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with RunLogger(tmp_path / "run") as logger:
         logger.resume_from(0)
-        logger.save_checkpoint(10, state(10))
-        monkeypatch.setattr(logger.checkpoints._manager, "save", full)
+        logger.save_checkpoint(10, create_state(10))
+        monkeypatch.setattr(logger.checkpoints._manager, "save", raise_disk_full)
         with pytest.raises(UserError, match=r"step 20 .* No space left .* is kept: 10$"):
-            logger.save_checkpoint(20, state(20))
-        assert tiny.differences(logger.checkpoints.restore(10, state(0)), state(10)) == []
+            logger.save_checkpoint(20, create_state(20))
+        assert (
+            tiny.differences(logger.checkpoints.restore(10, create_state(0)), create_state(10))
+            == []
+        )
 
 
-def test_a_line_has_the_means_since_the_last_one(tmp_path):
+def test_log_line_holds_means_since_the_previous_line(tmp_path):
     with RunLogger(tmp_path) as logger:
         logger.resume_from(0)
         for loss in (1.0, 2.0):
@@ -48,13 +51,13 @@ def test_a_line_has_the_means_since_the_last_one(tmp_path):
     ]
 
 
-def test_resuming_drops_what_is_newer(tmp_path):
+def test_resume_removes_newer_log_lines_and_checkpoints(tmp_path):
     with RunLogger(tmp_path) as logger:
         logger.resume_from(0)
         for step in (10, 20):
             logger.add_metrics({"loss": 1.0})
             logger.write_metrics(step, seconds=1.0, images=1)
-            logger.save_checkpoint(step, state(step))
+            logger.save_checkpoint(step, create_state(step))
         logger.mark_failed(25, {"loss": float("nan")})
     with RunLogger(tmp_path) as logger:
         logger.resume_from(10)
@@ -68,12 +71,12 @@ def test_resuming_drops_what_is_newer(tmp_path):
     ]
 
 
-def test_metrics_cannot_be_written_before_the_start(tmp_path):
+def test_writing_metrics_before_resume_from_is_an_error(tmp_path):
     with RunLogger(tmp_path) as logger, pytest.raises(RuntimeError, match="resume_from first"):
         logger.writer.write_scalars(1, {"loss": 1.0})
 
 
-def test_a_failure_names_what_was_not_finite_and_the_last_checkpoint(tmp_path, caplog):
+def test_failure_reason_names_non_finite_metrics_and_last_checkpoint(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="gankd_jax")
     with RunLogger(tmp_path) as logger:
         logger.resume_from(0)
@@ -83,12 +86,12 @@ def test_a_failure_names_what_was_not_finite_and_the_last_checkpoint(tmp_path, c
         values = "not finite: b nan, c inf; finite: a 1"
         assert failed["reason"] == f"{values}; last checkpoint before: none"
         assert caplog.messages == [f"{tmp_path.name} has failed at step 5: {failed['reason']}"]
-        logger.save_checkpoint(10, state(10))
+        logger.save_checkpoint(10, create_state(10))
         logger.mark_failed(15, {"a": float("-inf")})
     assert atomic_io.read_json(tmp_path / "failed.json")["reason"].endswith("before: 10")
 
 
-def test_a_grid_is_a_file(tmp_path):
+def test_grid_is_written_as_png(tmp_path):
     grid = np.random.default_rng(0).integers(0, 256, (4, 4, 1), np.uint8)
     with RunLogger(tmp_path) as logger:
         logger.resume_from(0)

@@ -63,9 +63,9 @@ def apply_networks(networks, generator_variables, critic_variables, latents, ima
 def apply_torch_networks(generator, critic, latents, images):
     outputs = []
     for train in (False, True):
-        images_of_mode = twin.draw(generator.train(train), latents)
+        images_of_mode = twin.generate(generator.train(train), latents)
         scores = critic.train(train)(twin.channels_first(images))
-        outputs.append((twin.channels_last(images_of_mode), twin.array(scores)))
+        outputs.append((twin.channels_last(images_of_mode), twin.to_numpy(scores)))
     return outputs
 
 
@@ -164,7 +164,7 @@ class Pair:
         if case.critic_width:
             critic = twin.critic(case.critic_width, *shape, norm=case.critic_norm)
             critic = twin.randomise(critic.to(torch_dtype), 2)
-        self.twin = twin.Run(twin.randomise(generator.to(torch_dtype), 1), critic, case.recipe)
+        self.twin = twin.Trainer(twin.randomise(generator.to(torch_dtype), 1), critic, case.recipe)
         self.spec = StepSpec(
             generator=DCGANGenerator(case.width, *shape, latent_dim=LATENT, conv_impl="matmul"),
             critic=self._critic(),
@@ -182,7 +182,7 @@ class Pair:
         )
 
     def _state(self) -> TrainState:
-        def network(torch_network, optimizer):
+        def network_state(torch_network, optimizer):
             params, stats = jax.tree.map(jnp.asarray, twin.to_flax(torch_network))
             return NetworkState(params=params, batch_stats=stats, opt_state=optimizer.init(params))
 
@@ -190,34 +190,34 @@ class Pair:
         critic = self.twin.critic
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            generator=network(
+            generator=network_state(
                 self.twin.generator, make_generator_optimizer(recipe, self.case.width)
             ),
-            critic=network(critic, make_critic_optimizer(recipe)) if critic else None,
+            critic=network_state(critic, make_critic_optimizer(recipe)) if critic else None,
             ema_params=None,
         )
 
-    def inputs(self) -> tuple[Noise, np.ndarray | None, np.ndarray | None]:
+    def random_inputs(self) -> tuple[Noise, np.ndarray | None, np.ndarray | None]:
         """Returns random latents, real images and teacher images, as a step takes them."""
         recipe, rng = self.case.recipe, self._rng
         count, image = (recipe.critic_steps, BATCH), (SIZE, SIZE, CHANNELS)
-        draws = Noise(
+        noise = Noise(
             latents=rng.normal(size=(*count, LATENT)).astype(self.dtype),
             interp_weight=rng.uniform(size=count).astype(self.dtype),
         )
         real = rng.uniform(-1, 1, (*count, *image)).astype(self.dtype)
         target = np.tanh(rng.normal(size=(BATCH, *image))).astype(self.dtype)
         has_critic = self.spec.critic is not None
-        return draws, real if has_critic else None, target if recipe.alpha < 1 else None
+        return noise, real if has_critic else None, target if recipe.alpha < 1 else None
 
-    def step(self) -> float:
-        """Takes one step in both; returns the largest relative difference of their losses."""
-        draws, real, target = self.inputs()
+    def train_step(self) -> float:
+        """Trains one step in both; returns the largest relative difference of their losses."""
+        noise, real, target = self.random_inputs()
         targets = None if target is None else TeacherTargets(target, None)
         self.state, metrics = jitted_train_step(
-            self.spec, self.state, draws, real_images=real, targets=targets
+            self.spec, self.state, noise, real_images=real, targets=targets
         )
-        expected = self.twin.step(draws.latents, draws.interp_weight, real, target)
+        expected = self.twin.train_step(noise.latents, noise.interp_weight, real, target)
         assert metrics.keys() == expected.keys()
         errors = [abs(float(metrics[k]) - expected[k]) / max(1, abs(expected[k])) for k in expected]
         return float(np.max(errors))
@@ -239,13 +239,13 @@ def gradient_error(actual, expected) -> float:
 @pytest.mark.parametrize("name", CASES | FLOAT32_CASES)
 def test_gradients_and_20_steps_in_float32(parity, name):
     pair = Pair((CASES | FLOAT32_CASES)[name], dtype=np.float32)
-    errors = [pair.step()]
-    for which in ("critic", "generator") if pair.spec.critic else ("generator",):
-        # After the first step Adam's first moment is the gradient but for a factor.
-        gradients = getattr(pair.state, which).opt_state[0].mu
-        error = gradient_error(gradients, pair.twin.moments(which))
-        parity.check(f"gradients in float32, {name}: {which}", error, bound=1e-4)
-    errors += [pair.step() for _ in range(19)]
+    errors = [pair.train_step()]
+    for network in ("critic", "generator") if pair.spec.critic else ("generator",):
+        # After the first step Adam's first moment is proportional to the gradient.
+        gradients = getattr(pair.state, network).opt_state[0].mu
+        error = gradient_error(gradients, pair.twin.first_moments(network))
+        parity.check(f"gradients in float32, {name}: {network}", error, bound=1e-4)
+    errors += [pair.train_step() for _ in range(19)]
     parity.check(f"20 steps in float32, {name}: losses", np.max(errors), bound=1e-3)
 
 
@@ -255,32 +255,32 @@ def test_50_steps_in_float64(parity, name):
     with jax.enable_x64(True):
         pair = Pair(CASES[name], dtype=np.float64)
         first = pair.state
-        errors = [pair.step() for _ in range(50)]
+        errors = [pair.train_step() for _ in range(50)]
         parity.check(f"{label}: losses", np.max(errors), bound=1e-6)
         assert first.generator.params["layer0"]["kernel"].dtype == jnp.float64
-        for which in ("critic", "generator") if pair.spec.critic else ("generator",):
-            before, after = getattr(first, which), getattr(pair.state, which)
-            params, stats = twin.to_flax(getattr(pair.twin, which))
+        for network in ("critic", "generator") if pair.spec.critic else ("generator",):
+            before, after = getattr(first, network), getattr(pair.state, network)
+            params, stats = twin.to_flax(getattr(pair.twin, network))
             assert (
                 max_difference(before.params, after.params) > 0.01
             )  # training has changed the weights
             error = max_difference(after.params, params)
-            parity.check(f"{label}: {which}'s weights", error, bound=1e-6)
+            parity.check(f"{label}: {network}'s weights", error, bound=1e-6)
             if stats:
                 error = max_difference(
-                    unbiased_averages(which, before.batch_stats, after.batch_stats), stats
+                    unbiased_averages(network, before.batch_stats, after.batch_stats), stats
                 )
-                parity.check(f"{label}: {which}'s running averages", error, bound=1e-6)
+                parity.check(f"{label}: {network}'s running averages", error, bound=1e-6)
         parity.check(f"{label}: images", image_error(pair, first), bound=1e-6)
 
 
-def unbiased_averages(which: str, first, last):
+def unbiased_averages(network: str, first, last):
     """Converts running averages of 50 steps to PyTorch's: batch variances times n / (n - 1)."""
-    updates = {"generator": 50, "critic": 2 * 50}[which]  # the critic's: real images, then fakes
+    updates = {"generator": 50, "critic": 2 * 50}[network]  # the critic's: real images, then fakes
     averages = {}
     for name, norm in last.items():
         layer = int(name.removeprefix("norm"))
-        side = {"generator": 4 * 2**layer, "critic": SIZE // 2 ** (layer + 1)}[which]
+        side = {"generator": 4 * 2**layer, "critic": SIZE // 2 ** (layer + 1)}[network]
         count = BATCH * side**2
         initial = 0.9**updates * first[name]["batch"]["var"]
         var = initial + (norm["batch"]["var"] - initial) * count / (count - 1)
@@ -297,5 +297,5 @@ def image_error(pair: Pair, first: TrainState) -> float:
     latents = np.random.default_rng(4).normal(size=(16, LATENT))
     images = pair.spec.generator.apply(tree, jnp.asarray(latents), train=False)
     with torch.no_grad():
-        expected = twin.channels_last(twin.draw(pair.twin.generator.eval(), latents))
+        expected = twin.channels_last(twin.generate(pair.twin.generator.eval(), latents))
     return float(np.max(np.abs(images - expected)))
