@@ -129,6 +129,7 @@ def run_score(args: Namespace) -> None:
         image_size=args.image_size,
         pad=args.pad,
         cache_dir=data_dir / "gankd_cache",
+        recursive=args.recursive,
         samples=args.samples,
     )
     result = score_images.score_with_inception(

@@ -373,6 +373,9 @@ def _add_image_commands(parser: CommandParser) -> None:
         help="compare this many random images of A and of B (default: all)",
     )
     score.add_flag(
+        "recursive", action="store_true", help="read the images in a folder's sub-folders too"
+    )
+    score.add_flag(
         "weights",
         metavar="FILE",
         type=parse_path,

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from gankd_jax.data import registry
+from gankd_jax.data.image_files import decode_image
 from gankd_jax.data.prepare import prepare_dataset, prepared_dir, prepared_versions
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path, write_cache
@@ -234,8 +235,8 @@ def _preprocess_split(folder: Path, split: str, *, image_size: int, pad: int) ->
     bar = tqdm(total=count, desc=f"reading {folder} {split}", leave=False, disable=None)
     with _reporting_damage(folder), bar:
         for index, example in enumerate(_decode_records(records)):
-            with Image.open(io.BytesIO(example["image"])) as image:
-                pixels[index] = preprocess(image.convert(mode), image_size=image_size, pad=pad)
+            image = decode_image(io.BytesIO(example["image"]), f"record {index}", mode)
+            pixels[index] = preprocess(image, image_size=image_size, pad=pad)
             if labels is not None:
                 labels[index] = example["label"]
             bar.update()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from tqdm import tqdm
 
-from gankd_jax.data import registry
+from gankd_jax.data import image_files, registry
 from gankd_jax.data.loading import default_data_dir, load_split
 from gankd_jax.evaluation import inference, reference_stats
 from gankd_jax.evaluation.inception import load_inception_extractor
@@ -24,11 +22,10 @@ from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import feature_stats, stats_io
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
 from gankd_jax.study.generators import open_run
+from gankd_jax.study.workdir import CONFIG_FILE
 from gankd_jax.utils import paths
 from gankd_jax.utils.errors import UserError
 
-IMAGE_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 MIN_IMAGES = 2  # of a set; fewer have no covariance
 ImageSource = str | Path | UInt8[np.ndarray, "n h w c"]
 
@@ -43,6 +40,7 @@ class ScoreSettings:
             where they differ.
         pad: Border in pixels that a data set's images get.
         cache_dir: Folder of cached statistics of data sets.
+        recursive: Whether the images in a folder's sub-folders count.
         samples: Images of each source: so many are sampled from a run, or taken at random from a
             folder or data set.  None for all images, and for as many of a run as its study's
             evaluation samples.
@@ -52,6 +50,7 @@ class ScoreSettings:
     image_size: int | None
     pad: int
     cache_dir: Path
+    recursive: bool = False
     samples: int | None = None
 
 
@@ -62,6 +61,7 @@ def score(
     image_size: int | None = None,
     pad: int = 0,
     samples: int | None = None,
+    recursive: bool = False,
     data_dir: str | Path | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, float]:
@@ -76,6 +76,7 @@ def score(
         image_size: Resizes the images of a data set to this size.
         pad: Adds a border of so many pixels to the images of a data set first.
         samples: Compares so many random images of each set; None compares all.
+        recursive: Reads the images in the sub-folders of a folder too.
         data_dir: The folder of prepared data sets; None: that of TFDS.
         weights: Folded weights of the network; None: those of `gankd weights fetch`.
 
@@ -104,7 +105,14 @@ def score(
         a,
         b,
         weights=paths.expand_path(weights) if weights else None,
-        settings=ScoreSettings(data_path, image_size, pad, data_path / "gankd_cache", samples),
+        settings=ScoreSettings(
+            data_dir=data_path,
+            image_size=image_size,
+            pad=pad,
+            cache_dir=data_path / "gankd_cache",
+            recursive=recursive,
+            samples=samples,
+        ),
     )
     own_scores = {key: result["a"].get(key) for key in ("inception_score", "sharpness")}
     return {key: value for key, value in own_scores.items() if value is not None} | result["scores"]
@@ -194,10 +202,11 @@ def load_source_stats(
     if not isinstance(source, str | Path):
         return _array_stats(source, extractor, settings.samples)
     path = paths.expand_path(source)
-    if (path / "run.json").is_file():
+    if _is_run(path):
         return _run_stats(path, extractor, settings.samples)
+    _refuse_study(path)
     if path.is_dir():
-        return _folder_stats(path, extractor, settings.samples)
+        return _folder_stats(path, extractor, settings)
     if ":" in str(source):
         name, split = str(source).split(":", 1)
         return _split_stats(name, split, extractor, settings)
@@ -233,7 +242,22 @@ def score_with_inception(
 
 def _needs_network(source: ImageSource) -> bool:
     """Returns whether a source is other than an .npz of statistics."""
-    return not (isinstance(source, str | Path) and Path(source).suffix == ".npz")
+    return not (isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz")
+
+
+def _is_run(folder: Path) -> bool:
+    """Returns whether a folder is a run's; one of images may hold a run.json of another program."""
+    if not (folder / "run.json").is_file():
+        return False
+    return (folder / "checkpoints").is_dir() or not image_files.has_images(folder)
+
+
+def _refuse_study(folder: Path) -> None:
+    run_file = next(iter(sorted(folder.glob("*/run.json"))), None)
+    if run_file is not None and (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder} is the work directory of a study: name a run, such as {run_file.parent}"
+        )
 
 
 def _run_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
@@ -258,15 +282,13 @@ def _array_stats(
     return feature_stats.compute_stats(batches, extractor, count=len(images))
 
 
-def _folder_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -> FeatureStats:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    files = [files[index] for index in reference_stats.subset_indices(len(files), samples)]
-    if not files:
-        raise UserError(f"{folder} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    if len(files) < MIN_IMAGES:
-        raise UserError(f"{folder} has {len(files)} image; a comparison needs {MIN_IMAGES} or more")
-    images = iter(tqdm(read_images(files), total=len(files), desc=folder.name, disable=None))
-    batches = batch_images(images, extractor.batch_size)
+def _folder_stats(
+    folder: Path, extractor: FeatureExtractor, settings: ScoreSettings
+) -> FeatureStats:
+    files = image_files.find_images(folder, recursive=settings.recursive, min_count=MIN_IMAGES)
+    files = [files[index] for index in reference_stats.subset_indices(len(files), settings.samples)]
+    bar = tqdm(files, desc=str(folder), unit="image", disable=None)
+    batches = batch_images(map(image_files.read_image, bar), extractor.batch_size)
     return feature_stats.compute_stats(batches, extractor, count=len(files))
 
 
@@ -284,27 +306,6 @@ def _split_stats(
     return reference_stats.load_or_compute_stats(
         images, extractor, settings.cache_dir, settings.samples
     )
-
-
-def read_images(files: Sequence[Path]) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """Yields the images of files as RGB, each in its own size.
-
-    Raises:
-        UserError: A file is no image, is damaged or too large, or has more than 8 bits a channel.
-    """
-    return map(_read_image, files)
-
-
-def _read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.mode[0] in "IF":  # Pillow would make all above 255 white
-                    raise UserError(f"{path} has more than 8 bits a channel ({image.mode})")
-                return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, *_TOO_LARGE) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}") from error
 
 
 def batch_images(

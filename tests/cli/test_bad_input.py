@@ -22,7 +22,6 @@ import tiny
 from PIL import Image
 
 from gankd_jax.models.inception import parameter_shapes
-from gankd_jax.study import score_images
 
 # ml_collections reads a config file by a deprecated call.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -240,7 +239,7 @@ RUN = "teacher-d4-s0"
 CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     # Folders of images
     "no image": (write("bad/a.txt", b"x"), SCORE, "has no images"),
-    "one image": (write("bad/a.png", png()), SCORE, "has 1 image; a comparison needs 2"),
+    "one image": (write("bad/a.png", png()), SCORE, "has 1 image; 2 or more are needed"),
     "empty image": (image(b""), SCORE, "a.png cannot be read as an image"),
     "text as image": (image(b"text"), SCORE, "a.png cannot be read as an image"),
     "cut image": (image(png((64, 64))[:60]), SCORE, "a.png cannot be read as an image"),
@@ -248,17 +247,16 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     "huge image": (image(png_header(40_000, 40_000)), SCORE, "decompression bomb"),
     "large image": (image(png_header(10_000, 10_000)), SCORE, "decompression bomb"),
     "no pixel": (image(png_header(0, 9)), SCORE, "a.png cannot be read as an image"),
-    "16 bits": (image(png(mode="I;16")), SCORE, "a.png has more than 8 bits a channel"),
     "half a webp": (image(b"RIFF\x04\0\0\0WEBPVP8X", "a.webp"), SCORE, "cannot be read as"),
     "floats": (
         all_of(image(png()), lambda d: Image.new("F", (4, 4)).save(d / "bad/a.png.tiff")),
         SCORE,
-        "a.png.tiff has more than 8 bits",
+        "a.png.tiff has floating-point values",
     ),
     "folder as image": (
         all_of(write("bad/b.png", png()), lambda d: (d / "bad/a.png").mkdir()),
         SCORE,
-        "a.png cannot be read as an image",
+        "bad has 1 image; 2 or more are needed",
     ),
     "link to itself": (
         all_of(write("bad/b.png", png()), link("bad/a.png", "a.png")),
@@ -532,15 +530,3 @@ def test_a_separate_process_prints_that_line_alone(root, sandbox, case):
     assert done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
     assert tiny.snapshot(sandbox) == before
-
-
-def test_palette_alpha_bit_and_cmyk_images_are_read_as_colour(tmp_path):
-    blue = Image.new("RGB", (4, 4), (0, 0, 255))
-    blue.quantize(2).save(tmp_path / "palette.png")
-    blue.convert("RGBA").save(tmp_path / "alpha.png")
-    blue.convert("CMYK").save(tmp_path / "cmyk.tiff")
-    Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
-    alpha, bit, cmyk, palette = score_images.read_images(sorted(tmp_path.iterdir()))
-    for pixels in (alpha, palette, cmyk):
-        assert pixels.tolist() == np.asarray(blue).tolist()
-    assert bit.min() == 255

@@ -1,7 +1,6 @@
 """`gankd score`: folders, statistics files and data sets, end to end."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import pytest
 from PIL import Image
 from torch_references import import_reference, random_inception_state
 
+import gankd_jax
+from gankd_jax.data import image_files
 from gankd_jax.evaluation import inception as fid_network
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import stats_io
@@ -63,18 +64,10 @@ def test_images_of_several_sizes_are_batched_by_shape(
     tmp_path: Path, settings: score_images.ScoreSettings
 ) -> None:
     path = write_images(write_images(tmp_path / "a", 0, size=8), 1, size=12)
-    images = score_images.read_images(sorted(path.iterdir()))
+    images = map(image_files.read_image, sorted(path.iterdir()))
     shapes = [batch.shape for batch in score_images.batch_images(images, 8)]
     assert shapes == [(n, size, size, 3) for size in (12, 8) for n in (8, 8, 4)]
     assert score_images.load_source_stats(str(path), EXTRACTOR, settings).count == 40
-
-
-def test_grey_and_transparent_files_are_read_as_colour(tmp_path: Path) -> None:
-    grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(np.dstack([grey] * 4)).save(tmp_path / "alpha.png")
-    for image in score_images.read_images([tmp_path / "grey.png", tmp_path / "alpha.png"]):
-        np.testing.assert_array_equal(image, np.dstack([grey] * 3))
 
 
 def test_statistics_file_gives_the_scores_of_its_images(
@@ -92,7 +85,7 @@ def test_statistics_in_pytorch_fids_format_are_read_and_written(
     tmp_path: Path, settings: score_images.ScoreSettings
 ) -> None:
     a = write_images(tmp_path / "a", 0)
-    images = score_images.read_images(sorted(a.iterdir()))
+    images = map(image_files.read_image, sorted(a.iterdir()))
     pixels = np.concatenate(list(score_images.batch_images(images, 8)))
     features = extract_channel_moments(pixels)["6"].astype(np.float64)
     mu, sigma = features.mean(0), np.cov(features, rowvar=False)
@@ -133,13 +126,13 @@ def test_samples_selects_a_random_subset_without_repetition(
     subset_settings = dataclasses.replace(settings, samples=12)
     a = write_images(tmp_path / "a", 0)
     read_paths: list[Path] = []
-    read_images = score_images.read_images
+    read_image = image_files.read_image
 
-    def record_and_read(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-        read_paths.extend(paths)
-        return read_images(paths)
+    def record_and_read(path: Path) -> np.ndarray:
+        read_paths.append(path)
+        return read_image(path)
 
-    monkeypatch.setattr(score_images, "read_images", record_and_read)
+    monkeypatch.setattr(image_files, "read_image", record_and_read)
     assert score_images.load_source_stats(str(a), EXTRACTOR, subset_settings).count == 12
     assert len(set(read_paths)) == 12
     assert read_paths == sorted(read_paths) != sorted(a.iterdir())[:12]
@@ -168,7 +161,6 @@ def test_errors_name_sources_that_are_not_image_sets(
     tmp_path: Path, settings: score_images.ScoreSettings
 ) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n")
     np.savez(tmp_path / "weights.npz", kernel=np.zeros(3))
     np.savez(tmp_path / "other.npz", mu=np.zeros(9), sigma=np.eye(9))
     messages = {
@@ -180,8 +172,6 @@ def test_errors_name_sources_that_are_not_image_sets(
     for source, message in messages.items():
         with pytest.raises(UserError, match=message):
             score_images.load_source_stats(source, EXTRACTOR, settings)
-    with pytest.raises(UserError, match=r"x\.png cannot be read as an image"):
-        list(score_images.read_images([tmp_path / "x.png"]))
     with pytest.raises(UserError, match="no feature layer in common"):
         score_images.score_sources(
             str(write_images(tmp_path / "a", 0)), str(tmp_path / "other.npz"), EXTRACTOR, settings
@@ -248,3 +238,63 @@ def test_scores_of_two_folders_equal_torch_fidelity(
     for name, fidelity_name in names.items():
         error = abs(scores[name] / expected[fidelity_name] - 1)
         parity.check(f"two folders of images, {name}, torch-fidelity", error, bound=1e-3)
+
+
+@pytest.mark.parametrize("source", [".", "link"])
+def test_a_run_is_scored_by_a_dot_or_a_link(
+    source: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = checkout / "runs" / "digits" / "student-mse-d1-s0"
+    (checkout / "link").symlink_to(run)
+    reference = str(write_images(checkout / "reference", 0))
+    expected = gankd_jax.score(run, reference, samples=20)
+    if source == ".":
+        monkeypatch.chdir(run)
+    assert gankd_jax.score(source, reference, samples=20) == expected
+
+
+def test_images_beside_a_run_json_of_another_program_are_scored(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
+    a = write_images(tmp_path / "a", 0)
+    expected = score_images.load_source_stats(str(a), EXTRACTOR, settings)
+    (a / "run.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    stats = score_images.load_source_stats(str(a), EXTRACTOR, settings)
+    np.testing.assert_array_equal(stats.moments["6"].mean, expected.moments["6"].mean)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text("{}")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"b has a run\.json, but .* holds no study"):
+        score_images.load_source_stats(str(tmp_path / "b"), EXTRACTOR, settings)
+
+
+def test_a_study_is_refused_with_the_name_of_a_run(
+    checkout: Path, settings: score_images.ScoreSettings
+) -> None:
+    message = "runs/digits is the work directory of a study: name a run, such as .*/baseline-d1-s0"
+    with pytest.raises(UserError, match=message):
+        score_images.load_source_stats("runs/digits", EXTRACTOR, settings)
+
+
+def test_images_in_sub_folders_are_scored_when_asked(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
+    for name, seed in (("cat", 0), ("dog", 3)):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        write_images(tmp_path / "a" / name, seed)
+    with pytest.raises(UserError, match=r"left out: 2 folders \(--recursive reads folders\)"):
+        score_images.load_source_stats(str(tmp_path / "a"), EXTRACTOR, settings)
+    recursive = dataclasses.replace(settings, recursive=True)
+    assert score_images.load_source_stats(str(tmp_path / "a"), EXTRACTOR, recursive).count == 40
+
+
+def test_the_suffix_of_statistics_may_be_in_capitals(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
+    with (tmp_path / "stats.NPZ").open("wb") as file:
+        np.savez(file, mu=np.zeros(6), sigma=np.eye(6))
+    result = score_images.score_sources(
+        str(tmp_path / "stats.NPZ"), str(tmp_path / "stats.NPZ"), None, settings
+    )
+    assert result["scores"]["fd_6"] == pytest.approx(0, abs=1e-9)
