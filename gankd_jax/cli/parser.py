@@ -264,7 +264,9 @@ def build_parser() -> CommandParser:
         "  gankd study --config=configs/digits.py --workdir=runs/digits",
     )
     _add_study_commands(parser)
-    _add_image_commands(parser)
+    _add_sample_command(parser)
+    _add_score_command(parser)
+    _add_export_command(parser)
     _add_weights_commands(parser)
     _add_measuring_commands(parser)
     _add_setup_commands(parser)
@@ -322,7 +324,7 @@ def _add_study_commands(parser: CommandParser) -> None:
     )
 
 
-def _add_image_commands(parser: CommandParser) -> None:
+def _add_sample_command(parser: CommandParser) -> None:
     sample = parser.add_command(
         "sample",
         commands.run_sample,
@@ -339,6 +341,9 @@ def _add_image_commands(parser: CommandParser) -> None:
         help="a generator of the checkout, such as mnist-d2, or a .safetensors file",
     )
     sample.add_flags("config", "workdir", "run")
+
+
+def _add_score_command(parser: CommandParser) -> None:
     score = parser.add_command(
         "score",
         commands.run_score,
@@ -382,6 +387,9 @@ def _add_image_commands(parser: CommandParser) -> None:
         complete="file",
         help="folded weights of the FID network (default: those of `gankd weights fetch`)",
     )
+
+
+def _add_export_command(parser: CommandParser) -> None:
     export = parser.add_command(
         "export",
         commands.run_export,
