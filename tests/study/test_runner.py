@@ -165,8 +165,12 @@ def test_float16_and_int8_weights_are_scored_too(finished):
             float32_only = {"pixel_error_seen", "pixel_error_between"}
             assert precisions[precision]["scores"].keys() == file["scores"].keys() - float32_only
         if "-d1-" in name:
-            sizes = [4 * (weights + biases), 2 * weights + 4 * biases, weights + (4 + 4) * biases]
-            assert [entry["bytes"] for entry in precisions.values()] == sizes
+            expected_bytes = [
+                4 * (weights + biases),
+                2 * weights + 4 * biases,
+                weights + (4 + 4) * biases,
+            ]
+            assert [entry["bytes"] for entry in precisions.values()] == expected_bytes
         changes = [
             abs(precisions[name]["scores"]["fd_classifier"] / file["scores"]["fd_classifier"] - 1)
             for name in ("float16", "int8")
@@ -276,8 +280,8 @@ def test_shards_in_any_order_with_one_missing_equal_the_whole_study(root, finish
     assert rejected.returncode == 2
     assert "a student needs a teacher, and none is trained" in rejected.stderr
     assert run_shard("1/3").returncode == 0
-    again = run_shard("3/3")
-    assert (again.returncode, again.stderr) == (0, "all 2 runs are done\n")
+    second_call = run_shard("3/3")
+    assert (second_call.returncode, second_call.stderr) == (0, "all 2 runs are done\n")
     # Shard 2 never ran; the whole study trains its runs.
     whole = run_shard("1/1")
     assert whole.returncode == 0, whole.stderr

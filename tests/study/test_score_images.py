@@ -106,7 +106,7 @@ def test_statistics_in_pytorch_fids_format_are_read_and_written(
 def test_statistics_of_a_split_are_computed_once_and_then_cached(
     settings: score_images.ScoreSettings,
 ) -> None:
-    first = score_images.score_sources("digits:test", "digits:train", EXTRACTOR, settings)
+    first_result = score_images.score_sources("digits:test", "digits:train", EXTRACTOR, settings)
     files = {path.name for path in settings.cache_dir.iterdir()}
     assert len(files) == 2
     assert all(name.startswith("digits") and name.endswith("-test-0-6.npz") for name in files)
@@ -115,9 +115,11 @@ def test_statistics_of_a_split_are_computed_once_and_then_cached(
         raise AssertionError("features were extracted again")
 
     failing_extractor = FeatureExtractor("test-0", "means", fail, ("6",), "6", "logits", 8)
-    again = score_images.score_sources("digits:test", "digits:train", failing_extractor, settings)
-    assert again["scores"] == pytest.approx(first["scores"], rel=1e-9)
-    assert again["a"] == pytest.approx(first["a"])
+    cached_result = score_images.score_sources(
+        "digits:test", "digits:train", failing_extractor, settings
+    )
+    assert cached_result["scores"] == pytest.approx(first_result["scores"], rel=1e-9)
+    assert cached_result["a"] == pytest.approx(first_result["a"])
 
 
 def test_samples_selects_a_random_subset_without_repetition(
