@@ -116,16 +116,34 @@ def critic_wasserstein(real: Tensor, fake: Tensor) -> Tensor:
     return fake.mean() - real.mean()
 
 
-def generator_bce(fake: Tensor) -> Tensor:
+def critic_relativistic(real: Tensor, fake: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(real - fake, torch.ones_like(real))
+
+
+def generator_bce(fake: Tensor, real: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
 
 
-def generator_bce_saturating(fake: Tensor) -> Tensor:
+def generator_bce_saturating(fake: Tensor, real: Tensor) -> Tensor:
     return -functional.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
 
 
-def generator_linear(fake: Tensor) -> Tensor:
+def generator_linear(fake: Tensor, real: Tensor) -> Tensor:
     return -fake.mean()
+
+
+def generator_relativistic(fake: Tensor, real: Tensor) -> Tensor:
+    return critic_relativistic(fake, real)
+
+
+def r1_r2_penalty(network: nn.Module, real: Tensor, fake: Tensor, interp_weight: Tensor) -> Tensor:
+    """As `ZeroCenteredGradientPenalty` of the R3GAN authors' code, half the sum of both."""
+    total = torch.zeros((), dtype=real.dtype)
+    for batch in (real, fake):
+        images = batch.detach().requires_grad_()
+        [slope] = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+        total = total + slope.square().sum([1, 2, 3]).mean() / 2
+    return total
 
 
 ADVERSARIAL: dict[str, tuple[Callable, Callable]] = {
@@ -134,7 +152,9 @@ ADVERSARIAL: dict[str, tuple[Callable, Callable]] = {
     "hinge": (critic_hinge, generator_linear),
     "wgan": (critic_wasserstein, generator_linear),
     "wgan_gp": (critic_wasserstein, generator_linear),
+    "rpgan": (critic_relativistic, generator_relativistic),
 }
+PENALTIES = {"wgan_gp": torch_worker.gradient_penalty, "rpgan": r1_r2_penalty}
 
 
 def distance(student: Tensor, teacher: Tensor, *, kind: str, reduction: str) -> Tensor:
@@ -195,7 +215,7 @@ class Trainer:
             batches = zip(latents, torch.tensor(interp_weight), channels_first(real), strict=True)
             metrics += [self._critic_step(*batch) for batch in batches]
         means = {name: float(np.mean([m[name] for m in metrics])) for name in (metrics or [{}])[0]}
-        return means | self._generator_step(latents[-1], target)
+        return means | self._generator_step(latents[-1], real, target)
 
     def _critic_step(
         self, latents: np.ndarray, interp_weight: Tensor, real: Tensor
@@ -205,9 +225,9 @@ class Trainer:
         # Batch norm sees real images and fakes as two batches, real ones first.
         value = ADVERSARIAL[self.recipe.loss][0](self.critic(real), self.critic(fake))
         metrics, loss = {"critic_loss": value.item()}, value
-        if self.recipe.loss == "wgan_gp":
+        if self.recipe.loss in PENALTIES:
             with freeze_running_stats(self.critic):
-                penalty = torch_worker.gradient_penalty(self.critic, real, fake, interp_weight)
+                penalty = PENALTIES[self.recipe.loss](self.critic, real, fake, interp_weight)
             metrics["gradient_penalty"] = penalty.item()
             loss = value + self.recipe.gradient_penalty * penalty
         lr = self.recipe.critic_lr * learning_rate_factor(
@@ -221,12 +241,15 @@ class Trainer:
                     parameter.clamp_(-self.recipe.clip, self.recipe.clip)
         return metrics
 
-    def _generator_step(self, latents: np.ndarray, target: np.ndarray | None) -> dict[str, float]:
+    def _generator_step(
+        self, latents: np.ndarray, real: np.ndarray | None, target: np.ndarray | None
+    ) -> dict[str, float]:
         images, metrics, recipe = generate(self.generator, latents), {}, self.recipe
         loss = torch.zeros((), dtype=images.dtype)
         if self.critic is not None:
             with freeze_running_stats(self.critic):
-                value = ADVERSARIAL[recipe.loss][1](self.critic(images))
+                scores = self.critic(images), self.critic(channels_first(real[-1]))
+            value = ADVERSARIAL[recipe.loss][1](*scores)
             metrics["adversarial_loss"] = value.item()
             loss = loss + recipe.alpha * value
         if target is not None:

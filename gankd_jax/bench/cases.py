@@ -113,7 +113,7 @@ def _build_students(widths: tuple[int, ...], seeds: int) -> Call:
 
 def _teacher_case(title: str, width: int) -> Case:
     flops = cost_model.adversarial_step_flops(
-        _make_generator(width), _make_critic(width, "none"), CRITIC_STEPS, penalty=True
+        _make_generator(width), _make_critic(width, "none"), CRITIC_STEPS, loss="wgan_gp"
     )
     return Case(
         title,
@@ -135,7 +135,7 @@ def _build_teacher(width: int) -> Call:
 def _streamed_case(title: str, width: int) -> Case:
     """Compares a step on images that are read from the data set with one on a constant batch."""
     flops = cost_model.adversarial_step_flops(
-        _make_generator(width), _make_critic(width), 1, penalty=False
+        _make_generator(width), _make_critic(width), 1, loss="bce"
     )
     return Case(
         title,

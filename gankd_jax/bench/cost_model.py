@@ -38,6 +38,9 @@ CHIPS = {
 # GPUs (NVIDIA's data sheets of the A100 and the H200 SXM, without sparsity).
 PEAK_FLOPS = {name: chip.peak for name, chip in CHIPS.items()} | {"A100": 156e12, "H200": 494.5e12}
 
+# Batches of images at which a loss penalises the critic's slope.
+PENALISED_BATCHES = {"wgan_gp": 1, "rpgan": 2}
+
 
 def generator_flops(generator: Generator) -> int:
     """Operations to generate one image."""
@@ -50,7 +53,7 @@ def student_step_flops(generator: Generator) -> int:
 
 
 def adversarial_step_flops(
-    generator: Generator, critic: Critic, critic_steps: int, *, penalty: bool
+    generator: Generator, critic: Critic, critic_steps: int, *, loss: str
 ) -> int:
     """Counts the operations of critic steps and one generator step, per image of a batch.
 
@@ -58,7 +61,7 @@ def adversarial_step_flops(
         generator: Makes a fake image in every critic step and in the generator's step.
         critic: Scores real and fake images.
         critic_steps: Critic updates; 0 for a critic that is not trained.
-        penalty: Whether WGAN-GP's gradient penalty is part of the critic's loss.
+        loss: A recipe's loss.  A penalty that a config file registers is left out.
 
     Returns:
         Operations.
@@ -66,8 +69,9 @@ def adversarial_step_flops(
     score = _critic_flops(critic)
     train_critic = generator_flops(generator) + 2 * (3 * score - _first_layer_flops(critic))
     # The score, its gradient in the image, and twice that for the gradient's own gradient.
-    train_critic += 4 * score if penalty else 0
-    train_generator = student_step_flops(generator) + 2 * score
+    train_critic += 4 * score * PENALISED_BATCHES.get(loss, 0)
+    scores = 3 if loss == "rpgan" else 2  # of the fakes, forward and backward; of real images
+    train_generator = student_step_flops(generator) + scores * score
     return critic_steps * train_critic + train_generator
 
 
@@ -103,8 +107,7 @@ def _step_flops(spec: StepSpec) -> int:
         return student_step_flops(spec.generator)
     recipe = spec.recipe
     critic_steps = recipe.critic_steps if recipe.train_critic else 0
-    penalty = recipe.loss == "wgan_gp"
-    return adversarial_step_flops(spec.generator, spec.critic, critic_steps, penalty=penalty)
+    return adversarial_step_flops(spec.generator, spec.critic, critic_steps, loss=recipe.loss)
 
 
 def _generator_backward_flops(generator: Generator) -> int:

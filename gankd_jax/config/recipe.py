@@ -15,27 +15,39 @@ class Recipe:
     alpha: float = 1.0  # weight of the adversarial term, 0 to 1
     steps: int = 20_000  # generator steps
     batch_size: int = 64  # images
-    # Adam.  The paper's 2e-4 starves small generators in short training: students of d <= 8 learn
-    # best near 2e-2, baselines near 5e-3.
+    optimizer: str = "adam"  # of generator and critic: adam, adamw, rmsprop, sgd, muon
+    # The paper's 2e-4 starves small generators in short training: students of d <= 8 learn best
+    # near 2e-2, baselines near 5e-3.  These are Adam's rates, and muon's; sgd needs larger ones.
     generator_lr: float = 2e-4
     # The learning rate at width d is generator_lr * d ** -lr_width_exponent.  0.5 suits students.
     lr_width_exponent: float = 0.0
-    b1: float = 0.5  # of both Adams; 0.0 for wgan_gp, 0.9 without a critic
+    # Adam's betas: 0.0 and 0.999 for wgan_gp, b1 0.9 without a critic.  In rmsprop, sgd and muon b1
+    # is the momentum; in rmsprop b2 is the decay.
+    b1: float = 0.5
     b2: float = 0.999
+    # Of adamw and muon, decoupled from the gradient; in the others it is added to the gradient, as
+    # in PyTorch.  PyTorch's default for adamw is 0.01.
+    weight_decay: float = 0.0
+    gradient_clip: float = 0.0  # largest norm of all of a network's gradients together; 0: none
     schedule: str = "constant"  # constant, cosine (to 0 at the last step), linear (likewise)
     warmup: int = 0  # steps over which both learning rates rise linearly from 0
     ema: float = 0.0  # decay of the generator's moving average, which is then evaluated; 0: none
 
     # Adversarial term (alpha > 0).
-    loss: str = "bce"  # bce (non-saturating), bce_saturating, hinge, wgan (clipping), wgan_gp
+    # bce (non-saturating), bce_saturating, hinge, wgan (clipping), wgan_gp; rpgan: the relativistic
+    # pairing loss with R1 and R2 penalties (arXiv 2501.05441).
+    loss: str = "bce"
     critic: str = "fresh"  # fresh; teacher: starts from the teacher's critic (students only)
     real_source: str = "data"  # its real images: data; teacher: the teacher's (students only)
     critic_width: int = 0  # of a fresh critic; 0: the run's own width
-    critic_norm: str = "batch"  # of a fresh critic: batch (not with wgan_gp), layer, none
+    critic_norm: str = "batch"  # of a fresh critic: batch (not with wgan_gp or rpgan), layer, none
     train_critic: bool = True  # False: frozen, which misleads the student on MNIST
-    critic_lr: float = 2e-4  # Adam
+    critic_lr: float = 2e-4
     critic_steps: int = 1  # critic steps for each generator step
-    gradient_penalty: float = 10.0  # wgan_gp: weight of the penalty
+    # Weight of the critic's penalty.  wgan_gp: lambda of (|slope| - 1)^2 between real and fake
+    # images.  rpgan: gamma of (R1 + R2) / 2, the squared slopes at real and at fake images; its
+    # authors use 0.05 on CIFAR-10 and 1 to 150 on larger images.
+    gradient_penalty: float = 10.0
     clip: float = 0.01  # wgan: critic weights are clipped to +-clip
 
     # Distance term (alpha < 1).

@@ -392,6 +392,8 @@ def _validate_recipe(
         _require(f"{field}.{name}", fields[name], fields[name] >= 1, "1 or more")
     for name in ("generator_lr", "critic_lr", "clip", "gradient_penalty"):
         _require(f"{field}.{name}", fields[name], 0 < fields[name] < math.inf, "above 0 and finite")
+    for name in ("weight_decay", "gradient_clip"):
+        _require(f"{field}.{name}", fields[name], 0 <= fields[name] < math.inf, "0 or more")
     is_within_steps = 0 <= fields.warmup < fields.steps
     _require(f"{field}.warmup", fields.warmup, is_within_steps, "0 to below steps")
     _require(f"{field}.critic_width", fields.critic_width, fields.critic_width >= 0, "0 or more")
@@ -403,17 +405,21 @@ def _validate_recipe(
         is_multiple,
         f"a multiple of training.steps_per_call = {call}",
     )
-    _validate_critic(field, fields, config)
+    _validate_critic(field, fields, config, options=options)
 
 
 def _validate_critic(
-    field: str, fields: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+    field: str,
+    fields: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict,
+    *,
+    options: Mapping[str, Iterable[str]],
 ) -> None:
     owner = "teacher" if fields.critic == "teacher" else field.removeprefix("recipes.")
     norm = config.recipes[owner].critic_norm
-    if fields.alpha > 0 and fields.loss == "wgan_gp" and norm == "batch":
+    if fields.alpha > 0 and fields.loss in options["penalised_losses"] and norm == "batch":
         raise UserError(
-            f"config.{field}.loss is wgan_gp, whose penalty is per image, and"
+            f"config.{field}.loss is {fields.loss}, whose penalty is per image, and"
             f" config.recipes.{owner}.critic_norm is batch; set that to layer or none"
         )
     has_teacher = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)

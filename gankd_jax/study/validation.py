@@ -10,7 +10,7 @@ from gankd_jax.models.dcgan import CRITIC_NORMS, GENERATOR_NORMS
 from gankd_jax.models.inception import POOL_LAYERS
 from gankd_jax.study.train import PLACEMENTS
 from gankd_jax.training import losses
-from gankd_jax.training.train_state import CRITIC_SOURCES, SCHEDULES
+from gankd_jax.training.train_state import CRITIC_SOURCES, OPTIMIZERS, SCHEDULES
 from gankd_jax.training.train_step import REAL_SOURCES
 
 
@@ -18,6 +18,8 @@ def field_options() -> dict[str, tuple[str, ...]]:
     """Returns the values that each field can have, by the last part of the field's name."""
     return {
         "loss": tuple(losses.GENERATOR_LOSSES),
+        "penalised_losses": tuple(losses.PENALTIES),  # no field: these refuse batch norm
+        "optimizer": tuple(OPTIMIZERS),
         "distance": tuple(losses.DISTANCES),
         "features": ("none", *losses.FEATURE_DISTANCES),
         "reduction": tuple(losses.REDUCTIONS),

@@ -1,4 +1,4 @@
-"""Adversarial losses, the gradient penalty, and distances to the teacher, each by its name."""
+"""Adversarial losses, gradient penalties, and distances to the teacher, each by its name."""
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 Scores = Float[Array, " b"]
 Images = Float[Array, "b s s c"]
 Scalar = Float[Array, ""]
+ScoreImages = Callable[[Images], Scores]
 Features = tuple[Float[Array, "b ..."], ...]  # of a critic's hidden layers
 
 HUBER_DELTA = 0.2  # a tenth of the range of a pixel
@@ -55,43 +56,61 @@ def critic_wasserstein(real: Scores, fake: Scores) -> Scalar:
     return jnp.mean(fake) - jnp.mean(real)
 
 
-def generator_bce(fake: Scores) -> Scalar:
+def critic_relativistic(real: Scores, fake: Scores) -> Scalar:
+    """Computes E softplus(f(G(z)) - f(x)) over the pairs of a real and a generated image.
+
+    Args:
+        real: The critic's scores of real images.
+        fake: Its scores of as many generated images.
+
+    Reference: the pairing loss of Huang et al. 2025, arXiv 2501.05441 (R3GAN).
+    """
+    return jnp.mean(jax.nn.softplus(fake - real))
+
+
+# Every generator's loss also takes the scores of real images; most have no use for them.
+
+
+def generator_bce(fake: Scores, real: Scores) -> Scalar:
     """Computes -E log D(G(z)), the non-saturating loss (Goodfellow et al. 2014)."""
     return jnp.mean(jax.nn.softplus(-fake))
 
 
-def generator_bce_saturating(fake: Scores) -> Scalar:
+def generator_bce_saturating(fake: Scores, real: Scores) -> Scalar:
     """Computes E log(1 - D(G(z))), the minimax loss of the joint equation of arXiv 1902.00159."""
     return -jnp.mean(jax.nn.softplus(fake))
 
 
-def generator_linear(fake: Scores) -> Scalar:
+def generator_linear(fake: Scores, real: Scores) -> Scalar:
     """Computes -E f(G(z)), which goes with the hinge and the Wasserstein critics."""
     return -jnp.mean(fake)
 
 
-CRITIC_LOSSES: dict[str, Callable[[Scores, Scores], Scalar]] = {
+def generator_relativistic(fake: Scores, real: Scores) -> Scalar:
+    """Computes E softplus(f(x) - f(G(z))), which goes with `critic_relativistic`."""
+    return critic_relativistic(fake, real)
+
+
+CRITIC_LOSSES: dict[str, Callable[[Scores, Scores], Scalar]] = {  # of (real, fake)
     "bce": critic_bce,
     "bce_saturating": critic_bce,
     "hinge": critic_hinge,
     "wgan": critic_wasserstein,
     "wgan_gp": critic_wasserstein,
+    "rpgan": critic_relativistic,
 }
-GENERATOR_LOSSES: dict[str, Callable[[Scores], Scalar]] = {
+GENERATOR_LOSSES: dict[str, Callable[[Scores, Scores], Scalar]] = {  # of (fake, real)
     "bce": generator_bce,
     "bce_saturating": generator_bce_saturating,
     "hinge": generator_linear,
     "wgan": generator_linear,
     "wgan_gp": generator_linear,
+    "rpgan": generator_relativistic,
 }
 
 
 def gradient_penalty(
-    critic: Callable[[Images], Scores],
-    real: Images,
-    fake: Images,
-    *,
-    interp_weight: Float[Array, " b"],
+    critic: ScoreImages, real: Images, fake: Images, *, interp_weight: Float[Array, " b"]
 ) -> Scalar:
     """Computes E (|grad f(x')| - 1)^2 at x' = w x + (1 - w) G(z).
 
@@ -105,12 +124,42 @@ def gradient_penalty(
     """
     weight = interp_weight[:, None, None, None]
     interpolated = weight * real + (1 - weight) * fake
-    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(interpolated)
-    squares = jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+    squares = _squared_slopes(critic, interpolated)
     # The gradient of the square root is infinite at 0.  There, as for a critic whose units are all
     # dead, the penalty is 1 and its gradient 0.
     norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
     return jnp.mean(jnp.square(norms - 1))
+
+
+def r1_r2_penalty(
+    critic: ScoreImages, real: Images, fake: Images, *, interp_weight: Float[Array, " b"]
+) -> Scalar:
+    """Computes (E |grad f(x)|^2 + E |grad f(G(z))|^2) / 2: half of R1 and of R2.
+
+    Args:
+        critic: Maps images to scores, each image by itself (no batch norm).
+        real: Real images.
+        fake: Generated images.
+        interp_weight: Not used: no image is interpolated.
+
+    Reference: Mescheder et al. 2018; both together in arXiv 2501.05441.
+    """
+    slopes = [jnp.mean(_squared_slopes(critic, images)) for images in (real, fake)]
+    return (slopes[0] + slopes[1]) / 2
+
+
+def _squared_slopes(critic: ScoreImages, images: Images) -> Scores:
+    """Returns |grad f|^2 at each image."""
+    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(images)
+    return jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+
+
+# Of the critic's slope at its images, by the name of the loss that they belong to.  They are added
+# to the critic's loss with the recipe's weight `gradient_penalty`.
+PENALTIES: dict[str, Callable[..., Scalar]] = {
+    "wgan_gp": gradient_penalty,
+    "rpgan": r1_r2_penalty,
+}
 
 
 def mse(student: Images, teacher: Images, reduction: str) -> Scalar:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import struct
 
 from gankd_jax.config.recipe import Recipe
@@ -23,6 +24,68 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda peak, steps: optax.constant_schedule(peak),
     "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
     "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
+}
+
+
+def _add_l2(
+    recipe: Recipe, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Adds weight decay to the gradients, as `torch.optim` does; nothing if it is 0."""
+    if not recipe.weight_decay:
+        return optimizer
+    return optax.chain(optax.add_decayed_weights(recipe.weight_decay), optimizer)
+
+
+def _make_adam(rate: optax.Schedule, recipe: Recipe) -> optax.GradientTransformation:
+    return _add_l2(recipe, optax.adam(rate, recipe.b1, recipe.b2))
+
+
+def _make_adamw(rate: optax.Schedule, recipe: Recipe) -> optax.GradientTransformation:
+    return optax.adamw(rate, recipe.b1, recipe.b2, weight_decay=recipe.weight_decay)
+
+
+def _make_rmsprop(rate: optax.Schedule, recipe: Recipe) -> optax.GradientTransformation:
+    momentum = recipe.b1 or None
+    rmsprop = optax.rmsprop(rate, recipe.b2, momentum=momentum, eps_in_sqrt=False)
+    return _add_l2(recipe, rmsprop)
+
+
+def _make_sgd(rate: optax.Schedule, recipe: Recipe) -> optax.GradientTransformation:
+    return _add_l2(recipe, optax.sgd(rate, recipe.b1 or None))
+
+
+def _make_muon(rate: optax.Schedule, recipe: Recipe) -> optax.GradientTransformation:
+    """Muon for the kernels, of convolutions too; NAdamW for biases, norms and other vectors."""
+    return optax.contrib.muon(
+        rate,
+        beta=recipe.b1,
+        weight_decay=recipe.weight_decay,
+        adam_b1=recipe.b1,
+        adam_b2=recipe.b2,
+        adam_weight_decay=recipe.weight_decay,
+        muon_weight_dimension_numbers=_kernel_axes,
+        consistent_rms=0.2,  # steps as large as AdamW's, so that learning rates mean the same
+    )
+
+
+def _kernel_axes(params: PyTree) -> PyTree:
+    """Says which axes of each kernel are its inputs and outputs; None for other parameters."""
+
+    def axes(leaf: Leaf) -> optax.contrib.MuonDimensionNumbers | None:
+        if leaf.ndim < 2:
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+
+    return jax.tree.map(axes, params)
+
+
+# Optimizers by name: functions of the learning rate's schedule and of the recipe.
+OPTIMIZERS: dict[str, Callable[[optax.Schedule, Recipe], optax.GradientTransformation]] = {
+    "adam": _make_adam,
+    "adamw": _make_adamw,
+    "rmsprop": _make_rmsprop,
+    "sgd": _make_sgd,
+    "muon": _make_muon,
 }
 
 
@@ -86,24 +149,31 @@ def learning_rate_schedule(peak: float, recipe: Recipe) -> optax.Schedule:
 
 
 def make_generator_optimizer(recipe: Recipe, width: int) -> optax.GradientTransformation:
-    """Returns the Adam of a generator of that width.
+    """Returns the optimizer of a generator of that width.
 
     Args:
-        recipe: Its learning rate, schedule and betas are used.
+        recipe: Its fields from `optimizer` to `warmup` are used.
         width: Of the generator.
     """
     peak = recipe.generator_lr * width**-recipe.lr_width_exponent
-    return optax.adam(learning_rate_schedule(peak, recipe), recipe.b1, recipe.b2)
+    return _make_optimizer(learning_rate_schedule(peak, recipe), recipe)
 
 
 def make_critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Returns the critic's Adam; its schedule runs over critic steps."""
+    """Returns the critic's optimizer; its schedule runs over critic steps."""
     scaled = dataclasses.replace(
         recipe,
         steps=recipe.steps * recipe.critic_steps,
         warmup=recipe.warmup * recipe.critic_steps,
     )
-    return optax.adam(learning_rate_schedule(recipe.critic_lr, scaled), recipe.b1, recipe.b2)
+    return _make_optimizer(learning_rate_schedule(recipe.critic_lr, scaled), recipe)
+
+
+def _make_optimizer(rate: optax.Schedule, recipe: Recipe) -> optax.GradientTransformation:
+    optimizer = OPTIMIZERS[recipe.optimizer](rate, recipe)
+    if not recipe.gradient_clip:  # the state has the structure that it had before there was a clip
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(recipe.gradient_clip), optimizer)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # without it hundreds of small programs compile

@@ -121,7 +121,9 @@ def train_step(
         )
 
     distance = distance_to_teacher if spec.recipe.alpha < 1 else None
-    generator, metrics = _train_generator(spec, state, critic, noise=noise, distance=distance)
+    generator, metrics = _train_generator(
+        spec, state, critic, noise=noise, real_images=real_images, distance=distance
+    )
     ema_params = None
     if state.ema_params is not None:
         ema_params = _update_ema(
@@ -168,21 +170,20 @@ def _critic_step(
     fake_images: Float[Array, "b s s c"],
     interp_weight: Float[Array, " b"],
 ) -> tuple[NetworkState, Metrics]:
-    """Makes one Adam step of the critic."""
+    """Makes one step of the critic."""
 
     def loss_fn(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
         real_scores, batch_stats = _score(spec, params, critic.batch_stats, images=real_images)
         fake_scores, batch_stats = _score(spec, params, batch_stats, images=fake_images)
         loss = losses.CRITIC_LOSSES[spec.recipe.loss](real_scores, fake_scores)
         metrics = {"critic_loss": loss}
-        if spec.recipe.loss == "wgan_gp":
+        penalise = losses.PENALTIES.get(spec.recipe.loss)
+        if penalise:
 
             def score(images: Array) -> Array:
                 return _score(spec, params, critic.batch_stats, images=images)[0]
 
-            penalty = losses.gradient_penalty(
-                score, real_images, fake_images, interp_weight=interp_weight
-            )
+            penalty = penalise(score, real_images, fake_images, interp_weight=interp_weight)
             metrics["gradient_penalty"] = penalty
             loss = loss + spec.recipe.gradient_penalty * penalty
         return loss, (batch_stats, metrics)
@@ -201,9 +202,10 @@ def _train_generator(
     critic: NetworkState | None,
     *,
     noise: Noise,
+    real_images: Float[Array, "k b s s c"] | None,
     distance: Callable[[Array], tuple[Array, Metrics]] | None,
 ) -> tuple[NetworkState, Metrics]:
-    """Makes one Adam step of the generator on alpha * adversarial + (1 - alpha) * distance.
+    """Makes one step of the generator on alpha * adversarial + (1 - alpha) * distance.
 
     A term of weight 0 is not computed, so that alpha 0 and 1 are the pure methods to the bit.
     """
@@ -218,8 +220,14 @@ def _train_generator(
         )
         loss, metrics = jnp.zeros(()), {}
         if critic is not None:
-            scores, _ = _score(spec, critic.params, critic.batch_stats, images=images)
-            metrics["adversarial_loss"] = losses.GENERATOR_LOSSES[recipe.loss](scores)
+            assert real_images is not None
+            # XLA removes the real images' scores from a program whose loss does not use them.
+            fake_scores, real_scores = (
+                _score(spec, critic.params, critic.batch_stats, images=batch)[0]
+                for batch in (images, real_images[-1])
+            )
+            loss_of_scores = losses.GENERATOR_LOSSES[recipe.loss]
+            metrics["adversarial_loss"] = loss_of_scores(fake_scores, real_scores)
             loss += recipe.alpha * metrics["adversarial_loss"]
         if distance is not None:
             distance_loss, distance_metrics = distance(images)

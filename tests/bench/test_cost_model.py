@@ -77,12 +77,11 @@ def test_feature_distance_adds_the_operations_that_xla_counts():
     assert added > 0.2 * cost_model.student_step_flops(teacher)
 
 
-@pytest.mark.parametrize("loss", ["bce", "wgan_gp"])
+@pytest.mark.parametrize("loss", ["bce", "wgan_gp", "rpgan"])
 def test_adversarial_step_has_the_operations_that_xla_counts(loss):
     critic = DCGANCritic(**SHAPE, norm="none")
-    penalty = loss == "wgan_gp"
     generator = DCGANGenerator(**SHAPE)
-    flops = cost_model.adversarial_step_flops(generator, critic, 1, penalty=penalty)
+    flops = cost_model.adversarial_step_flops(generator, critic, 1, loss=loss)
     recipe = Recipe(loss=loss, batch_size=BATCH_SIZE)
     assert count_by_xla(recipe, critic, has_teacher=False) == pytest.approx(flops, rel=0.15)
 
@@ -90,7 +89,7 @@ def test_adversarial_step_has_the_operations_that_xla_counts(loss):
 def test_every_critic_step_costs_the_same():
     pair = (DCGANGenerator(**SHAPE), DCGANCritic(**SHAPE, norm="none"))
     one, two, five = (
-        cost_model.adversarial_step_flops(*pair, steps, penalty=True) for steps in (1, 2, 5)
+        cost_model.adversarial_step_flops(*pair, steps, loss="wgan_gp") for steps in (1, 2, 5)
     )
     assert five - one == 4 * (two - one)
 

@@ -25,34 +25,46 @@ def test_bce_of_the_critic():
 def test_bce_of_the_generator():
     # -ln(1/2) and -ln(1/4)
     expected = (np.log(2) + np.log(4)) / 2
-    assert losses.GENERATOR_LOSSES["bce"](FAKE) == pytest.approx(expected, rel=1e-6)
+    assert losses.GENERATOR_LOSSES["bce"](FAKE, REAL) == pytest.approx(expected, rel=1e-6)
 
 
 def test_saturating_bce_of_the_generator():
     # ln(1 - 1/2) and ln(1 - 1/4)
     expected = -MEAN_NEGATIVE_LOG
-    assert losses.GENERATOR_LOSSES["bce_saturating"](FAKE) == pytest.approx(expected, rel=1e-6)
+    loss = losses.GENERATOR_LOSSES["bce_saturating"](FAKE, REAL)
+    assert loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_hinge():
     # real: 1 - 0.5, and nothing beyond 1; fake: nothing below -1, and 1 + 0.5
     loss = losses.CRITIC_LOSSES["hinge"](jnp.array([0.5, 2.0]), jnp.array([-2.0, 0.5]))
     assert loss == pytest.approx(0.25 + 0.75)
-    assert losses.GENERATOR_LOSSES["hinge"](jnp.array([-2.0, 0.5])) == pytest.approx(0.75)
+    assert losses.GENERATOR_LOSSES["hinge"](jnp.array([-2.0, 0.5]), REAL) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("name", ["wgan", "wgan_gp"])
 def test_wasserstein(name):
     loss = losses.CRITIC_LOSSES[name](jnp.array([3.0, 5.0]), jnp.array([-1.0, 2.0]))
     assert loss == pytest.approx(0.5 - 4.0)
-    assert losses.GENERATOR_LOSSES[name](jnp.array([-1.0, 2.0])) == pytest.approx(-0.5)
+    assert losses.GENERATOR_LOSSES[name](jnp.array([-1.0, 2.0]), REAL) == pytest.approx(-0.5)
+
+
+def test_the_relativistic_loss_compares_each_fake_with_its_real_image():
+    # Differences of the pairs: 0 and ln 3 for the real image, so probabilities 1/2 and 3/4.
+    real, fake = jnp.array([2.0, LN3]), jnp.array([2.0, 0.0])
+    critic_loss = losses.CRITIC_LOSSES["rpgan"](real, fake)
+    assert critic_loss == pytest.approx(MEAN_NEGATIVE_LOG, rel=1e-6)
+    generator_loss = losses.GENERATOR_LOSSES["rpgan"](fake, real)
+    assert generator_loss == pytest.approx((np.log(2) + np.log(4)) / 2, rel=1e-6)
+    shifted = losses.CRITIC_LOSSES["rpgan"](real + 7, fake + 7)  # only differences count
+    assert shifted == pytest.approx(float(critic_loss), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", losses.GENERATOR_LOSSES)
 def test_extreme_scores_have_finite_losses_and_gradients(name):
     scores = jnp.array([-300.0, 300.0])
     values = [
-        *jax.value_and_grad(losses.GENERATOR_LOSSES[name])(scores),
+        *jax.value_and_grad(losses.GENERATOR_LOSSES[name])(scores, -scores),
         *jax.value_and_grad(losses.CRITIC_LOSSES[name])(scores, -scores),
     ]
     assert all(np.isfinite(value).all() for value in values)
@@ -61,7 +73,7 @@ def test_extreme_scores_have_finite_losses_and_gradients(name):
 def test_bce_of_an_extreme_score_is_the_score():
     confident = jnp.array([200.0])
     assert losses.critic_bce(-confident, confident) == pytest.approx(400.0)
-    assert jax.grad(losses.generator_bce)(-confident) == pytest.approx(-1.0)
+    assert jax.grad(losses.generator_bce)(-confident, confident) == pytest.approx(-1.0)
 
 
 def random_images(seed: int):
@@ -115,6 +127,19 @@ def test_gradient_penalty_of_a_constant_critic_is_one_with_finite_gradient():
     value, gradient = jax.value_and_grad(penalty)(0.0)
     assert value == 1.0
     assert np.isfinite(gradient)
+
+
+def test_r1_and_r2_are_the_squared_slopes_at_real_and_at_fake_images():
+    real, fake = np.asarray(random_images(1)), np.asarray(random_images(2))
+
+    def critic(images):  # its gradient is the image itself
+        return jnp.sum(jnp.square(images), axis=(1, 2, 3)) / 2
+
+    expected = (np.mean([(i**2).sum() for i in real]) + np.mean([(i**2).sum() for i in fake])) / 2
+    penalty = losses.PENALTIES["rpgan"](
+        critic, jnp.asarray(real), jnp.asarray(fake), interp_weight=jnp.zeros(3)
+    )
+    assert penalty == pytest.approx(expected, rel=1e-5)
 
 
 def test_distances_by_hand():

@@ -143,6 +143,9 @@ CASES = {
         TEACHER_WIDTH,
         "layer",
     ),
+    "baseline (rpgan with R1 and R2, 2 critic steps)": Case(
+        STUDENT_WIDTH, Recipe(loss="rpgan", critic_steps=2, **RATES), TEACHER_WIDTH, "none"
+    ),
 }
 FLOAT32_CASES = {
     "baseline (wgan, clipped)": Case(
