@@ -14,6 +14,7 @@ from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.training.train_state import TrainState, make_variables
 from gankd_jax.utils import preemption
+from gankd_jax.utils.errors import UserError
 
 BATCH_STATISTICS = ("recomputed", "running")  # options of evaluation.statistics
 # Latents that batch-norm statistics are recomputed on.  Fewer or smaller batches make them noisier;
@@ -67,10 +68,15 @@ def sample_batches(
         seed: Seed of the latents; with `batch_size` it determines the images.
         count: Total number of images.
         batch_size: Images per batch; the last batch may be smaller.
+
+    Raises:
+        UserError: An image is not finite; as 0..255 it would look like any other.
     """
     batches = latent_batches(generator.module, seed, count=count, batch_size=batch_size)
     for latents, size in batches:
         images = sampling.sample_images(generator.module, generator.variables, latents)
+        if not jnp.isfinite(images).all():
+            raise UserError("the generator's images are not finite: its weights are damaged")
         yield sampling.to_uint8(images)[:size]
 
 

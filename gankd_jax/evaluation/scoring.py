@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from gankd_jax.evaluation.inference import Batches, iterate_batches, latent_batches
 from gankd_jax.metrics import feature_stats, registry
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
+from gankd_jax.metrics.inputs import check_features, check_scores
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
 from gankd_jax.models.family import Generator, PyTree
@@ -37,6 +38,9 @@ def compute_scores(
 
     Returns:
         Values by metric key, see `metrics.registry`.
+
+    Raises:
+        UserError: A score is not finite.
     """
     scores: dict[str, float] = {}
     for extractor, reference in references:
@@ -71,6 +75,9 @@ def pixel_errors(
 
     Returns:
         For each student the mean over latents, pixels and channels, of images in -1..1.
+
+    Raises:
+        UserError: An image is not finite.
     """
     latents = latent_batches(teacher.module, seed, count=count, batch_size=batch_size)
     return _mean_errors(students, teacher, latents)
@@ -113,7 +120,10 @@ def _mean_errors(
         )
         total += np.asarray(errors, np.float64)[:, :size].sum(axis=1)
         count += size
-    return [float(value) for value in total / count]
+    values = [float(value) for value in total / count]
+    for value in values:
+        check_scores({"pixel_error": value})
+    return values
 
 
 @jax.jit(static_argnums=(0, 1))
@@ -161,12 +171,17 @@ def extract_features(
     Args:
         images: 0..255.
         extractor: The network.
+
+    Raises:
+        UserError: A feature is not finite in float16.
     """
     parts = [
         np.asarray(extractor.extract(batch)[extractor.pair_layer], np.float16)
         for batch in iterate_batches(images, extractor.batch_size)
     ]
-    return np.concatenate(parts)
+    features = np.concatenate(parts)
+    check_features("nearest training images", features)
+    return features
 
 
 def nearest_neighbours(

@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 from gankd_jax.metrics import registry
 from gankd_jax.metrics.fid import Moments, frechet_from_moments
 from gankd_jax.metrics.inception_score import InceptionScoreStats, assign_splits
+from gankd_jax.metrics.inputs import check_scores
 from gankd_jax.metrics.kid import kernel_distance, kernel_sums_within_b
-from gankd_jax.metrics.prdc import neighbour_radii, prdc_scores
+from gankd_jax.metrics.prdc import NEIGHBOURS, neighbour_radii, prdc_scores
 from gankd_jax.metrics.registry import metric_key
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 
@@ -22,6 +23,8 @@ from gankd_jax.metrics.sharpness import variance_of_laplacian
 MAX_FEATURES = 10_000
 INCEPTION_SCORE_SPLITS = 10  # as torch-fidelity and the original code
 KID_SUBSET_SIZE = 1000  # as torch-fidelity; smaller subsets give larger deviations, not a bias
+MIN_IMAGES = 2  # of a set; fewer have no covariance
+MIN_NEIGHBOUR_IMAGES = max(NEIGHBOURS) + 1  # for precision, recall, density and coverage
 
 ExtractFn = Callable[[UInt8[np.ndarray, "n h w c"]], Mapping[str, Float[Array, "n _"]]]
 
@@ -74,18 +77,19 @@ def compute_stats(
 ) -> FeatureStats:
     """Computes the statistics of an image set in one pass.
 
-    Memory does not grow with `count` beyond `MAX_FEATURES` images.
+    Memory does not grow with `count` beyond `MAX_FEATURES` images.  Of fewer images than
+    `INCEPTION_SCORE_SPLITS` there are no sums for the Inception Score.
 
     Args:
         batches: Batches of images; their sizes may differ.
         extractor: The network.
-        count: Total number of images, at least `INCEPTION_SCORE_SPLITS` with a logit layer.
+        count: Total number of images.
 
     Raises:
-        UserError: There are fewer images than splits of the Inception Score.
+        UserError: A feature is not finite.
         ValueError: `batches` hold another number of images than `count`.
     """
-    logit_layer = extractor.logit_layer
+    logit_layer = extractor.logit_layer if count >= INCEPTION_SCORE_SPLITS else None
     splits = assign_splits(count, splits=INCEPTION_SCORE_SPLITS) if logit_layer else None
     is_stored = _select_stored(count)
     moments: dict[str, Moments] = {}
@@ -127,6 +131,9 @@ def single_set_scores(stats: FeatureStats, network: str = registry.CLASSIFIER) -
 
     Returns:
         Sharpness, the Inception Score and its standard deviation over splits, by metric key.
+
+    Raises:
+        UserError: A score is not finite.
     """
     scores = {} if stats.sharpness is None else {registry.SHARPNESS: stats.sharpness}
     if stats.inception_score_stats is not None:
@@ -134,7 +141,7 @@ def single_set_scores(stats: FeatureStats, network: str = registry.CLASSIFIER) -
         mean, deviation = stats.inception_score_stats.score()
         scores[metric_key(name, network)] = mean
         scores[metric_key(registry.deviation_name(name), network)] = deviation
-    return scores
+    return check_scores(scores)
 
 
 def compare_stats(fake: FeatureStats, real: FeatureStats) -> dict[str, float]:
@@ -148,6 +155,10 @@ def compare_stats(fake: FeatureStats, real: FeatureStats) -> dict[str, float]:
         For each layer of both sets the Fréchet distance; for each layer with features of both KID
         and its deviation, precision, recall, density and coverage.  Keys are those of
         `metric_key`.  KID is over 100 subsets of `KID_SUBSET_SIZE` images, or of the smaller set.
+        Sets of fewer than `MIN_NEIGHBOUR_IMAGES` have no precision, recall, density and coverage.
+
+    Raises:
+        UserError: The statistics are none, so that a score would not be finite.
     """
     scores = {
         metric_key(registry.FRECHET_DISTANCE, layer): frechet_from_moments(
@@ -160,7 +171,7 @@ def compare_stats(fake: FeatureStats, real: FeatureStats) -> dict[str, float]:
         if layer in real.features:
             pair_scores = _pair_scores(fake.features[layer], real, layer)
             scores |= {metric_key(name, layer): value for name, value in pair_scores.items()}
-    return scores
+    return check_scores(scores)
 
 
 def _pair_scores(
@@ -176,6 +187,8 @@ def _pair_scores(
         within_b=_real_kernel_sums(real, layer, len(fake_features), subset_size),
     )
     kid = {registry.KID: mean, registry.deviation_name(registry.KID): deviation}
+    if min(len(fake_features), len(real_features)) < MIN_NEIGHBOUR_IMAGES:
+        return kid
     return kid | prdc_scores(fake_features, real_features, real_radii=_real_radii(real, layer))
 
 

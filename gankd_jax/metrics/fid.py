@@ -8,6 +8,15 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
+from gankd_jax.metrics.inputs import MAX_FEATURE, check_features, check_values
+from gankd_jax.utils.errors import UserError
+
+# What counts as rounding.  Covariances that were summed or stored in float32 keep a factor of 30
+# away from each; those stored in float16 are refused, for they change the distance by whole units.
+MAX_ASYMMETRY = 1e-4  # of a covariance, as a part of its largest value
+MAX_NEGATIVE_EIGENVALUE = 1e-3  # as a part of the mean eigenvalue
+MAX_NEGATIVE_DISTANCE = 1e-4  # as a part of both traces
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -26,7 +35,12 @@ class Moments:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "n f"]) -> Moments:
-        """Computes the moments of `n >= 1` feature vectors in float64."""
+        """Computes the moments of `n >= 1` feature vectors in float64.
+
+        Raises:
+            UserError: There is no vector, or a feature is not finite.
+        """
+        check_features("Fréchet distance", features)
         features = np.asarray(features, np.float64)
         mean = features.mean(axis=0)
         centred = features - mean
@@ -72,19 +86,53 @@ def frechet_distance(
         The distance, >= 0, in squared feature units.
 
     Raises:
-        ValueError: A mean or covariance is not finite, or the sizes differ.
+        UserError: A mean is not finite, a matrix is no covariance, or the sizes differ.
 
     Reference: Heusel et al. 2017 (arXiv 1706.08500), eq. 6.  The relative difference from
     torch-fidelity is 4e-15 and from pytorch-fid 1e-15, for 40 features.
     """
+    check_features("Fréchet distance", mean_a[None], mean_b[None])
+    for mean, covariance in ((mean_a, covariance_a), (mean_b, covariance_b)):
+        check_covariance("the covariance", covariance, len(mean))
     offset = np.asarray(mean_a, np.float64) - np.asarray(mean_b, np.float64)
     root_product = _matrix_sqrt(covariance_a) @ _matrix_sqrt(covariance_b)
     cross_trace = np.linalg.svd(root_product, compute_uv=False).sum()
     traces = np.trace(covariance_a) + np.trace(covariance_b)
     distance = float(offset @ offset + traces - 2 * cross_trace)
-    if not np.isfinite(distance):
-        raise ValueError("the Fréchet distance needs finite means and covariances")
+    if distance < -MAX_NEGATIVE_DISTANCE * traces:
+        raise UserError(
+            f"the Fréchet distance is {distance:.3g}: a covariance has negative eigenvalues"
+        )
     return max(distance, 0.0)
+
+
+def check_covariance(name: str, matrix: Float[np.ndarray, "_ _"], width: int) -> None:
+    """Refuses a matrix that is no covariance, up to rounding.
+
+    Args:
+        name: Its name, for the message.
+        matrix: The matrix.
+        width: Number of features.
+
+    Raises:
+        UserError: It has another size, values that are not finite, or a negative eigenvalue, or it
+            is not symmetric.
+    """
+    if matrix.shape != (width, width):
+        raise UserError(f"{name} {matrix.shape} does not fit a mean of {width} features")
+    check_values(name, matrix, MAX_FEATURE**2)
+    largest = np.abs(matrix).max()
+    if largest == 0:
+        return
+    scaled = matrix.astype(np.float64) / largest
+    if np.abs(scaled - scaled.T).max() > MAX_ASYMMETRY:
+        raise UserError(f"{name} is not symmetric")
+    # A Cholesky factor exists if no eigenvalue is below the bound; finding them all is slower.
+    bound = MAX_NEGATIVE_EIGENVALUE * np.trace(scaled) / width
+    try:
+        np.linalg.cholesky(scaled + bound * np.eye(width))
+    except np.linalg.LinAlgError:
+        raise UserError(f"{name} has a negative eigenvalue") from None
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
@@ -107,8 +155,5 @@ def _warn_if_rank_deficient(moments: Moments) -> None:
 
 def _matrix_sqrt(covariance: Float[np.ndarray, "f f"]) -> Float[np.ndarray, "f f"]:
     """Returns the symmetric square root; eigenvalues below zero by rounding count as zero."""
-    covariance = np.asarray(covariance, np.float64)
-    if not np.isfinite(covariance).all():
-        raise ValueError("the Fréchet distance needs finite means and covariances")
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

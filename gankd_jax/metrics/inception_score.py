@@ -8,9 +8,11 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
+from gankd_jax.metrics.inputs import check_features
 from gankd_jax.utils.errors import UserError
 
 TORCH_FIDELITY_SEED = 2020  # of its shuffle; another seed gives other splits and slightly other IS
+MAX_ROUNDING = 1e-3  # of the sums in a file, per image; float32 sums of 50,000 images keep to 1e-5
 
 
 def inception_score(
@@ -27,7 +29,7 @@ def inception_score(
         Mean (in 1..k) and population standard deviation of the splits' scores.
 
     Raises:
-        UserError: There are fewer images than splits.
+        UserError: There are fewer images than splits, no split, or a logit is not finite.
 
     Reference: Salimans et al. 2016 (arXiv 1606.03498), section 4.  The same splits as
     torch-fidelity's `isc_features_to_metric`, in float64; the relative difference is below 1e-12.
@@ -48,8 +50,10 @@ def assign_splits(
         seed: Seed of the shuffle.
 
     Raises:
-        UserError: There are fewer images than splits.
+        UserError: There are fewer images than splits, or no split.
     """
+    if splits < 1:
+        raise UserError(f"the Inception Score needs 1 split or more, not {splits}")
     if count < splits:
         raise UserError(f"{count} images cannot make {splits} splits: give more images")
     # The shuffle is part of torch-fidelity's definition, so it needs the same legacy generator.
@@ -92,7 +96,11 @@ class InceptionScoreStats:
         Args:
             logits: Logits of the batch.
             split: The split of each image, from `assign_splits`.
+
+        Raises:
+            UserError: A logit is not finite.
         """
+        check_features("Inception Score", logits)
         log_p = _log_softmax(np.asarray(logits, np.float64))
         p = np.exp(log_p)
         in_split = (split == np.arange(len(self.counts))[:, None]).astype(np.float64)
@@ -104,10 +112,32 @@ class InceptionScoreStats:
 
     def score(self) -> tuple[float, float]:
         """Returns the mean and the population standard deviation of the splits' scores."""
+        mean_entropies, entropies_of_mean = self._entropies()
+        scores = np.exp(entropies_of_mean - mean_entropies)
+        return float(scores.mean()), float(scores.std())
+
+    def check(self) -> None:
+        """Refuses sums that no images have; a file can hold such.
+
+        Raises:
+            UserError: There is no split, or an empty one, or the sums of one are out of range.
+        """
+        if len(self.counts) == 0 or (self.counts < 1).any():
+            raise UserError("a split of the Inception Score has no images")
+        sums = self.totals.sum(axis=1)
+        if (self.totals < 0).any() or (abs(sums - self.counts) > MAX_ROUNDING * self.counts).any():
+            raise UserError("the class probabilities do not add up to the number of images")
+        mean_entropies, entropies_of_mean = self._entropies()
+        if (mean_entropies < -MAX_ROUNDING).any() or (
+            mean_entropies > entropies_of_mean + MAX_ROUNDING
+        ).any():
+            raise UserError("the entropies of the Inception Score are out of range")
+
+    def _entropies(self) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+        """Returns each split's mean entropy, and the entropy of its mean probabilities."""
         q = self.totals / self.counts[:, None]
         log_q = np.log(q, where=q > 0, out=np.zeros_like(q))
-        scores = np.exp(self.negentropies / self.counts - (q * log_q).sum(axis=1))
-        return float(scores.mean()), float(scores.std())
+        return -self.negentropies / self.counts, -(q * log_q).sum(axis=1)
 
 
 def _log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:

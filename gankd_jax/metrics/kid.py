@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from gankd_jax.metrics.inputs import check_features
 from gankd_jax.utils.errors import UserError
 
 TORCH_FIDELITY_SEED = 2020  # of its subsets
@@ -37,17 +38,14 @@ def kernel_distance(
         zero for sets that hardly differ.
 
     Raises:
-        UserError: A set has fewer features than `subset_size`.
+        UserError: A set has fewer features than `subset_size`, this is below 2, there is no subset,
+            or a feature is not finite.
 
     Reference: Bińkowski et al. 2018 (arXiv 1801.01401), section 4.  The same subsets as
     torch-fidelity's `kid_features_to_metric`; the relative difference is up to 1e-5, because
     torch-fidelity sums in float32 where this is float64.
     """
-    if min(len(features_a), len(features_b)) < subset_size:
-        raise UserError(
-            f"kernel distance: sets of {len(features_a)} and {len(features_b)} images are smaller"
-            f" than subsets of {subset_size}; give more images or a smaller subset size"
-        )
+    check_features("kernel distance", features_a, features_b)
     settings = {"subsets": subsets, "subset_size": subset_size, "seed": seed}
     in_a, in_b = _subset_masks(len(features_a), len(features_b), **settings)
     a, b = features_a.astype(np.float64), features_b.astype(np.float64)
@@ -80,7 +78,11 @@ def kernel_sums_within_b(
 
     Returns:
         One sum for each subset.
+
+    Raises:
+        UserError: As `kernel_distance`.
     """
+    check_features("kernel distance", features_b)
     settings = {"subsets": subsets, "subset_size": subset_size, "seed": seed}
     _, in_b = _subset_masks(count_a, len(features_b), **settings)
     return _sum_distinct_pairs(in_b, features_b.astype(np.float64))
@@ -89,7 +91,21 @@ def kernel_sums_within_b(
 def _subset_masks(
     count_a: int, count_b: int, *, subsets: int, subset_size: int, seed: int
 ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "k m"]]:
-    """Draws the random subsets of both sets, as masks of zeros and ones."""
+    """Draws the random subsets of both sets, as masks of zeros and ones.
+
+    Raises:
+        UserError: The settings allow no estimate.
+    """
+    if subset_size < 2 or subsets < 1:
+        raise UserError(
+            "kernel distance needs subsets of 2 or more images, and 1 subset or more;"
+            f" not {subsets} of {subset_size}"
+        )
+    if min(count_a, count_b) < subset_size:
+        raise UserError(
+            f"kernel distance: sets of {count_a} and {count_b} images are smaller than subsets of"
+            f" {subset_size}; give more images or a smaller subset size"
+        )
     # The subsets are part of torch-fidelity's definition, so they need the same legacy generator.
     rng = np.random.RandomState(seed)
     in_a, in_b = np.zeros((subsets, count_a)), np.zeros((subsets, count_b))

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gankd_jax.metrics.feature_stats import FeatureStats
-from gankd_jax.metrics.fid import Moments
+from gankd_jax.metrics.feature_stats import MIN_IMAGES, FeatureStats
+from gankd_jax.metrics.fid import Moments, check_covariance
 from gankd_jax.metrics.inception_score import InceptionScoreStats
+from gankd_jax.metrics.inputs import check_features
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
@@ -84,7 +85,7 @@ def read_stats(path: Path, layer: str | None = None) -> FeatureStats:
         raise UserError(f"{path}: no such file") from error
     except KeyError as error:
         raise UserError(f"{path} has no statistics: the array {error} is missing") from error
-    except (OSError, OverflowError, TypeError, ValueError) as error:
+    except (OSError, UserError, ValueError) as error:
         raise UserError(f"{path} has no statistics: {error}") from error
 
 
@@ -92,49 +93,69 @@ def _parse_stats(arrays: dict[str, np.ndarray], layer: str | None) -> FeatureSta
     """Builds statistics from the arrays of a file.
 
     Raises:
-        KeyError, OverflowError, TypeError, ValueError: Arrays are missing or do not fit.
+        KeyError, UserError, ValueError: Arrays are missing, do not fit or are no statistics.
     """
-    mean, covariance = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
-    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
-        raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError("mu and sigma hold values that are not finite")
-    count = int(arrays["count"]) if "count" in arrays else None
+    mean = _checked_array(arrays, "mu", "fiu", None).astype(np.float64)
+    covariance = _checked_array(arrays, "sigma", "fiu", None, None).astype(np.float64)
+    check_features("mu", mean[None])
+    check_covariance("sigma", covariance, len(mean))
+    count = _parse_count(arrays) if "count" in arrays else None
     layer = layer or str(len(mean))
     features = {}
     if "features" in arrays:
         features[layer] = _checked_array(arrays, "features", "f", None, len(mean))
+        check_features("features", features[layer], least=MIN_IMAGES)
+        if count is not None and len(features[layer]) > count:
+            raise ValueError(f"{len(features[layer])} features of {count} images")
+    sharpness = None
+    if "sharpness" in arrays:
+        sharpness = float(_checked_array(arrays, "sharpness", "f"))
+    if sharpness is not None and sharpness < 0:
+        raise ValueError(f"sharpness is {sharpness}")
     # pytorch-fid does not write the count; one above the width avoids the warning of few samples.
     assumed_count = count or len(mean) + 1
     return FeatureStats(
         count=count,
-        sharpness=float(arrays["sharpness"]) if "sharpness" in arrays else None,
-        moments={layer: Moments(assumed_count, mean, covariance * max(assumed_count - 1, 1))},
+        sharpness=sharpness,
+        moments={layer: Moments(assumed_count, mean, covariance * (assumed_count - 1))},
         features=features,
-        inception_score_stats=_parse_score_stats(arrays),
+        inception_score_stats=_parse_score_stats(arrays, count),
     )
 
 
-def _parse_score_stats(arrays: dict[str, np.ndarray]) -> InceptionScoreStats | None:
+def _parse_count(arrays: dict[str, np.ndarray]) -> int:
+    count = _checked_array(arrays, "count", "fiu")
+    if count < MIN_IMAGES or count % 1:
+        raise ValueError(f"count is {count}, not a whole number of {MIN_IMAGES} or more images")
+    return int(count)
+
+
+def _parse_score_stats(
+    arrays: dict[str, np.ndarray], count: int | None
+) -> InceptionScoreStats | None:
     if not any(f"{_SCORE_PREFIX}{name}" in arrays for name in _SCORE_FIELDS):
         return None
-    counts = _checked_array(arrays, f"{_SCORE_PREFIX}counts", "i", None)
-    return InceptionScoreStats(
+    counts = _checked_array(arrays, f"{_SCORE_PREFIX}counts", "iu", None)
+    stats = InceptionScoreStats(
         counts=counts,
         totals=_checked_array(arrays, f"{_SCORE_PREFIX}totals", "f", len(counts), None),
         negentropies=_checked_array(arrays, f"{_SCORE_PREFIX}negentropies", "f", len(counts)),
     )
+    stats.check()
+    if count not in (None, counts.sum()):
+        raise ValueError(f"splits of {counts.sum()} images are not of {count}")
+    return stats
 
 
 def _checked_array(
-    arrays: dict[str, np.ndarray], name: str, kind: str, *shape: int | None
+    arrays: dict[str, np.ndarray], name: str, kinds: str, *shape: int | None
 ) -> np.ndarray:
     """Returns an array of a file after a check of its type and shape.
 
     Args:
         arrays: Arrays of the file.
         name: Name of the array.
-        kind: numpy's `dtype.kind`.
+        kinds: Allowed kinds of numpy's `dtype.kind`.
         *shape: Required size of each axis; None allows any.
 
     Raises:
@@ -144,6 +165,6 @@ def _checked_array(
     sizes = zip(array.shape, shape, strict=False)
     if array.ndim != len(shape) or any(required not in (None, size) for size, required in sizes):
         raise ValueError(f"{name} {array.shape} does not fit the other arrays")
-    if array.dtype.kind != kind:
+    if array.dtype.kind not in kinds:
         raise ValueError(f"{name} holds {array.dtype}")
     return array

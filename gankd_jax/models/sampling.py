@@ -69,7 +69,7 @@ class TrainedGenerator:
 
         Args:
             seed: Of the latents; another seed gives other images.
-            n: How many; at least 1.
+            n: How many.
 
         Returns:
             Images in -1..1, float32, a function of the variables, `seed` and `n`.
@@ -92,6 +92,8 @@ def sample_images(
         latents: Any number of them; large batches are generated in parts on a CPU.
     """
     count, size = latents.shape
+    if count == 0:  # the convolutions reshape, which needs a size
+        return jnp.zeros((0, generator.image_size, generator.image_size, generator.channels))
     part = _part_size(generator, count)
     if part == count:
         return generator.apply(variables, latents, train=False)
