@@ -135,7 +135,7 @@ def _parse_score_stats(
 ) -> InceptionScoreStats | None:
     if not any(f"{_SCORE_PREFIX}{name}" in arrays for name in _SCORE_FIELDS):
         return None
-    counts = _checked_array(arrays, f"{_SCORE_PREFIX}counts", "iu", None)
+    counts = _checked_array(arrays, f"{_SCORE_PREFIX}counts", "i", None)
     stats = InceptionScoreStats(
         counts=counts,
         totals=_checked_array(arrays, f"{_SCORE_PREFIX}totals", "f", len(counts), None),
@@ -165,6 +165,6 @@ def _checked_array(
     sizes = zip(array.shape, shape, strict=False)
     if array.ndim != len(shape) or any(required not in (None, size) for size, required in sizes):
         raise ValueError(f"{name} {array.shape} does not fit the other arrays")
-    if array.dtype.kind not in kinds:
+    if array.dtype.kind not in kinds or array.dtype.itemsize > 8:  # a longdouble would be rounded
         raise ValueError(f"{name} holds {array.dtype}")
     return array

@@ -4,6 +4,7 @@ import io
 import json
 import lzma
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 MAX_NPZ_BYTES = 2**30  # bytes that an .npz may unpack to
+_MAX_ZIP_END = 22 + 2**16  # bytes of a zip's last record and its comment
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, MemoryError)
 
 
@@ -105,6 +107,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_NPZ_BYTES:
                 raise ValueError(f"it unpacks to more than {MAX_NPZ_BYTES} bytes")
+            if _count_members(path) != len(archive.infolist()):
+                raise ValueError("its directory is damaged")
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 if name in arrays:
@@ -118,6 +122,15 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         if not np.isfinite(values).all():
             raise ValueError(f"{name} holds values that are not finite")
     return arrays
+
+
+def _count_members(path: Path) -> int:
+    """Returns the number of members that the end of a zip states; `zipfile` does not compare it."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, _MAX_ZIP_END), os.SEEK_END)
+        end = file.read()
+    (count,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
+    return int(count)
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

@@ -276,7 +276,14 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     "other shapes": (statistics(mu=[1.0, 2.0], sigma=[[1.0]]), STATISTICS, "do not fit"),
     "words": (statistics(mu=["a"], sigma=[["b"]]), STATISTICS, "has no statistics"),
     "not finite": (statistics(mu=[np.nan], sigma=[[1.0]]), STATISTICS, "not finite"),
-    "endless count": (statistics(mu=[1], sigma=[[1]], count=np.inf), STATISTICS, "infinity"),
+    "endless count": (statistics(mu=[1], sigma=[[1]], count=np.inf), STATISTICS, "not finite"),
+    "negative count": (statistics(mu=[1], sigma=[[1]], count=-5), STATISTICS, "count is -5"),
+    "negative sigma": (statistics(mu=[1], sigma=[[-1]]), STATISTICS, "a negative eigenvalue"),
+    "nan features": (
+        statistics(mu=[1], sigma=[[1]], features=[[np.nan], [1]]),
+        STATISTICS,
+        "bad.npz has no statistics: features holds values that are not finite",
+    ),
     "only counts of answers": (
         statistics(mu=[1], sigma=[[1]], answers_counts=[1]),
         STATISTICS,

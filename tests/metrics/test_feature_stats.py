@@ -15,6 +15,7 @@ from gankd_jax.metrics.feature_stats import (
     compute_stats,
     single_set_scores,
 )
+from gankd_jax.metrics.fid import Moments, frechet_from_moments
 from gankd_jax.metrics.inception_score import inception_score
 from gankd_jax.metrics.kid import kernel_distance
 from gankd_jax.metrics.prdc import prdc_scores
@@ -43,7 +44,7 @@ def make_extractor(**changes: Any) -> FeatureExtractor:
         "batch_size": 16,
     }
     return FeatureExtractor(
-        name="test", description="projections", extract=extract, **(layers | changes)
+        **({"name": "test", "description": "projections", "extract": extract} | layers | changes)
     )
 
 
@@ -131,11 +132,30 @@ def test_a_random_subset_of_features_is_stored_of_large_sets(
     np.testing.assert_allclose(features[indices], stored, rtol=1e-5)
 
 
-def test_wrong_or_too_small_count_raises() -> None:
+def test_wrong_count_raises() -> None:
     with pytest.raises(ValueError, match="20 images instead of 21"):
         compute_stats([random_images(0, 20)], make_extractor(), count=21)
-    with pytest.raises(UserError, match="5 images cannot make 10 splits"):
-        compute_stats([random_images(0, 5)], make_extractor(), count=5)
+
+
+@pytest.mark.parametrize("count", [2, 5, 6, 9, 10])
+def test_small_sets_have_the_scores_that_their_size_allows(count: int) -> None:
+    """Two images have distances, six have neighbours, ten have the splits of Inception Score."""
+    small = compute_stats([random_images(0, count)], make_extractor(), count=count)
+    real = compute_stats([random_images(1, 20)], make_extractor(), count=20)
+    neighbour_scores = {"precision", "recall", "density", "coverage"} if count > 5 else set()
+    assert set(compare_stats(small, real)) == {"fd_8", "fid", "kid", "kid_sd"} | neighbour_scores
+    assert ("inception_score" in single_set_scores(small)) == (count >= 10)
+    features = extract(random_images(0, count)), extract(random_images(1, 20))
+    moments = [Moments.of(layers["2048"]) for layers in features]
+    assert compare_stats(small, real)["fid"] == frechet_from_moments(*moments)
+
+
+def test_features_that_are_not_finite_raise_user_error() -> None:
+    def extract_nan(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {layer: np.full((len(images), 3), np.nan) for layer in ("8", "2048", "logits")}
+
+    with pytest.raises(UserError, match="not finite"):
+        compute_stats([random_images(0, 20)], make_extractor(extract=extract_nan), count=20)
 
 
 def test_inception_features_do_not_depend_on_the_batch_size() -> None:

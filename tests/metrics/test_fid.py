@@ -9,6 +9,7 @@ from absl import logging
 from torch_references import import_reference
 
 from gankd_jax.metrics.fid import Moments, frechet_distance, frechet_from_moments
+from gankd_jax.utils.errors import UserError
 
 
 def random_features(seed: int, n: int, f: int) -> np.ndarray:
@@ -82,11 +83,11 @@ def test_fewer_samples_than_dimensions_logs_a_warning(monkeypatch: pytest.Monkey
     assert "4 samples for 5 dimensions" in warnings[0]
 
 
-def test_non_finite_moments_raise_value_error() -> None:
+def test_non_finite_moments_raise_user_error() -> None:
     identity = np.eye(2)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(UserError, match="finite"):
         frechet_distance(np.zeros(2), identity, np.zeros(2), identity * np.nan)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(UserError, match="finite"):
         frechet_distance(np.full(2, np.inf), identity, np.zeros(2), identity)
 
 

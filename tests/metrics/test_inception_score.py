@@ -46,6 +46,8 @@ def test_score_averages_consecutive_splits_of_shuffled_images() -> None:
 def test_fewer_images_than_splits_raises_user_error() -> None:
     with pytest.raises(UserError, match="9 images"):
         inception_score(np.zeros((9, 3)))
+    with pytest.raises(UserError, match="needs 1 split or more, not 0"):
+        inception_score(np.zeros((9, 3)), splits=0)
 
 
 @pytest.mark.parametrize("scale", [0.1, 5.0])

@@ -57,3 +57,10 @@ def test_mean_kid_of_sets_from_one_distribution_is_zero() -> None:
 def test_sets_smaller_than_a_subset_raise_user_error() -> None:
     with pytest.raises(UserError, match="sets of 4 and 9 images are smaller than subsets of 5"):
         kernel_distance(random_features(0, 4), random_features(0, 9), subset_size=5)
+
+
+@pytest.mark.parametrize(("subsets", "size"), [(100, 0), (100, 1), (0, 2), (-1, 2)])
+def test_settings_without_a_pair_or_a_subset_raise_user_error(subsets: int, size: int) -> None:
+    features = random_features(0, 4)
+    with pytest.raises(UserError, match="needs subsets of 2 or more images, and 1 subset or more"):
+        kernel_distance(features, features, subsets=subsets, subset_size=size)

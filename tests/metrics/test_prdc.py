@@ -72,5 +72,5 @@ def test_equal_sets_score_one_and_distant_sets_zero() -> None:
 
 
 def test_too_few_images_raise_user_error() -> None:
-    with pytest.raises(UserError, match="more than 5 images"):
+    with pytest.raises(UserError, match="5 images in a set; 6 or more"):
         prdc_scores(random_features(0, 5), random_features(1, 9))
