@@ -8,11 +8,13 @@ from tabulate import tabulate
 
 from gankd_jax.bench import cost_model
 from gankd_jax.models.cost import GeneratorCost, generator_cost
+from gankd_jax.models.family import Generator, family_of
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
 
 WIDTH_HEADER = (
-    *("width", "paper's count", "parameters", "multiply-adds", "bytes", "ratio", "paper's"),
+    *("family", "width", "paper's count", "parameters", "multiply-adds", "bytes"),
+    *("ratio", "paper's"),
 )
 WIDTH_NOTES = (
     "multiply-adds: of one image; bytes: of the parameters in float32; paper's count: kernels"
@@ -57,19 +59,25 @@ def describe_costs(config: ml_collections.ConfigDict, rate: float = 1.0) -> str:
         rate: TFLOP/s that the machine sustains, > 0; the hours of each group follow from it.
 
     Returns:
-        Three tables: a row for each width, teachers last, with ratios to the widest teacher; a row
-        for each group of runs that train together; a row for each kind of chip.
+        Three tables: a row for each family and width, with ratios to the widest teacher; a row for
+        each group of runs that train together; a row for each kind of chip.
     """
-    study = config.study
-    widths = sorted({*study.widths, *study.teacher_widths})
-    costs = {width: generator_cost(networks.build_generator(config, width)) for width in widths}
-    teacher_width = max(study.teacher_widths)
-    rows = [_width_row(width, cost, costs[teacher_width]) for width, cost in costs.items()]
+    teacher = networks.build_generator(config, plan.widest_teacher(config))
+    teacher_cost = generator_cost(teacher)
+    rows = [_width_row(g, generator_cost(g), teacher_cost) for g in _width_generators(config)]
     size, channels = config.data.image_size, networks.image_channels(config)
-    title = f"{config.name}: {size}x{size}x{channels}, teacher d={teacher_width}"
+    title = f"{config.name}: {size}x{size}x{channels}, teacher d={teacher.width}"
     widths_table = _format_table(WIDTH_HEADER, rows)
     groups = [_group_cost(config, g) for g in plan.group_runs(config, plan.plan_runs(config))]
     return "\n".join([title, widths_table, WIDTH_NOTES, "", _describe_groups(groups, rate)])
+
+
+def _width_generators(config: ml_collections.ConfigDict) -> list[Generator]:
+    """Returns a generator of each family and width, narrow ones first."""
+    students = [Run("student", "", width, 0) for width in config.study.widths]
+    runs = [*students, *plan.teacher_runs(config)]
+    generators = dict.fromkeys(networks.build_generator(config, run) for run in runs)
+    return sorted(generators, key=lambda generator: generator.width)
 
 
 def _describe_groups(groups: list[GroupCost], rate: float) -> str:
@@ -92,10 +100,10 @@ def _describe_groups(groups: list[GroupCost], rate: float) -> str:
 
 
 def _group_cost(config: ml_collections.ConfigDict, group: list[Run]) -> GroupCost:
-    teacher = max(plan.teacher_runs(config), key=lambda run: run.width)
+    teacher = plan.widest_teacher(config)
     specs = {run.name: networks.make_run_spec(config, run, teacher) for run in group}
     is_student = group[0].kind == "student"
-    generator = networks.build_generator(config, teacher.width) if is_student else None
+    generator = networks.build_generator(config, teacher) if is_student else None
     return GroupCost(
         title=f"{group[0].kind}s",
         runs=len(group),
@@ -118,9 +126,12 @@ def _format_hours(flops: int, flops_per_second: float) -> str:
     return f"{flops / flops_per_second / 3600:,.2f}"
 
 
-def _width_row(width: int, cost: GeneratorCost, teacher: GeneratorCost) -> tuple[str, ...]:
+def _width_row(
+    generator: Generator, cost: GeneratorCost, teacher: GeneratorCost
+) -> tuple[str, ...]:
     return (
-        str(width),
+        family_of(generator).name,
+        str(generator.width),
         f"{cost.paper_parameters:,}",
         f"{cost.parameters:,}",
         f"{cost.multiply_adds:,}",

@@ -82,7 +82,7 @@ def training_programs(
 
 def evaluation_programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
     """Yields what scoring runs: sampling from the widest teacher, and the FID network."""
-    generator = networks.build_generator(config, max(config.study.teacher_widths))
+    generator = networks.build_generator(config, plan.widest_teacher(config))
     count = config.evaluation.batch_size
     latents = jax.ShapeDtypeStruct((count, generator.latent_dim), np.float32)
     arguments = (generator, _variable_shapes(generator), latents)
@@ -96,13 +96,13 @@ def evaluation_programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
 def _group_program(
     config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | None
 ) -> Program:
-    teacher = max(plan.teacher_runs(config), key=lambda run: run.width)
+    teacher = plan.widest_teacher(config)
     has_teacher = group[0].kind == "student"
     specs = {
         run.name: networks.make_run_spec(config, run, teacher if has_teacher else None)
         for run in group
     }
-    generator = networks.build_generator(config, teacher.width) if has_teacher else None
+    generator = networks.build_generator(config, teacher) if has_teacher else None
     images, batches = _data_shapes(config, specs)
     states = {
         name: jax.eval_shape(lambda s=spec: create_train_state(s.spec, s.seed))

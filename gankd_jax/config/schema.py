@@ -67,6 +67,9 @@ def base_config() -> ml_collections.ConfigDict:
     # Implementation of the 4x4 stride-2 layers: auto (by backend), dilated, phase, matmul.  They
     # compute the same values at different speed.
     model.conv = "auto"
+    # Network family: dcgan.  Students and baselines have the same.
+    model.teacher = ml_collections.ConfigDict({"family": "dcgan"})
+    model.student = ml_collections.ConfigDict({"family": "dcgan"})
 
     config.study = study = ml_collections.ConfigDict()
     study.teacher_widths = (64,)  # the one that scores best on the validation split is the teacher
@@ -267,6 +270,9 @@ def validate_fields(
     _check_types(config)
     _require_option("data.image_size", config.data.image_size, IMAGE_SIZES)
     _require_option("data.placement", config.data.placement, options["placement"])
+    for owner in ("teacher", "student"):
+        family = config.model[owner].family
+        _require_option(f"model.{owner}.family", family, options["family"])
     _require_option("model.generator_norm", config.model.generator_norm, options["generator_norm"])
     _require_option("model.conv", config.model.conv, options["conv"])
     _require_option("evaluation.statistics", config.evaluation.statistics, options["statistics"])

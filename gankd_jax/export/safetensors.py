@@ -1,8 +1,8 @@
 """safetensors: a generator's layers, its sizes, and a card with its recipe and scores.
 
 The file holds `layerK.kernel` `[4, 4, i, o]` and `layerK.bias` `[o]`, with batch norm folded in.
-An int8 file also holds `layerK.scale` `[o]`, the factor of the kernel.  Nothing in a file can be
-executed.
+An int8 file also holds `layerK.scale` `[o]`, the factor of the kernel.  The metadata name the
+network family.  Nothing in a file can be executed.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from gankd_jax.export.formats import ExportFormat, register_format
 from gankd_jax.models import conv, sampling
-from gankd_jax.models.family import FAMILIES, FoldedLayer, Generator
+from gankd_jax.models.family import FAMILIES, FoldedLayer, Generator, family_of
 from gankd_jax.models.folding import unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 
@@ -43,7 +43,8 @@ def write_safetensors(generator: Generator, layers: list[FoldedLayer]) -> bytes:
             arrays[f"layer{k}.scale"] = layer.scale
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     sizes = {key: getattr(generator, name) for key, name in SIZES.items()}
-    return safetensors.numpy.save(contiguous, {"generator": json.dumps(sizes), "card": "{}"})
+    metadata = {"family": family_of(generator).name, "generator": json.dumps(sizes), "card": "{}"}
+    return safetensors.numpy.save(contiguous, metadata)
 
 
 def read_safetensors(file: bytes) -> TrainedGenerator:
@@ -56,7 +57,9 @@ def read_safetensors(file: bytes) -> TrainedGenerator:
         arrays = safetensors.numpy.load(file)
         metadata = _read_metadata(file)
         sizes = {SIZES[key]: value for key, value in json.loads(metadata["generator"]).items()}
-        generator = FAMILIES["dcgan"].generator(**sizes, conv_impl=conv.resolve_conv_impl("auto"))
+        # Files of older versions do not name it.
+        family = FAMILIES[metadata.get("family", "dcgan")]
+        generator = family.generator(**sizes, conv_impl=conv.resolve_conv_impl("auto"))
         count = sum(name.endswith("kernel") for name in arrays)
         layers = [_read_layer(arrays, k) for k in range(count)]
         card = json.loads(metadata["card"])

@@ -31,9 +31,6 @@ from gankd_jax.models.family import (
 
 LEAKY_SLOPE = 0.2
 INIT_STDDEV = 0.02  # of all kernels, as in the DCGAN paper
-GENERATOR_NORMS = ("batch", "none")
-# Batch norm mixes the images of a batch; the gradient penalty of WGAN-GP assumes "layer" or "none".
-CRITIC_NORMS = ("batch", "layer", "none")
 
 Params = Any  # a generator's parameters: layer0, norm0, layer1, ...
 
@@ -267,6 +264,10 @@ register_family(
         name="dcgan",
         generator=DCGANGenerator,
         critic=DCGANCritic,
+        image_sizes=(16, 32, 64, 128),
+        generator_norms=("batch", "none"),
+        # Batch norm mixes the images of a batch; WGAN-GP's penalty assumes "layer" or "none".
+        critic_norms=("batch", "layer", "none"),
         fold=fold_batch_norm,
         unfold=unfold_layers,
         prune=prune_generator,

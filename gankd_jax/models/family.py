@@ -138,6 +138,9 @@ class Family:
         name: Key in `FAMILIES`.
         generator: Constructor of a `Generator`; its arguments are the protocol's attributes.
         critic: Constructor of a `Critic`; its arguments are the protocol's attributes.
+        image_sizes: Pixels a side of the images that it has networks for.
+        generator_norms: The norms that a generator can have.
+        critic_norms: The norms that a critic can have.
         fold: Maps a generator's variables to its layers, first to last, with batch norm folded in.
         unfold: Maps a generator and folded layers to a generator without norm and its variables.
         prune: Maps the params of a student and of a wider teacher to the student's initial params,
@@ -149,6 +152,9 @@ class Family:
     name: str
     generator: type
     critic: type
+    image_sizes: tuple[int, ...]
+    generator_norms: tuple[str, ...]
+    critic_norms: tuple[str, ...]
     fold: Callable[[PyTree], list[FoldedLayer]]
     unfold: Callable[[Generator, list[FoldedLayer]], tuple[Generator, PyTree]]
     prune: Callable[[PyTree, PyTree], PyTree]

@@ -6,21 +6,26 @@ import numpy as np
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data import registry
 from gankd_jax.models import conv
-from gankd_jax.models.family import FAMILIES, Critic, Generator
+from gankd_jax.models.family import FAMILIES, Critic, Family, Generator
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_state import StepSpec
 
 
-def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
-    """Returns the study's generator of that width, without parameters.
+def run_family(config: ml_collections.ConfigDict, run: Run) -> Family:
+    """Returns the network family of a run: the teacher's, or that of students and baselines."""
+    return FAMILIES[config.model["teacher" if run.kind == "teacher" else "student"].family]
+
+
+def build_generator(config: ml_collections.ConfigDict, run: Run) -> Generator:
+    """Returns the generator of a run, without parameters.
 
     Args:
         config: The study's config.
-        width: Channels of the last hidden layer.
+        run: The run, which decides the family and the width.
     """
-    return FAMILIES["dcgan"].generator(
-        width=width,
+    return run_family(config, run).generator(
+        width=run.width,
         image_size=config.data.image_size,
         channels=image_channels(config),
         latent_dim=config.model.latent,
@@ -29,19 +34,19 @@ def build_generator(config: ml_collections.ConfigDict, width: int) -> Generator:
     )
 
 
-def build_critic(config: ml_collections.ConfigDict, width: int, norm: str) -> Critic:
-    """Returns the study's critic of that width and norm (batch, layer, none).
+def build_critic(config: ml_collections.ConfigDict, run: Run) -> Critic:
+    """Returns the critic of a run's own recipe, without parameters.
 
     Args:
         config: The study's config.
-        width: Channels of the first hidden layer.
-        norm: batch, layer or none.
+        run: The run, which decides the family and, unless its recipe does, the width.
     """
-    return FAMILIES["dcgan"].critic(
-        width=width,
+    recipe = config.recipes[run.recipe]
+    return run_family(config, run).critic(
+        width=recipe.critic_width or run.width,
         image_size=config.data.image_size,
         channels=image_channels(config),
-        norm=norm,
+        norm=recipe.critic_norm,
         conv_impl=conv.resolve_conv_impl(config.model.conv),
     )
 
@@ -69,21 +74,15 @@ def make_run_spec(
     critic_run = teacher if recipe.critic == "teacher" and teacher else run
     feature_run = teacher if recipe.features != "none" else None
     spec = StepSpec(
-        generator=build_generator(config, run.width),
-        critic=_build_own_critic(config, critic_run) if recipe.alpha > 0 else None,
+        generator=build_generator(config, run),
+        critic=build_critic(config, critic_run) if recipe.alpha > 0 else None,
         recipe=recipe,
-        feature_critic=_build_own_critic(config, feature_run) if feature_run else None,
+        feature_critic=build_critic(config, feature_run) if feature_run else None,
     )
     data_seed = teacher.seed if teacher and not recipe.warm_start else run.seed
     return RunSpec(
         spec=spec, seed=retry_seed(run.seed, retries), data_seed=retry_seed(data_seed, retries)
     )
-
-
-def _build_own_critic(config: ml_collections.ConfigDict, run: Run) -> Critic:
-    """Returns the critic of a run's own recipe."""
-    recipe = config.recipes[run.recipe]
-    return build_critic(config, recipe.critic_width or run.width, recipe.critic_norm)
 
 
 def retry_seed(seed: int, retries: int) -> int:

@@ -49,6 +49,11 @@ def teacher_runs(config: ml_collections.ConfigDict) -> list[Run]:
     ]
 
 
+def widest_teacher(config: ml_collections.ConfigDict) -> Run:
+    """Returns the candidate of most channels, for which costs are computed."""
+    return max(teacher_runs(config), key=lambda run: run.width)
+
+
 def student_runs(config: ml_collections.ConfigDict) -> list[Run]:
     """Returns the students: every recipe, width and seed."""
     return _sweep_runs(config, "student", config.study.students)

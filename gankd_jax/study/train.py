@@ -112,7 +112,7 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
         loop.RunGroup(
             title=group[0].name if is_single else f"{len(group)} {group[0].kind}s",
             run_specs=run_specs,
-            teacher=networks.build_generator(config, teacher.width) if teacher else None,
+            teacher=networks.build_generator(config, teacher) if teacher else None,
             images=images,
             on_device=_fits_on_device(config.data.placement, images),
             mesh=sharding.make_mesh(config.training.devices),

@@ -1,17 +1,21 @@
 """Checks a study's config against the registries that serve its fields."""
 
+import itertools
+from collections.abc import Iterable
+
 import ml_collections
 
 from gankd_jax.config import schema
 from gankd_jax.evaluation.classifier import CLASSIFIERS
 from gankd_jax.evaluation.inference import BATCH_STATISTICS
 from gankd_jax.models.conv import CONV_IMPLS
-from gankd_jax.models.dcgan import CRITIC_NORMS, GENERATOR_NORMS
+from gankd_jax.models.family import FAMILIES
 from gankd_jax.models.inception import POOL_LAYERS
 from gankd_jax.study.train import PLACEMENTS
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import CRITIC_SOURCES, OPTIMIZERS, SCHEDULES
 from gankd_jax.training.train_step import REAL_SOURCES
+from gankd_jax.utils.errors import UserError
 
 
 def field_options() -> dict[str, tuple[str, ...]]:
@@ -25,8 +29,9 @@ def field_options() -> dict[str, tuple[str, ...]]:
         "reduction": tuple(losses.REDUCTIONS),
         "critic": CRITIC_SOURCES,
         "real_source": REAL_SOURCES,
-        "critic_norm": CRITIC_NORMS,
-        "generator_norm": GENERATOR_NORMS,
+        "family": tuple(FAMILIES),
+        "critic_norm": _merge_options(family.critic_norms for family in FAMILIES.values()),
+        "generator_norm": _merge_options(family.generator_norms for family in FAMILIES.values()),
         "schedule": tuple(SCHEDULES),
         "conv": ("auto", *CONV_IMPLS),
         "placement": PLACEMENTS,
@@ -43,3 +48,44 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         UserError: A field is wrong; names the first one and what it may be.
     """
     schema.validate_fields(config, field_options())
+    for owner in ("teacher", "student"):
+        _validate_family(config, owner)
+
+
+def _merge_options(options: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(options)))
+
+
+def _validate_family(config: ml_collections.ConfigDict, owner: str) -> None:
+    """Refuses sizes and norms that the networks of teachers, or of all others, do not have.
+
+    Raises:
+        UserError: Names the field and what the family has.
+    """
+    family = FAMILIES[config.model[owner].family]
+    fields = {"data.image_size": family.image_sizes, "model.generator_norm": family.generator_norms}
+    study = config.study
+    names = ("teacher",) if owner == "teacher" else (*study.students, *study.baselines)
+    for name in names:
+        recipe = config.recipes[name]
+        if recipe.alpha > 0 and recipe.critic == "fresh":
+            fields[f"recipes.{name}.critic_norm"] = family.critic_norms
+        if recipe.warm_start:
+            _require_pruning(config, name)
+    values = schema.flatten_config(config.to_dict())
+    for field, options in fields.items():
+        if values[field] not in options:
+            raise UserError(
+                f"config.{field} is {values[field]!r}, and config.model.{owner}.family is"
+                f" {family.name!r}, whose networks have {', '.join(map(str, options))}"
+            )
+
+
+def _require_pruning(config: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses a warm start where no channels of the teacher can become the student's."""
+    teacher, student = config.model.teacher.family, config.model.student.family
+    if teacher != student or FAMILIES[student].prune is None:
+        raise UserError(
+            f"config.recipes.{name}.warm_start copies channels of the teacher, which a {student}"
+            f" student cannot take from a {teacher} teacher; set it to False"
+        )

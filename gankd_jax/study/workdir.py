@@ -290,6 +290,6 @@ def write_run_info(workdir: Path, config: ml_collections.ConfigDict, run: Run) -
         config: The study's config.
         run: The run.
     """
-    size = generator_cost(networks.build_generator(config, run.width))
+    size = generator_cost(networks.build_generator(config, run))
     info = {"name": run.name, **dataclasses.asdict(run), **dataclasses.asdict(size)}
     atomic_io.write_json(workdir / run.name / "run.json", info)

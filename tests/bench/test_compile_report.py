@@ -84,9 +84,13 @@ def test_sampling_from_the_papers_teacher_fits_a_chip():
     sampling, _ = programs.evaluation_programs(config)
     stats = programs.compile_program(mesh_of_devices(tpu_slice.devices), sampling)
     # XLA does not count what a 4x4 kernel multiplies beyond the image: 1 / 2n of either side.
-    flops = 250 * cost_model.generator_flops(networks.build_generator(config, 256))
+    flops = 250 * cost_model.generator_flops(
+        networks.build_generator(config, plan.widest_teacher(config))
+    )
     assert 0.8 * flops < stats.flops < flops
-    weights = generator_cost(networks.build_generator(config, 256)).bytes_float32
+    weights = generator_cost(
+        networks.build_generator(config, plan.widest_teacher(config))
+    ).bytes_float32
     assert weights < stats.argument_bytes < stats.peak_bytes < tpu_slice.chip.memory
     assert stats.collectives == {}
     assert stats.flops < stats.step_cycles / tpu_slice.chip.clock * tpu_slice.chip.peak
@@ -107,7 +111,11 @@ def test_slice_shares_the_steps_of_the_papers_mnist_study(title):
     group = next(g for g in groups if f"{g[0].kind}s" == title)
     teacher = plan.teacher_runs(config)[0]
     specs = {run.name: networks.make_run_spec(config, run, teacher) for run in group}
-    generator = networks.build_generator(config, 256) if title == "students" else None
+    generator = (
+        networks.build_generator(config, plan.widest_teacher(config))
+        if title == "students"
+        else None
+    )
     # XLA does not count what a 4x4 kernel multiplies beyond the image: half a row at each of both
     # ends, which is most where a layer has 4 pixels.
     flops = cost_model.group_step_flops(specs, generator) / 4

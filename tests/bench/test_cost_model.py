@@ -104,7 +104,9 @@ def test_group_step_has_the_operations_that_xla_counts():
     ):
         teacher = plan.teacher_runs(config)[0]
         specs = {run.name: networks.make_run_spec(config, run, teacher) for run in group}
-        generator = networks.build_generator(config, 16) if group[0].kind == "student" else None
+        generator = (
+            networks.build_generator(config, teacher) if group[0].kind == "student" else None
+        )
         by_xla = program.function.lower(*program.arguments).cost_analysis()["flops"]
         assert cost_model.group_step_flops(specs, generator) == pytest.approx(by_xla, rel=0.2)
 

@@ -14,7 +14,7 @@ from gankd_jax.bench import programs
 from gankd_jax.models import conv
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
-from gankd_jax.study import networks
+from gankd_jax.study import networks, plan
 
 PLATFORMS = ("cuda", "tpu")
 CONFIGS = ("digits", "mnist", "cifar10", "celeb_a")
@@ -45,7 +45,7 @@ def test_program_has_the_critic_that_only_its_last_run_compares_features_in():
         program.title: program.arguments[1] and program.arguments[1].critic
         for program in programs.training_programs(config)
     }
-    teacher = networks.build_critic(config, 4, config.recipes.teacher.critic_norm)
+    teacher = networks.build_critic(config, plan.widest_teacher(config))
     kernel = critics["students"]["params"]["layer0"]["kernel"]
     assert kernel.shape == (4, 4, teacher.channels, teacher.width)
     assert critics["teachers"] is critics["baselines"] is None

@@ -76,8 +76,10 @@ def test_runs_with_other_steps_are_another_group(field, value):
 
 def test_networks_have_the_sizes_of_the_config():
     config = tiny.config(model__latent=7, model__generator_norm="none", model__conv="phase")
-    assert networks.build_generator(config, 3) == DCGANGenerator(3, 16, 1, 7, "none", "phase")
-    assert networks.build_critic(config, 3, "layer") == DCGANCritic(3, 16, 1, "layer", "phase")
+    config.recipes.baseline.update({"critic_width": 0, "critic_norm": "layer"})
+    run = Run("baseline", "baseline", 3, 0)
+    assert networks.build_generator(config, run) == DCGANGenerator(3, 16, 1, 7, "none", "phase")
+    assert networks.build_critic(config, run) == DCGANCritic(3, 16, 1, "layer", "phase")
 
 
 @pytest.mark.parametrize(("name", "count"), [("digits", 1), ("cifar10", 3), ("celeb_a", 3)])
@@ -87,7 +89,7 @@ def test_channels_are_those_of_the_data_set(name, count):
 
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(UserError, match="choose one of digits"):
-        networks.build_generator(tiny.config(data__name="imagenet"), 1)
+        networks.build_generator(tiny.config(data__name="imagenet"), Run("student", "mse", 1, 0))
 
 
 def test_pure_distillation_has_no_critic_and_keeps_its_recipe():
