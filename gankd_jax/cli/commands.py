@@ -88,7 +88,7 @@ def run_watch(args: Namespace) -> None:
 
 
 def run_sample(args: Namespace) -> None:
-    """Write a grid of generated images as PNG, of a run or of a pretrained generator."""
+    """Write images of a run or of a pretrained generator as PNG: a grid, or single images."""
     from gankd_jax.study import generators
     from gankd_jax.utils.sharding import require_platform
 
@@ -98,11 +98,13 @@ def run_sample(args: Namespace) -> None:
     if args.pretrained:
         if len(missing_flags) < len(run_flags):
             raise UserError("--pretrained is not a run of a study: give it, or --workdir and --run")
-        generators.sample_pretrained(args.pretrained, args.out)
+        generators.sample_pretrained(args.pretrained, args.out, args.samples)
     elif missing_flags:
         raise UserError(f"`gankd sample` needs {missing_flags[0]}=... of a study, or --pretrained")
     else:
-        generators.sample_run(args.config.load(), args.workdir, args.run_name, out=args.out)
+        generators.sample_run(
+            args.config.load(), args.workdir, args.run_name, out=args.out, samples=args.samples
+        )
     print(args.out)
 
 

@@ -331,8 +331,22 @@ def _add_sample_command(parser: CommandParser) -> None:
         "gankd sample --pretrained=mnist-d2 --out=mnist-d2.png",
         "gankd sample --config=configs/digits.py --workdir=runs/digits"
         " --run=student-mse-d4-s0 --out=grid.png",
+        "gankd sample --pretrained=mnist-d2 --samples=1000 --out=mnist-d2",
     )
-    sample.add_flags("out", required=True)
+    sample.add_flag(
+        "out",
+        metavar="PATH",
+        type=parse_path,
+        complete="file",
+        required=True,
+        help="the PNG file of the grid, or with --samples the folder of the images",
+    )
+    sample.add_flag(
+        "samples",
+        metavar="N",
+        type=_positive,
+        help="write this many single images (default: a grid of 64)",
+    )
     sample.add_flag(
         "pretrained",
         metavar="NAME",
@@ -518,7 +532,8 @@ def _add_setup_commands(parser: CommandParser) -> None:
         metavar="DIR",
         type=parse_path,
         complete="directory",
-        help="the folder of the original files (default: download, where that is allowed)",
+        help="the folder or archive of the original files (default: download, where that is"
+        " allowed)",
     )
     prepare.add_flags("data-dir")
     completion = parser.add_command(

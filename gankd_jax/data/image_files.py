@@ -83,11 +83,16 @@ def _walk(folder: Path, *, recursive: bool, parents: tuple[Path, ...]) -> Iterat
 
 def _kind_beside_images(path: Path) -> str:
     """Returns what a folder's entry is if it is no image; "" for an image."""
-    if path.name.startswith(".") or path.name == _MACOS_SIDECARS:
+    if is_hidden(path.name):
         return "hidden file"
     if path.is_dir():
         return _FOLDER
     return "" if path.suffix.lower() in IMAGE_SUFFIXES else f"{path.suffix or 'other'} file"
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of that name is hidden, or holds macOS's sidecars."""
+    return name.startswith(".") or name == _MACOS_SIDECARS
 
 
 def has_images(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from gankd_jax.data import readers, registry
+from gankd_jax.data import original_files, readers, registry
 from gankd_jax.data.registry import Dataset, SourceFile
 from gankd_jax.utils.download import download_file
 from gankd_jax.utils.errors import UserError
@@ -87,8 +87,8 @@ def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
 
     Args:
         name: A key of `registry.DATASETS`.
-        source_dir: The folder of the original files.  None: they are downloaded to
-            `data_dir`/downloads/NAME.
+        source_dir: The folder of the original files, packed or unpacked.  None: they are
+            downloaded to `data_dir`/downloads/NAME.
         data_dir: The folder of the TFDS data sets.
 
     Returns:
@@ -108,15 +108,10 @@ def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
     if source_dir is None:
         paths = _download_files(dataset, data_dir)
     else:
-        paths = _find_files(dataset, source_dir)
+        paths = original_files.find_files(dataset, source_dir)
     files = [_describe(file, paths[file.name]) for file in dataset.files if file.name in paths]
     with readers.READERS[name](dataset, paths) as source:
-        warnings = [
-            f"{file['name']} has an unknown hash: it differs from the published file"
-            for file in files
-            if not file["known"]
-        ]
-        warnings += source.warnings
+        warnings = [*_hash_warnings(files), *source.warnings]
         record = {
             "name": name,
             "version": dataset.version,
@@ -135,17 +130,6 @@ def _origin(files: list[dict[str, Any]], source_dir: Path | None) -> str:
     if not files:
         return "scikit-learn"
     return "download" if source_dir is None else "by hand"
-
-
-def _find_files(dataset: Dataset, source_dir: Path) -> dict[str, Path]:
-    """Returns the path of each original file in a folder that a person filled."""
-    paths = {file.name: source_dir / file.name for file in dataset.files}
-    present = {name: path for name, path in paths.items() if path.is_file()}
-    missing = [f.name for f in dataset.files if f.name not in present and not f.optional]
-    if missing:
-        state = "lacks" if source_dir.is_dir() else "does not exist; it should hold"
-        raise UserError(f"{source_dir} {state} {', '.join(missing)} (see {dataset.homepage})")
-    return present
 
 
 def _download_files(dataset: Dataset, data_dir: Path) -> dict[str, Path]:
@@ -179,18 +163,33 @@ def _sha256(path: Path) -> str:
 
 
 def _describe(file: SourceFile, path: Path) -> dict[str, Any]:
-    """Returns name, size and hash of a file, and whether it is the published one."""
-    with readers.reading_file(path):
+    """Returns name, size and hash of a file, and whether it is a published one."""
+    if path.is_dir():
+        return {"name": f"{path.name}/", "known": False}
+    with original_files.reading_file(path):
         sha256 = _sha256(path)
-    is_known = sha256 == file.sha256 or _has_known_content(file, path)
-    return {"name": file.name, "bytes": path.stat().st_size, "sha256": sha256, "known": is_known}
+    is_known = sha256 in (file.sha256, *file.other_sha256) or _has_known_content(file, path)
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256, "known": is_known}
 
 
 def _has_known_content(file: SourceFile, path: Path) -> bool:
     if file.content_sha256 is None:
         return False
-    content = readers.gunzip(path, limit=_MAX_CONTENT)
+    content = original_files.read_content(path, limit=_MAX_CONTENT)
     return hashlib.sha256(content).hexdigest() == file.content_sha256
+
+
+def _hash_warnings(files: list[dict[str, Any]]) -> list[str]:
+    """Returns a sentence for each file that is not known to be the published one."""
+    texts = {
+        True: "{name} is an unpacked folder, which no published hash can confirm",
+        False: "{name} has an unknown hash: it differs from the published file",
+    }
+    return [
+        texts[file["name"].endswith("/")].format(name=file["name"])
+        for file in files
+        if not file["known"]
+    ]
 
 
 def _write_dataset(

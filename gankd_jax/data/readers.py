@@ -3,12 +3,8 @@
 A new reader is a context manager here, registered by `@register_reader(NAME)`.
 """
 
-import gzip
 import io
 import re
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,12 +15,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from gankd_jax.data.array_pickle import load_byte_arrays
+from gankd_jax.data.original_files import Member, open_members, read_content, reading_file
 from gankd_jax.data.registry import Dataset
+from gankd_jax.utils.atomic_io import encode_png
 from gankd_jax.utils.errors import UserError
 
-_CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+_CIFAR_TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _CIFAR_BATCH, _CIFAR_ROW = 10_000, 1 + 3 * 32 * 32
-_CIFAR_LIMIT = 1 << 28  # the archive unpacks to 184 MB
 _CELEB_A_SPLITS = {"0": "train", "1": "validation", "2": "test"}
 _JPEG_LIMIT = 1 << 24  # a photograph of CelebA takes about 7 kB
 
@@ -75,48 +73,6 @@ def register_reader(name: str) -> Callable[[Reader], Reader]:
     return register
 
 
-@contextmanager
-def reading_file(path: Path) -> Iterator[None]:
-    """Turns the errors that decompressors and decoders raise for a bad file into a UserError."""
-    try:
-        yield
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,  # what zipfile raises for an encrypted member
-        ValueError,
-        zlib.error,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        Image.DecompressionBombError,
-    ) as error:
-        message = f"{path} is damaged or cut short ({error}): fetch it again"
-        raise UserError(message) from error
-
-
-def gunzip(path: Path, limit: int) -> bytes:
-    """Returns the content of a .gz file, checked against its own CRC.
-
-    Args:
-        path: The file.
-        limit: Largest size of the content in bytes, so that a malicious file cannot fill memory.
-
-    Raises:
-        UserError: The file is damaged or its content is too large.
-    """
-    with reading_file(path), gzip.open(path) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise UserError(f"{path} unpacks to more than {limit} bytes: it is not the original file")
-    return content
-
-
-def _encode_png(pixels: UInt8[np.ndarray, "h w c"]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _labelled_split(
     pixels: UInt8[np.ndarray, "n h w c"],
     labels: UInt8[np.ndarray, " n"],
@@ -124,7 +80,7 @@ def _labelled_split(
 ) -> ExampleSplit:
     def example(index: int) -> dict[str, Any]:
         features: dict[str, Any] = {
-            "image": _encode_png(pixels[index]),
+            "image": encode_png(pixels[index]),
             "label": int(labels[index]),
         }
         return features if id_prefix is None else features | {"id": f"{id_prefix}_{index:05d}"}
@@ -157,7 +113,7 @@ def _read_digits(dataset: Dataset, paths: Mapping[str, Path]) -> Iterator[Source
 def _read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     """Reads an idx file of bytes: a magic number, one big-endian length per axis, then the data."""
     header, size = 4 + 4 * len(shape), int(np.prod(shape))
-    content = gunzip(path, header + size + (1 << 20))
+    content = read_content(path, header + size + (1 << 20))
     expected = np.array([0x0800 + len(shape), *shape], ">u4").tobytes()
     if content[:4] != expected[:4]:
         raise UserError(f"{path} is not an idx file of bytes with {len(shape)} axes")
@@ -183,68 +139,70 @@ def _read_mnist(dataset: Dataset, paths: Mapping[str, Path]) -> Iterator[SourceS
     yield SourceSplits(splits)
 
 
-def _check_member(path: Path, name: str, *, plain: bool) -> None:
-    """Refuses a member that would be unpacked outside its folder, or is not a plain file."""
-    member = PurePosixPath(name)
-    if not plain or member.is_absolute() or ".." in member.parts or "\\" in name:
-        raise UserError(f"{path} holds the unsafe member {name!r}: it is not the original archive")
-
-
-def _read_tar(path: Path) -> dict[str, bytes]:
-    """Reads the .bin files of a gzipped tar by their base names; unpacks nothing to disk."""
-    files = {}
-    content = io.BytesIO(gunzip(path, _CIFAR_LIMIT))
-    with reading_file(path), tarfile.open(fileobj=content, mode="r:") as archive:
-        for member in archive:
-            _check_member(path, member.name, plain=member.isfile() or member.isdir())
-            stream = archive.extractfile(member)
-            if stream is not None and member.name.endswith(".bin"):
-                files[PurePosixPath(member.name).name] = stream.read()
-    return files
-
-
-def _cifar_batch(path: Path, files: Mapping[str, bytes], name: str) -> UInt8[np.ndarray, "n 3073"]:
+def _cifar_batch(path: Path, files: Mapping[str, Member], name: str) -> UInt8[np.ndarray, "n 3073"]:
+    """Reads a batch of the binary or the Python archive: rows of a label and three planes."""
     if name not in files:
         raise UserError(f"{path} lacks {name}: it is not the original archive")
-    if len(files[name]) != _CIFAR_BATCH * _CIFAR_ROW:
-        count = len(files[name]) / _CIFAR_ROW
+    if files[name].size > 2 * _CIFAR_BATCH * _CIFAR_ROW:
+        raise UserError(f"{path}: {name} has {files[name].size} bytes: it is not the original")
+    with reading_file(path):
+        content = files[name].read()
+    if not name.endswith(".bin"):
+        return _unpickle_batch(path, name, content)
+    if len(content) != _CIFAR_BATCH * _CIFAR_ROW:
+        count = len(content) / _CIFAR_ROW
         raise UserError(f"{path}: {name} holds {count:g} images instead of {_CIFAR_BATCH}")
-    return np.frombuffer(files[name], np.uint8).reshape(_CIFAR_BATCH, _CIFAR_ROW)
+    return np.frombuffer(content, np.uint8).reshape(_CIFAR_BATCH, _CIFAR_ROW)
+
+
+def _unpickle_batch(path: Path, name: str, content: bytes) -> UInt8[np.ndarray, "n 3073"]:
+    try:
+        values = load_byte_arrays(content)
+        labels, pixels = np.frombuffer(bytes(values["labels"]), np.uint8), values["data"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: {name} is not a batch of CIFAR-10: {error}") from error
+    if not isinstance(pixels, np.ndarray) or pixels.shape != (_CIFAR_BATCH, _CIFAR_ROW - 1):
+        shape = getattr(pixels, "shape", None)
+        raise UserError(f"{path}: {name} holds {shape} instead of {_CIFAR_BATCH} images")
+    if len(labels) != len(pixels):
+        raise UserError(f"{path}: {name} holds {len(labels)} labels of {len(pixels)} images")
+    return np.concatenate([labels[:, None], pixels], axis=1)
 
 
 @register_reader("cifar10")
 @contextmanager
 def _read_cifar10(dataset: Dataset, paths: Mapping[str, Path]) -> Iterator[SourceSplits]:
     path = paths["cifar-10-binary.tar.gz"]
-    files = _read_tar(path)
     splits = {}
-    for split, names in (("train", _CIFAR_TRAIN), ("test", ("test_batch.bin",))):
-        rows = np.concatenate([_cifar_batch(path, files, name) for name in names])
-        _check_labels(path, rows[:, 0], dataset.classes)
-        pixels = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        splits[split] = _labelled_split(pixels, rows[:, 0], id_prefix=split)
+    with open_members(path) as members:
+        files = {PurePosixPath(member.name).name: member for member in members}
+        suffix = "" if "data_batch_1" in files else ".bin"
+        for split, names in (("train", _CIFAR_TRAIN), ("test", ("test_batch",))):
+            rows = np.concatenate([_cifar_batch(path, files, name + suffix) for name in names])
+            _check_labels(path, rows[:, 0], dataset.classes)
+            pixels = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            splits[split] = _labelled_split(pixels, rows[:, 0], id_prefix=split)
     yield SourceSplits(splits)
 
 
-def _find_photographs(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Returns the photographs of the archive, in any folder of it, by base name in name order."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
-        _check_member(path, info.filename, plain=not is_link and info.file_size <= _JPEG_LIMIT)
-        name = PurePosixPath(info.filename).name
+def _find_photographs(path: Path, members: Sequence[Member]) -> dict[str, Member]:
+    """Returns the photographs of an archive or folder by base name, in name order."""
+    photographs: dict[str, Member] = {}
+    for member in members:
+        name = PurePosixPath(member.name).name
         if re.fullmatch(r"\d{6}\.jpg", name):
-            if name in members:
+            if name in photographs:
                 raise UserError(f"{path} holds {name} twice: it is not the original archive")
-            members[name] = info
-    return dict(sorted(members.items()))
+            if member.size > _JPEG_LIMIT:
+                raise UserError(f"{path}: {member.name} has {member.size} bytes: it is no original")
+            photographs[name] = member
+    return dict(sorted(photographs.items()))
 
 
-def _read_partition(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """Splits names by `list_eval_partition.txt`, which has lines such as `000001.jpg 0`."""
-    with reading_file(path):
-        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    split_of = {row[0]: _CELEB_A_SPLITS.get(row[-1]) for row in rows if len(row) == 2}
+def _read_partition(path: Path, text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """Splits names by a file of lines such as `000001.jpg 0`, or Kaggle's `000001.jpg,0`."""
+    rows = [re.split(r"[\s,;]+", line.strip()) for line in text.replace('"', "").splitlines()]
+    split_of = {row[0]: _CELEB_A_SPLITS.get(row[1]) for row in rows if len(row) == 2}
     unknown = [name for name in names if split_of.get(name) is None]
     if unknown:
         raise UserError(f"{path} gives no split for {unknown[0]} and {len(unknown) - 1} others")
@@ -259,31 +217,48 @@ def _read_partition(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     return {split: members for split, members in splits.items() if members}
 
 
+def _find_partition(path: Path | None, members: Sequence[Member]) -> tuple[Path, bytes] | None:
+    """Returns the partition file and its content: one that lies alone, or one in the archive."""
+    if path is not None:
+        with reading_file(path):
+            return path, path.read_bytes()
+    for member in members:
+        name = Path(member.name)
+        if re.fullmatch(r"list_eval_partition\.(txt|csv)", name.name):
+            with reading_file(name):
+                return name, member.read()
+    return None
+
+
 def _split_celeb_a(
-    names: Sequence[str], total: int, paths: Mapping[str, Path]
+    path: Path, names: Sequence[str], total: int, partition: tuple[Path, bytes] | None
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Returns the names of each split, and warnings."""
-    path = paths["img_align_celeba.zip"]
     if len(names) > total or len(names) < 10:
         raise UserError(f"{path} holds {len(names)} images; {total} are expected")
     warnings = []
     if len(names) < total:
         warnings.append(f"{path.name} holds {len(names)} of {total} images")
-    if (partition := paths.get("list_eval_partition.txt")) is not None:
-        return _read_partition(partition, names), warnings
-    warnings.append("list_eval_partition.txt is absent: the last tenth by name is the test split")
+    if partition is not None:
+        partition_path, content = partition
+        with reading_file(partition_path):
+            text = content.decode("utf-8-sig")  # Windows writes a byte order mark
+        return _read_partition(partition_path, text, names), warnings
+    warnings.append(
+        "list_eval_partition.txt or .csv is absent: the last tenth by name is the test split"
+    )
     first = len(names) - len(names) // 10
     return {"train": list(names[:first]), "test": list(names[first:])}, warnings
 
 
-def _read_jpeg(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+def _read_jpeg(path: Path, member: Member) -> bytes:
     """Returns the bytes of a photograph unchanged, after decoding them once as a check."""
     with reading_file(path):
-        content = archive.read(info)
+        content = member.read()
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             image.load()
     if image.mode != "RGB":
-        raise UserError(f"{path}: {info.filename} is a {image.mode} image; RGB is expected")
+        raise UserError(f"{path}: {member.name} is a {image.mode} image; RGB is expected")
     return content
 
 
@@ -291,14 +266,14 @@ def _read_jpeg(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> b
 @contextmanager
 def _read_celeb_a(dataset: Dataset, paths: Mapping[str, Path]) -> Iterator[SourceSplits]:
     path = paths["img_align_celeba.zip"]
-    with reading_file(path):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        members = _find_photographs(path, archive)
-        names, warnings = _split_celeb_a(list(members), sum(dataset.counts.values()), paths)
+    with open_members(path) as members:
+        photographs = _find_photographs(path, members)
+        partition = _find_partition(paths.get("list_eval_partition.txt"), members)
+        total = sum(dataset.counts.values())
+        names, warnings = _split_celeb_a(path, list(photographs), total, partition)
 
         def example(name: str) -> dict[str, Any]:
-            return {"image": _read_jpeg(path, archive, members[name])}
+            return {"image": _read_jpeg(path, photographs[name])}
 
         splits = {split: ExampleSplit(keys, example) for split, keys in names.items()}
         yield SourceSplits(splits, tuple(warnings))

@@ -16,6 +16,9 @@ class SourceFile:
     Attributes:
         name: The published file name.
         sha256: The published hash of the file, as TensorFlow Datasets records it.
+        aliases: Names or patterns of other files that serve in its place.
+        unpacked: Names or patterns of files in the folder that it was unpacked to.
+        other_sha256: The published hashes of the aliases.
         url: Where to download it; None if the site offers no direct download.
         content_sha256: Hash of the gunzipped content.  By it a file that was compressed again still
             counts as the published one.  None to leave that out.
@@ -27,6 +30,9 @@ class SourceFile:
     url: str | None = None
     content_sha256: str | None = None
     optional: bool = False
+    aliases: tuple[str, ...] = ()
+    unpacked: tuple[str, ...] = ()
+    other_sha256: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,24 +112,28 @@ register_dataset(
                 sha256="440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
                 url=_MNIST + "train-images-idx3-ubyte.gz",
                 content_sha256="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                aliases=("train-images-idx3-ubyte", "train-images.idx3-ubyte"),
             ),
             SourceFile(
                 name="train-labels-idx1-ubyte.gz",
                 sha256="3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
                 url=_MNIST + "train-labels-idx1-ubyte.gz",
                 content_sha256="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                aliases=("train-labels-idx1-ubyte", "train-labels.idx1-ubyte"),
             ),
             SourceFile(
                 name="t10k-images-idx3-ubyte.gz",
                 sha256="8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
                 url=_MNIST + "t10k-images-idx3-ubyte.gz",
                 content_sha256="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                aliases=("t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"),
             ),
             SourceFile(
                 name="t10k-labels-idx1-ubyte.gz",
                 sha256="f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
                 url=_MNIST + "t10k-labels-idx1-ubyte.gz",
                 content_sha256="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                aliases=("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"),
             ),
         ),
     )
@@ -141,6 +151,9 @@ register_dataset(
                 name="cifar-10-binary.tar.gz",
                 sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
                 url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                aliases=("cifar-10-python.tar.gz",),
+                unpacked=("data_batch_1.bin", "data_batch_1"),
+                other_sha256=("6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",),
             ),
         ),
         ids=True,
@@ -158,11 +171,14 @@ register_dataset(
             SourceFile(
                 name="img_align_celeba.zip",
                 sha256="46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74",
+                aliases=("*.zip",),  # Kaggle's archive
+                unpacked=("[0-9]" * 6 + ".jpg",),
             ),
             SourceFile(
                 name="list_eval_partition.txt",
                 sha256="fc955bcb3ef8fbdf7d5640d9a8693a8431b5f2ee291a5c1449a1549e7e073fe7",
                 optional=True,
+                aliases=("list_eval_partition.csv",),
             ),
         ),
     )

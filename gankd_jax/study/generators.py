@@ -1,11 +1,16 @@
 """Trained generators by name, file or run: load one, write its samples, or export it."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+from tqdm import tqdm
 
+from gankd_jax.config import schema
 from gankd_jax.config.constants import PRECISIONS
+from gankd_jax.data import image_files
+from gankd_jax.evaluation import inference
 from gankd_jax.export import pretrained
 from gankd_jax.export.formats import (
     CHECK_COUNT,
@@ -73,36 +78,75 @@ def open_run(folder: Path) -> tuple[StudyContext, Run]:
     return StudyContext(config, folder.parent), run
 
 
-def sample_run(config: ml_collections.ConfigDict, folder: Path, name: str, *, out: Path) -> None:
-    """Writes a grid of a trained run's samples as PNG, always of the same latents.
+def sample_run(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    name: str,
+    *,
+    out: Path,
+    samples: int | None = None,
+) -> None:
+    """Writes samples of a trained run: a grid, always of the same latents, or single images.
 
     Args:
         config: The study's config.
         folder: The work directory.
         name: The run's name.
-        out: The file to write.
+        out: The PNG file of the grid, or the folder of the images.
+        samples: How many single images; they are those that the study's evaluation scores first.
+            None for the grid.
 
     Raises:
         UserError: There is no such run, it is not trained, or `out` exists.
     """
     run = plan.find_run(config, name)
     workdir.require_trained(folder, config, run)
-    paths.require_new_file(out)
-    _write_grid(out, StudyContext(config, folder).load_generator(run))
+    _require_new_output(out, samples)
+    generator = TrainedGenerator(*StudyContext(config, folder).load_generator(run))
+    _write_samples(out, generator, config.evaluation, samples)
 
 
-def sample_pretrained(name: str, out: Path) -> None:
-    """Writes a grid of a pretrained generator's samples as PNG.
+def sample_pretrained(name: str, out: Path, samples: int | None = None) -> None:
+    """Writes samples of a pretrained generator: a grid, or single images.
+
+    Args:
+        name: The generator, as `load_pretrained` takes it.
+        out: The PNG file of the grid, or the folder of the images.
+        samples: How many single images; None for the grid.
 
     Raises:
         UserError: There is no such generator, or `out` exists.
     """
-    paths.require_new_file(out)
-    _write_grid(out, pretrained.load_pretrained(name))
+    _require_new_output(out, samples)
+    generator = pretrained.load_pretrained(name)
+    _write_samples(out, generator, schema.base_config().evaluation, samples)
 
 
-def _write_grid(out: Path, generator: TrainedGenerator) -> None:
-    atomic_io.write_png(out, sampling.sample_grid(*generator))
+def _require_new_output(out: Path, samples: int | None) -> None:
+    if samples is None:
+        paths.require_new_file(out)
+        if out.suffix.lower() != ".png":
+            raise UserError(f"--out={out} must end in .png, or --samples=N says how many images")
+        return
+    if out.suffix.lower() in image_files.IMAGE_SUFFIXES:
+        raise UserError(f"--out={out} must be a folder: --samples={samples} writes single images")
+    paths.require_new_folder(out)
+
+
+def _write_samples(
+    out: Path,
+    generator: TrainedGenerator,
+    evaluation: ml_collections.ConfigDict,
+    samples: int | None,
+) -> None:
+    if samples is None:
+        atomic_io.write_png(out, sampling.sample_grid(*generator))
+        return
+    sizes = {"count": samples, "batch_size": evaluation.batch_size}
+    batches = inference.sample_batches(generator, evaluation.seed, **sizes)
+    images = itertools.chain.from_iterable(batches)
+    bar = tqdm(images, total=samples, desc=str(out), unit="image", disable=None)
+    atomic_io.write_png_folder(out, iter(bar))
 
 
 def export_run(

@@ -8,6 +8,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,48 @@ def read_json(path: Path) -> Any:
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes an image, grey for one channel and RGB for three.
+    """Writes an image as small as PNG can be, grey for one channel and RGB for three.
 
     Args:
         path: The file.
         image: 0..255.
     """
+    write_bytes(path, encode_png(image, optimize=True))
+
+
+def encode_png(image: UInt8[np.ndarray, "h w c"], *, optimize: bool = False) -> bytes:
+    """Encodes an image as PNG, grey for one channel and RGB for three.
+
+    Args:
+        image: 0..255.
+        optimize: Whether to take longer for fewer bytes.
+    """
     buffer = io.BytesIO()
     pixels = image[..., 0] if image.shape[2] == 1 else image
-    Image.fromarray(pixels).save(buffer, format="png", optimize=True)
-    write_bytes(path, buffer.getvalue())
+    Image.fromarray(pixels).save(buffer, format="png", optimize=optimize)
+    return buffer.getvalue()
+
+
+def write_png_folder(folder: Path, images: Iterator[UInt8[np.ndarray, "h w c"]]) -> None:
+    """Writes images as 000000.png and so on into a new or empty folder: all of them or none.
+
+    Args:
+        folder: The folder.
+        images: 0..255.
+
+    Raises:
+        OSError: It cannot be written; the error names `folder`.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as work:
+            new = Path(work, "images")  # it gets the mode of any new folder, which `work` has not
+            new.mkdir()
+            for number, image in enumerate(images):
+                (new / f"{number:06d}.png").write_bytes(encode_png(image))
+            new.rename(folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:

@@ -67,6 +67,25 @@ def require_new_file(path: Path, flag: str = "--out") -> None:
     """
     if path.exists():
         raise UserError(f"{path} exists; name another file or remove it")
+    _require_writable(path, flag)
+
+
+def require_new_folder(path: Path, flag: str = "--out") -> None:
+    """Refuses an output folder that holds something or cannot be made, before any work is done.
+
+    Args:
+        path: The folder; it may exist if it is empty.
+        flag: The flag that named it, for the message.
+
+    Raises:
+        UserError: It exists and is not an empty folder, or its parent cannot be made or written.
+    """
+    if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
+        raise UserError(f"{path} exists and is no empty folder; name another or remove it")
+    _require_writable(path, flag)
+
+
+def _require_writable(path: Path, flag: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent) as file:
