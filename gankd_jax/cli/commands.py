@@ -3,7 +3,9 @@
 Imports stand inside the functions, so that a command loads only what it needs.
 """
 
+import dataclasses
 import os
+import shlex
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -157,15 +159,17 @@ def run_weights_import_torch(args: Namespace) -> None:
     from gankd_jax.utils.sharding import require_platform
 
     require_platform()
-    print(
-        import_torch_teacher(
-            args.config.load(),
-            args.workdir,
-            args.file,
-            run=args.run_name,
-            critic_path=args.critic,
-        )
+    folder, fields = import_torch_teacher(
+        args.config.load(),
+        args.workdir,
+        args.file,
+        run=args.run_name,
+        critic_path=args.critic,
+        key=args.key,
     )
+    config = dataclasses.replace(args.config, changes=args.config.changes | fields)
+    print(folder)
+    print(shlex.join(["gankd", "study", *config.to_words(), f"--workdir={args.workdir}"]))
 
 
 def run_export(args: Namespace) -> None:

@@ -445,17 +445,29 @@ def _add_weights_commands(parser: CommandParser) -> None:
         commands.run_weights_import_torch,
         "gankd export --config=configs/digits.py --workdir=runs/digits --run=teacher-d32-s0"
         " --format=torch --out=teacher.pth",
-        "gankd weights import-torch teacher.pth --config=configs/digits.py"
-        " --workdir=runs/imported --run=teacher-d32-s0 --config.model.generator_norm=none",
+        "gankd weights import-torch teacher.pth --config=configs/digits.py --workdir=runs/imported",
     )
     import_torch.add_flag(
         "FILE",
         metavar="FILE.pth",
         type=parse_path,
         complete="file",
-        help="the state_dict of the generator",
+        help="the state_dict of the generator, of torch.save or safetensors",
     )
-    import_torch.add_flags("config", "workdir", "run", required=True)
+    import_torch.add_flags("config", "workdir", required=True)
+    import_torch.add_flag(
+        "run",
+        metavar="NAME",
+        dest="run_name",
+        type=parse_text,
+        help="the teacher to import it as (default: the first of the generator's width)",
+    )
+    import_torch.add_flag(
+        "key",
+        metavar="NAME",
+        type=parse_text,
+        help="the generator in a file that holds several, such as g_ema",
+    )
     import_torch.add_flag(
         "critic",
         metavar="FILE.pth",

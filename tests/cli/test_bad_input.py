@@ -54,6 +54,9 @@ MNIST_FILES = [
 ]
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 14222\n"
+
+
 class Harm:
     """Unpickling it makes the file `harm` in the current folder."""
 
@@ -366,7 +369,7 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     ),
     # A teacher of PyTorch
     "no teacher": (nothing, IMPORT, "no such file"),
-    "empty teacher": (write("bad", b""), IMPORT, "not a PyTorch file"),
+    "empty teacher": (write("bad", b""), IMPORT, "bad is empty"),
     "text as teacher": (write("bad", b"weights"), IMPORT, "not a PyTorch file"),
     "folder as teacher": (lambda d: (d / "bad").mkdir(), IMPORT, "bad cannot be read"),
     "cut teacher": (
@@ -390,7 +393,8 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     ),
     "no generator": (torch_file({"a": np.zeros(3, np.float32)}), IMPORT, "holds no state_dict"),
     "critic as generator": (torch_file(critic_state()), IMPORT, "holds no DCGAN generator"),
-    "another width": (torch_file(generator_state(5)), IMPORT, "its width is 5, not 4"),
+    "another width": (torch_file(generator_state(5)), IMPORT, "is no teacher of width 5"),
+    "no weights in a teacher": (write("bad", LFS_POINTER), IMPORT, "bad is a Git LFS pointer"),
     # Original files of data sets
     "no original files": (nothing, MNIST, "lacks train-images-idx3-ubyte.gz"),
     "no digits": (mnist(b"text"), MNIST, "is not an idx file"),

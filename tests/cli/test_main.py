@@ -1,5 +1,7 @@
 """Commands: what they print and write; each mistake gives one line and changes nothing."""
 
+import itertools
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import tiny
 from PIL import Image
 
 from gankd_jax.cli import commands
+from gankd_jax.cli.config_flag import split_config_words
+from gankd_jax.study import workdir
 from gankd_jax.utils.atomic_io import read_npz
 
 TINY = tiny.flags()
@@ -369,3 +373,24 @@ def test_an_interrupt_prints_one_line_without_a_traceback(command, monkeypatch):
     status, out, err = command("describe", DIGITS)
     assert (status, out) == (130, "")
     assert err == "gankd: stopped; the same command resumes from here\n"
+
+
+def test_import_torch_prints_the_command_that_continues_the_study(command, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    sides = itertools.pairwise([7, 10, 5, 1])  # another width and latent than the config has
+    kernels = {f"main.{3 * k}.weight": torch.ones(*side, 4, 4) for k, side in enumerate(sides)}
+    torch.save({"g": kernels, "g_ema": kernels}, tmp_path / "g.pth")
+    folder = tmp_path / "a study"
+    words = ["weights", "import-torch", str(tmp_path / "g.pth"), *TINY, f"--workdir={folder}"]
+    status, _, err = command(*words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "several generators (g, g_ema); name one, such as --key=g_ema" in err
+    status, out, err = command(*words, "--key=g_ema")
+    assert (status, err) == (0, "")
+    run_folder, next_command = out.splitlines()
+    assert run_folder == str(folder / "teacher-d5-s0")
+    program, name, *flags = shlex.split(next_command)
+    assert (program, name, flags[-1]) == ("gankd", "study", f"--workdir={folder}")
+    config, _ = split_config_words(flags)
+    assert config.value.model.latent == 7
+    assert workdir.matches_config(folder, config.value)

@@ -1,8 +1,10 @@
 """The restricted reader of PyTorch files: accepted and rejected files."""
 
+import argparse
 import pickle
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,151 @@ def test_state_dict_of_a_module_is_read(tmp_path: Path, zipped: bool) -> None:
     assert arrays["1.num_batches_tracked"] == 0
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_values_that_weights_only_allows_are_read(tmp_path: Path, zipped: bool) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.note = "an attribute"
+    content = {
+        "size": torch.Size([2, 3]),
+        "device": torch.device("cuda", 1),
+        "dtypes": [torch.float16, torch.bfloat16, torch.bool, torch.float8_e4m3fn],
+        "layout": torch.strided,
+        "set": {1, 2},
+        "frozen": frozenset([3]),
+        "counter": Counter("aab"),
+        "complex": 2 + 1j,
+        "bytes": b"\0\xff",
+        "bytearray": bytearray(b"ab"),
+        "scalars": [np.float64(2.5), np.int32(-7), np.bool_(True), np.float16(0.5)],
+        "parameter": parameter,
+        "complex tensor": torch.tensor([1j]),
+    }
+    actual = read_torch_file(save_torch(tmp_path / "f.pth", content, zipped=zipped))
+    np.testing.assert_array_equal(actual.pop("parameter"), [1, 1])
+    np.testing.assert_array_equal(actual.pop("complex tensor"), [1j])
+    assert actual == {
+        "size": (2, 3),
+        "device": "cuda:1",
+        "dtypes": ["torch.float16", "torch.bfloat16", "torch.bool", "torch.float8_e4m3fn"],
+        "layout": "torch.strided",
+        "set": {1, 2},
+        "frozen": {3},
+        "counter": {"a": 2, "b": 1},
+        "complex": 2 + 1j,
+        "bytes": b"\0\xff",
+        "bytearray": b"ab",
+        "scalars": [2.5, -7, True, 0.5],
+    }
+
+
+FORMATS: dict[str, Callable[[Any, Any, Path], None]] = {
+    "zip": lambda torch, state, path: torch.save(state, path),
+    "legacy": lambda torch, state, path: torch.save(
+        state, path, _use_new_zipfile_serialization=False
+    ),
+    "safetensors": lambda torch, state, path: path.write_bytes(safetensors_torch().save(state)),
+}
+
+
+def safetensors_torch() -> Any:
+    return pytest.importorskip("safetensors.torch", reason="torch is not installed")
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_bfloat16_is_read_as_equal_float32(tmp_path: Path, write: Callable) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)  # every number, and every NaN
+    tensor = bits.view(torch.bfloat16).reshape(256, 256)
+    write(torch, {"b": tensor, "a": torch.ones(2, dtype=torch.float16)}, tmp_path / "f")
+    arrays = read_torch_file(tmp_path / "f")
+    assert (arrays["a"].dtype, arrays["b"].dtype) == (np.float16, np.float32)
+    np.testing.assert_array_equal(arrays["b"], tensor.float().numpy())
+
+
+def test_safetensors_keep_values_shape_and_dtype(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    kinds = (torch.float64, torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool)
+    state = {f"x{k}": torch.tensor([[0, 1], [2, 3]]).to(kind) for k, kind in enumerate(kinds)}
+    state |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 3)}
+    (tmp_path / "f").write_bytes(safetensors_torch().save(state))
+    arrays = read_torch_file(tmp_path / "f")
+    assert list(arrays) == sorted(state)
+    for name, tensor in state.items():
+        assert arrays[name].dtype == tensor.numpy().dtype
+        np.testing.assert_array_equal(arrays[name], tensor.numpy())
+
+
+def write_torchscript(torch: Any, path: Path) -> None:
+    module = torch.jit.trace(torch.nn.Linear(2, 1), torch.zeros(1, 2))
+    torch.jit.save(module, str(path))
+
+
+def write_exported_program(torch: Any, path: Path) -> None:
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 1), (torch.zeros(1, 2),)), path)
+
+
+def write_lfs_pointer(_: Any, path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 14222\n")
+
+
+STATE_DICT = r"torch\.save\(netG\.state_dict\(\), FILE\)"
+FLOAT32 = r"save float32: `torch\.save\(.*v\.float\(\)"
+# Files that are no state_dict: how each is written, and what the error says.
+REJECTED: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
+    "nothing": (lambda _, path: path.write_bytes(b""), "is empty"),
+    "LFS": (write_lfs_pointer, "is a Git LFS pointer.*`git lfs pull`"),
+    "page": (lambda _, path: path.write_text("\n<!DOCTYPE html><html>"), "is a web page"),
+    "gzip": (lambda _, path: path.write_bytes(b"\x1f\x8b\x08"), "by gzip; unpack it"),
+    "script": (write_torchscript, r"is a TorchScript program; .*jit\.load\(FILE\)\.state_dict\(\)"),
+    "program": (write_exported_program, r"program of torch\.export; .*load\(FILE\)\.state_dict"),
+    "module": (
+        lambda torch, path: torch.save(torch.nn.Linear(2, 1), path),
+        rf"a whole module \(.* torch\.nn\.modules\.linear\.Linear.*{STATE_DICT}",
+    ),
+    "old module": (
+        lambda torch, path: torch.save(
+            torch.nn.Linear(2, 1), path, _use_new_zipfile_serialization=False
+        ),
+        rf"a whole module \(.* torch\.nn\.modules\.linear\.Linear.*{STATE_DICT}",
+    ),
+    "arguments": (
+        lambda torch, path: torch.save({"a": torch.ones(1), "b": argparse.Namespace(c=1)}, path),
+        rf"more than weights \(it asks for argparse\.Namespace.*{STATE_DICT}",
+    ),
+    "arrays": (
+        lambda torch, path: torch.save({"losses": np.ones(2)}, path),
+        rf"more than weights \(it asks for numpy.*{STATE_DICT}",
+    ),
+    "sparse": (lambda torch, path: torch.save(torch.eye(2).to_sparse(), path), FLOAT32),
+    "8 bits": (
+        lambda torch, path: torch.save(torch.ones(2).to(torch.float8_e4m3fn), path),
+        FLOAT32,
+    ),
+    "8 bits, safetensors": (
+        lambda torch, path: path.write_bytes(
+            safetensors_torch().save({"a": torch.ones(2).to(torch.float8_e4m3fn)})
+        ),
+        f"type F8_E4M3.*{FLOAT32}",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about sparse and scripted tensors
+@pytest.mark.parametrize(("write", "message"), REJECTED.values(), ids=REJECTED)
+def test_rejected_file_says_what_it_is_and_what_to_save(
+    tmp_path: Path, write: Callable, message: str
+) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = tmp_path / "f.pth"
+    write(torch, path)
+    with pytest.raises(UserError, match=message) as error_info:
+        read_torch_file(path)
+    assert str(error_info.value).startswith(f"{path} ")
+    assert "\n" not in str(error_info.value)
+
+
 class MaliciousObject:
     """Content of a malicious file: unpickling it creates the file `harm`."""
 
@@ -88,6 +235,54 @@ def test_truncated_file_raises_user_error(tmp_path: Path, zipped: bool) -> None:
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match=r"f\.pth: not a PyTorch file"):
         read_torch_file(path)
+
+
+def test_error_is_one_printable_line_whatever_names_a_file_holds(tmp_path: Path) -> None:
+    module = "a\x1b[31m" * 1000
+    path = tmp_path / "f"
+    path.write_bytes(b"\x80\x02c" + module.encode() + b"\nb\n.")
+    with pytest.raises(UserError, match="not allowed") as error_info:
+        read_torch_file(path)
+    text = str(error_info.value)
+    assert text.isprintable()
+    assert len(text) < 500
+    assert text.endswith("FILE)`")
+
+
+def test_memo_index_that_would_fill_the_memory_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")  # puts a dict into place 4,294,967,295
+    with pytest.raises(UserError, match="memo"):
+        read_torch_file(path)
+
+
+def test_legacy_file_without_one_of_its_storages_is_rejected(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = save_torch(tmp_path / "f.pth", {"a": torch.ones(2), "b": torch.ones(2)}, zipped=False)
+    content = path.read_bytes()
+    start = content.rindex(b"\x80\x02]")  # the list of keys, after the pickle of the object
+    values = content.index(b".", start) + 1
+    key = read_keys(content[start:values])[0]
+    path.write_bytes(content[:start] + pickle.dumps([key], 2) + content[values : values + 16])
+    with pytest.raises(UserError, match="its storages are not those of its tensors"):
+        read_torch_file(path)
+
+
+def read_keys(data: bytes) -> list[str]:
+    keys = pickle.loads(data)
+    assert len(keys) == 2
+    return keys
+
+
+def test_zip_with_duplicate_members_is_rejected(tmp_path: Path) -> None:
+    write_zip(tmp_path / "f", TensorView(0, (4,), (1,)))
+    with (
+        pytest.warns(UserWarning, match="Duplicate name"),
+        zipfile.ZipFile(tmp_path / "f", "a") as archive,
+    ):
+        archive.writestr("archive/data/0", bytes(16))
+    with pytest.raises(UserError, match="two of its members have one name"):
+        read_torch_file(tmp_path / "f")
 
 
 def test_files_of_other_formats_are_rejected(tmp_path: Path) -> None:
@@ -141,5 +336,5 @@ def test_view_inside_its_storage_is_read(tmp_path: Path) -> None:
 )
 def test_view_outside_its_storage_is_rejected(tmp_path: Path, tensor: TensorView) -> None:
     write_zip(tmp_path / "f", tensor)
-    with pytest.raises(UserError, match="not a PyTorch file of plain tensors"):
+    with pytest.raises(UserError, match="not a PyTorch file"):
         read_torch_file(tmp_path / "f")

@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gankd_jax.export.formats import export_generator
 from gankd_jax.interop.torch_weights import (
     infer_critic,
     infer_generator,
     read_critic,
     read_generator,
 )
+from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.models.family import Critic, Generator
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.training.train_state import make_variables
 from gankd_jax.utils.errors import UserError
 
@@ -31,10 +34,10 @@ LATENT = 7
 
 
 def create_generator(
-    width: int = 2, size: int = 16, channels: int = 1, **settings
+    width: int = 2, size: int = 16, channels: int = 1, *, seed: int = 2, **settings
 ) -> nn.Sequential:
     network = twin.generator(width, size, channels, latent_dim=LATENT, **settings)
-    return twin.randomise(network, seed=width).eval()
+    return twin.randomise(network, seed=seed).eval()
 
 
 def create_critic(width: int = 2, size: int = 16, channels: int = 1, **settings) -> nn.Sequential:
@@ -104,6 +107,36 @@ def add_optimizers(state: State) -> dict:
     return {"netD": create_critic().state_dict(), "optimG": adam, "netG": state, "epoch": 3}
 
 
+def average_weights(state: State) -> State:
+    """torch.optim.swa_utils.AveragedModel"""
+    return {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in state.items()}
+
+
+def sort_names_as_text(state: State) -> State:
+    """main.0, main.1, main.10, main.12, main.3: how safetensors writes the official example."""
+    return dict(sorted(nest_in_main({f"{int(k[0]) + 7}{k[1:]}": state[k] for k in state}).items()))
+
+
+def use_unordered_names(state: State) -> State:
+    """final, initial, pyramid: names whose order says nothing."""
+    names = {"0": "initial", "1": "initial_norm", "6": "final"}
+    renamed = {k: f"{names.get(k[0], f'pyramid.{k[0]}')}{k[1:]}" for k in state}
+    return {renamed[k]: state[k] for k in sorted(state, key=renamed.__getitem__)}
+
+
+def nest_under(*keys: str) -> Callable[[State], dict]:
+    """A checkpoint that holds the state_dict under these keys, beside other values."""
+
+    def name(state: State) -> dict:
+        for key in reversed(keys):
+            state = {"epoch": 3, key: state}
+        return state
+
+    name.__name__ = ".".join(keys)
+    return name
+
+
+PLACES = ("state_dict", "netG", "generator", "g_ema", "G", "model_state_dict")
 RENAMINGS = (
     dict,
     nest_in_main,
@@ -113,6 +146,16 @@ RENAMINGS = (
     drop_batch_counters,
 )
 RENAMINGS += (wrap_data_parallel, add_critic, add_optimizers)
+RENAMINGS += (average_weights, sort_names_as_text, use_unordered_names, *map(nest_under, PLACES))
+RENAMINGS += (nest_under("ema", "generator", "state_dict"),)
+
+
+def test_sorted_names_are_not_in_the_order_of_the_layers() -> None:
+    for rename in (sort_names_as_text, use_unordered_names):
+        names = [
+            key for key, value in rename(create_generator().state_dict()).items() if value.ndim == 4
+        ]
+        assert names[0].rpartition(".")[0] in ("main.10", "final")
 
 
 @pytest.mark.parametrize("rename", RENAMINGS, ids=lambda rename: rename.__name__)
@@ -155,13 +198,169 @@ def test_missing_bias_becomes_zero(tmp_path: Path, parity) -> None:
     check_scores(network, *trees, parity)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("order", [sorted, lambda names: sorted(names, reverse=True)])
+def test_kernels_in_any_order_tell_a_generator_from_a_critic(
+    tmp_path: Path, order: Callable, width: int, channels: int
+) -> None:
+    networks = {
+        "g.pth": create_generator(width, 64, channels),
+        "c.pth": create_critic(width, 64, channels),
+    }
+    for name, network in networks.items():
+        names = ("d", "b", "e", "a", "c")  # of the layers, first to last
+        kernels = [value for value in network.state_dict().values() if value.ndim == 4]
+        state = dict(zip((f"{name}.weight" for name in names), kernels, strict=True))
+        save_torch(tmp_path / name, {name: state[name] for name in order(state)})
+    params, _ = read_generator(tmp_path / "g.pth")
+    assert infer_generator(params) == DCGANGenerator(width, 64, channels, LATENT, "none")
+    params, _ = read_critic(tmp_path / "c.pth")
+    assert infer_critic(params) == DCGANCritic(width, 64, channels, "none")
+    with pytest.raises(UserError, match="is a generator"):
+        read_critic(tmp_path / "g.pth")
+    with pytest.raises(UserError, match="is a critic"):
+        read_generator(tmp_path / "c.pth")
+
+
+SAFETENSORS = pytest.importorskip("safetensors.torch")
+
+
+@pytest.mark.parametrize(
+    "rename", [nest_in_main, sort_names_as_text, use_unordered_names, average_weights]
+)
+def test_safetensors_of_pytorch_networks_are_read(tmp_path: Path, rename: Callable, parity) -> None:
+    path = tmp_path / "g.safetensors"
+    path.write_bytes(SAFETENSORS.save(rename(create_generator().state_dict())))
+    check_images(create_generator(), *read_generator(path), parity, "imported generator's images")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("format_name", ["safetensors", "torch"])
+def test_exported_files_are_read(tmp_path: Path, format_name: str, precision: str, parity) -> None:
+    trees = read_generator(save_torch(tmp_path / "g.pth", create_generator().state_dict()))
+    module, variables = infer_generator(trees[0]), make_variables(*trees)
+    exported = export_generator(
+        TrainedGenerator(module, variables), format_name, precision, run_name="x"
+    )
+    (tmp_path / "g").write_bytes(exported.content)
+    params, stats = read_generator(tmp_path / "g")
+    assert stats == {}
+    latents = np.random.default_rng(1).normal(size=(5, LATENT)).astype(np.float32)
+    expected = np.asarray(sampling.sample_images(*exported.generator, latents))
+    images = apply_network(infer_generator(params), params, stats, latents)
+    parity.check("generator exported and read", np.abs(images - expected).max(), bound=1e-5)
+
+
+def normalize_weights(network: nn.Sequential, norm: Callable) -> nn.Sequential:
+    for module in network:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            norm(module)
+    return network
+
+
+def run_power_iteration(network: nn.Sequential, inputs: torch.Tensor) -> nn.Sequential:
+    """Updates `u` and `v`, and scales `g`, so that it is not the norm of `v`."""
+    numbers = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for _ in range(2):
+            network.train()(inputs)
+        for name, tensor in network.named_parameters():
+            if name.endswith(("_g", "original0")):
+                tensor *= 1 + 0.1 * torch.randn(tensor.shape, generator=numbers)
+    return network.eval()
+
+
+NORMS: dict[str, Callable] = {
+    "spectral_norm": nn.utils.spectral_norm,
+    "weight_norm": nn.utils.weight_norm,
+    "weight_norm of outputs": lambda module: nn.utils.weight_norm(module, dim=1),
+    "weight_norm of all": lambda module: nn.utils.weight_norm(module, dim=None),
+    "parametrizations.spectral_norm": nn.utils.parametrizations.spectral_norm,
+    "parametrizations.weight_norm": nn.utils.parametrizations.weight_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's older weight norm
+@pytest.mark.parametrize("latent", [LATENT, 4])  # with 4, the first kernel is square
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_weight_and_spectral_norm_are_folded(
+    tmp_path: Path, norm: Callable, latent: int, parity
+) -> None:
+    network = twin.generator(2, 16, 1, latent_dim=latent)
+    network = normalize_weights(twin.randomise(network, seed=2), norm)
+    network = run_power_iteration(network, torch.randn(4, latent, 1, 1))
+    params, stats = read_generator(save_torch(tmp_path / "g.pth", network.state_dict()))
+    check_images(network, params, stats, parity, "generator with a norm of weights")
+    network = run_power_iteration(
+        normalize_weights(create_critic(), norm), torch.randn(4, 1, 16, 16)
+    )
+    check_scores(
+        network, *read_critic(save_torch(tmp_path / "c.pth", network.state_dict())), parity
+    )
+
+
+def test_spectral_norm_of_other_shapes_is_rejected(tmp_path: Path) -> None:
+    network = normalize_weights(create_generator(), nn.utils.spectral_norm)
+    state = network.state_dict()
+    path = save_torch(tmp_path / "g.pth", state | {"0.weight_u": torch.ones(3)})
+    with pytest.raises(UserError, match=r"0 \(bias 4, weight_orig 7x4x4x4, weight_u 3, .*\): "):
+        read_generator(path)
+    path = save_torch(tmp_path / "g.pth", state | {"0.weight_u": torch.zeros(4)})
+    with pytest.raises(UserError, match="0 has a weight that is not finite once its norm is"):
+        read_generator(path)
+
+
+def test_key_selects_one_of_several_generators(tmp_path: Path) -> None:
+    other = create_generator(seed=9).state_dict()
+    content = {"generator": create_generator().state_dict(), "ema": {"generator": other}}
+    path = save_torch(tmp_path / "g.pth", content)
+    for key in ("ema", "ema.generator"):
+        kernel = read_generator(path, key)[0]["layer0"]["kernel"]
+        np.testing.assert_array_equal(kernel, other["0.weight"].permute(2, 3, 0, 1))
+    with pytest.raises(UserError, match=r"several generators .*name one, such as --key=ema\.gen"):
+        read_generator(path)
+    with pytest.raises(UserError, match="several generators"):
+        read_generator(path, "generator")
+    with pytest.raises(UserError, match=r"no generator of --key=x; it holds generator, ema\.gen"):
+        read_generator(path, "x")
+    with pytest.raises(UserError, match="holds one without a name; leave out --key"):
+        read_generator(save_torch(tmp_path / "g.pth", other), "ema")
+
+
+def test_key_selects_a_part_of_one_state_dict(tmp_path: Path) -> None:
+    other = create_generator(seed=9).state_dict()
+    state = {f"online_model.{k}": v for k, v in create_generator().state_dict().items()}
+    state |= {f"ema_model.module.{k}": v for k, v in other.items()}
+    path = save_torch(
+        tmp_path / "g.pth", state | {"initted": torch.tensor(True), "step": torch.ones(1)}
+    )
+    kernel = read_generator(path, "ema_model")[0]["layer0"]["kernel"]
+    np.testing.assert_array_equal(kernel, other["0.weight"].permute(2, 3, 0, 1))
+
+
+def test_numbers_too_large_for_float32_are_rejected(tmp_path: Path) -> None:
+    state = create_generator().double().state_dict()
+    state["0.weight"][0, 0, 0, 0] = 1e39
+    with pytest.raises(UserError, match="weight has values that are not finite"):
+        read_generator(save_torch(tmp_path / "g.pth", state))
+
+
+def test_names_that_unwrapping_would_merge_are_kept(tmp_path: Path) -> None:
+    other = create_generator(seed=9).state_dict()
+    both = create_generator().state_dict() | {f"module.{k}": v for k, v in other.items()}
+    kernel = read_generator(save_torch(tmp_path / "g.pth", both), "module")[0]["layer0"]["kernel"]
+    np.testing.assert_array_equal(kernel, other["0.weight"].permute(2, 3, 0, 1))
+
+
 def test_critic_is_read_from_a_checkpoint_of_both_networks(tmp_path: Path, parity) -> None:
     path = save_torch(tmp_path / "both.pth", add_optimizers(create_generator().state_dict()))
     check_scores(create_critic(), *read_critic(path), parity)
 
 
-def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
-    state = create_generator().half().state_dict()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = create_generator().to(dtype).state_dict()
     params, _ = read_generator(save_torch(tmp_path / "g.pth", state))
     kernel = params["layer0"]["kernel"]
     assert kernel.dtype == np.float32
@@ -202,11 +401,19 @@ NOT_GENERATORS = {
     "a critic": (lambda: create_critic().state_dict(), "is a critic"),
     "other order of widths": (lambda: state_of_widths(7, 2, 4, 1), r"\[2, 4\].* are \[8, 4\]"),
     "widths that do not halve": (lambda: state_of_widths(7, 6, 2, 1), r"\[6, 2\].* are \[4, 2\]"),
-    "layers out of order": (
-        lambda: dict(reversed(state_of_widths(7, 4, 2, 1).items())),
+    "layers that do not join": (
+        lambda: state_of_widths(7, 8, 4, 1) | state_of_widths(7, 5),
         "not follow",
     ),
-    "two layers": (lambda: state_of_widths(7, 4, 1), "has 2 convolutions"),
+    "two layers": (lambda: state_of_widths(7, 4, 1), "has 2 convolutions, not 3 to 6"),
+    "seven layers": (
+        lambda: state_of_widths(7, 32, 16, 8, 4, 2, 1, 1),
+        "has 7 convolutions, not 3 to 6",
+    ),
+    "another norm of weights": (
+        lambda: {f"{k}_bar": v for k, v in state_of_widths(7, 4, 2, 1).items() if v.ndim == 4},
+        r"0 \(weight_bar 7x4x4x4\) is neither",
+    ),
     "one batch norm missing": (
         lambda: state_without_module(1),
         r"widths \[2\], not \[4, 2\] or none",
@@ -231,7 +438,7 @@ NOT_GENERATORS = {
     ),
     "two generators": (
         lambda: {"g": create_generator().state_dict(), "ema": create_generator().state_dict()},
-        r"several generators \(g, ema\)",
+        r"several generators \(g, ema\); name one, such as --key=ema",
     ),
     "a critic among others": (
         lambda: {"G": five_by_five_state(), "D": create_critic().state_dict()},
@@ -302,7 +509,8 @@ def test_pickled_module_is_rejected(tmp_path: Path) -> None:
 
 
 def check_images(network: nn.Sequential, params: dict, stats: dict, parity, label: str) -> None:
-    latents = np.random.default_rng(1).normal(size=(5, LATENT)).astype(np.float32)
+    latent_dim = params["layer0"]["kernel"].shape[2]
+    latents = np.random.default_rng(1).normal(size=(5, latent_dim)).astype(np.float32)
     with torch.no_grad():
         expected = twin.channels_last(twin.generate(network, latents))
     images = apply_network(infer_generator(params), params, stats, latents)

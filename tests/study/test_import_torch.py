@@ -68,9 +68,11 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def import_files(config: ConfigDict, folder: Path, files: tuple[Path, Path | None]) -> Path:
-    return import_torch.import_torch_teacher(
+    run_folder, fields = import_torch.import_torch_teacher(
         config, folder, files[0], run=TEACHER, critic_path=files[1]
     )
+    assert fields == {}
+    return run_folder
 
 
 @pytest.mark.slow
@@ -160,35 +162,102 @@ def test_recomputed_statistics_replace_those_of_the_file(
     assert np.abs(recomputed - bias).max() < 0.1 < np.abs(file_mean - bias).max()
 
 
+# Fields of a config that the files contradict, and what becomes of them.
+CHANGED = {
+    "width": ({"study.teacher_widths": (2,)}, {"study.teacher_widths": (3,)}),
+    "one of the widths": ({"study.teacher_widths": (2, 3), "data.validation": 10}, {}),
+    "size": ({"data.image_size": 32}, {"data.image_size": 16}),
+    "latent": ({"model.latent": 9}, {"model.latent": LATENT}),
+    "norm": ({"model.generator_norm": "none"}, {"model.generator_norm": "batch"}),
+    "critic's width": (
+        {"recipes.teacher.critic_width": 2},
+        {"recipes.teacher.critic_width": 3},
+    ),
+    "critic's norm": (
+        {"recipes.teacher.critic_norm": "layer"},
+        {"recipes.teacher.critic_norm": "batch"},
+    ),
+    "all": (
+        {
+            "study.teacher_widths": (9,),
+            "data.image_size": 64,
+            "model.latent": 100,
+            "model.generator_norm": "none",
+            "recipes.teacher.critic_norm": "none",
+        },
+        {
+            "study.teacher_widths": (3,),
+            "data.image_size": 16,
+            "model.latent": LATENT,
+            "model.generator_norm": "batch",
+            "recipes.teacher.critic_norm": "batch",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHANGED.values(), ids=CHANGED)
+def test_files_set_the_fields_that_they_decide(
+    tmp_path: Path, files: tuple[Path, Path], changes: dict, expected: dict
+) -> None:
+    config, folder = tiny_config(**changes), tmp_path / "work"
+    before = config.to_dict()
+    run_folder, fields = import_torch.import_torch_teacher(
+        config, folder, files[0], critic_path=files[1]
+    )
+    assert (run_folder, fields) == (folder / TEACHER, expected)
+    assert config.to_dict() == before  # the caller's config stays
+    changed = tiny_config(**(changes | expected))
+    assert workdir.matches_config(folder, changed)
+    module, _ = StudyContext(changed, folder).load_generator(find_run(changed, TEACHER))
+    assert (module.width, module.image_size, module.latent_dim) == (3, 16, LATENT)
+
+
+def test_critic_width_is_set_where_it_differs_from_the_generator(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    save_network(files[1], make_critic(width=2))
+    _, fields = import_torch.import_torch_teacher(
+        tiny_config(), tmp_path / "work", files[0], critic_path=files[1]
+    )
+    assert fields == {"recipes.teacher.critic_width": 2}
+
+
 MISMATCHES = {
-    "width": ({"study.teacher_widths": (2,)}, {}, {}, "width is 3, not 2; .*teacher_widths"),
-    "size": ({"data.image_size": 32}, {}, {}, "image_size is 16, not 32; .*image_size"),
-    "latent": ({"model.latent": 9}, {}, {}, "latent_dim is 8, not 9; .*model.latent"),
-    "channels": ({}, {"channels": 3}, {}, "channels is 3, not 1; .*data.name"),
-    "norm": ({"model.generator_norm": "none"}, {}, {}, "norm is batch, not none"),
-    "critic's width": ({}, {}, {"width": 2}, "netD.*width is 2, not 3; .*critic_width"),
-    "critic's norm": ({}, {}, {"norm": "none"}, "norm is none, not batch; .*critic_norm"),
+    "channels": ({"channels": 3}, {"channels": 3}, TEACHER, "of 3 channels, .*digits have 1; set"),
+    "a critic of other images": ({}, {"channels": 3}, TEACHER, "netD.*netG.*channels is 3, not 1"),
+    "a critic of larger images": ({}, {"image_size": 32}, TEACHER, "image_size is 32, not 16"),
+    "another run": ({}, {}, "teacher-d2-s0", f"no teacher of width 3, .*it can be {TEACHER}"),
+    "a student": ({}, {}, STUDENT, f"no teacher of width 3, .*it can be {TEACHER}"),
 }
 
 
 @pytest.mark.parametrize(
-    ("changes", "generator_settings", "critic_settings", "message"),
-    MISMATCHES.values(),
-    ids=MISMATCHES,
+    ("generator_settings", "critic_settings", "run", "message"), MISMATCHES.values(), ids=MISMATCHES
 )
-def test_file_that_does_not_match_the_config_is_refused_and_nothing_written(
-    tmp_path: Path, changes: dict, generator_settings: dict, critic_settings: dict, message: str
+def test_files_that_do_not_fit_are_refused_and_nothing_written(
+    tmp_path: Path, generator_settings: dict, critic_settings: dict, run: str, message: str
 ) -> None:
-    config = tiny_config(**changes)
-    run = f"teacher-d{config.study.teacher_widths[0]}-s0"
     path, critic_path = tmp_path / "netG.pth", tmp_path / "netD.pth"
     save_network(path, make_generator(**generator_settings))
     save_network(critic_path, make_critic(**critic_settings))
     with pytest.raises(UserError, match=message):
         import_torch.import_torch_teacher(
-            config, tmp_path / "work", path, run=run, critic_path=critic_path
+            tiny_config(), tmp_path / "work", path, run=run, critic_path=critic_path
         )
     assert not (tmp_path / "work").exists()
+
+
+def test_key_of_the_generator_is_recorded(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    state = make_generator().state_dict()
+    torch.save({"g": state, "g_ema": {k: v + 1 for k, v in state.items()}}, files[0])
+    config, folder = tiny_config(), tmp_path / "work"
+    run_folder, _ = import_torch.import_torch_teacher(
+        config, folder, files[0], critic_path=files[1], key="g_ema"
+    )
+    assert json.loads((run_folder / "imported.json").read_text())["generator"]["key"] == "g_ema"
+    params = StudyContext(config, folder).restore_state(find_run(config, TEACHER)).generator.params
+    np.testing.assert_array_equal(params["layer2"]["bias"], state["6.bias"].numpy() + 1)
 
 
 def test_missing_critic_is_refused_if_a_student_needs_it(
@@ -207,10 +276,6 @@ def test_only_a_teacher_that_has_not_started_can_be_imported(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     config, folder = tiny_config(), tmp_path / "work"
-    with pytest.raises(UserError, match=rf"no teacher; .* {TEACHER}"):
-        import_torch.import_torch_teacher(
-            config, folder, files[0], run=STUDENT, critic_path=files[1]
-        )
     import_files(config, folder, files)
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError, match="the run has started"):
