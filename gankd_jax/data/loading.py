@@ -24,7 +24,7 @@ from gankd_jax.data.prepare import prepare_dataset, prepared_dir, prepared_versi
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path, write_cache
 
-_CACHE_FORMAT = 1  # raise it with any change of the preprocessing
+_CACHE_FORMAT = 2  # raise it with any change of the preprocessing
 _RECORDS_PER_READ = 256
 
 

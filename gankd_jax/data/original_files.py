@@ -95,18 +95,21 @@ def _find_file(file: SourceFile, folder: Path, *, depth: int) -> Path | None:
     """Returns a file, or the folder that it was unpacked to."""
     for names, is_unpacked in (((file.name,), False), (file.unpacked, True), (file.aliases, False)):
         for name, level in itertools.product(names, range(depth + 1)):
-            matches = [path for path in folder.glob("*/" * level + name) if path.is_file()]
-            visible = {
-                path.parent.resolve() if is_unpacked else path
-                for path in matches
-                if not any(map(is_hidden, path.relative_to(folder).parts))
-            }
+            files = (path for path in folder.glob("*/" * level + name) if path.is_file())
+            matches = {path.parent if is_unpacked else path for path in files}
+            visible = sorted(path for path in matches if not _is_hidden_below(folder, path))
             if len(visible) > 1:
-                paths = " and ".join(map(str, sorted(visible)[:2]))
-                raise UserError(f"{paths} could both be {file.name}: name the folder of one")
+                raise UserError(
+                    f"{visible[0]} and {visible[1]} could both be {file.name}: name the folder of"
+                    " one"
+                )
             if visible:
-                return visible.pop()
+                return visible[0].resolve() if is_unpacked else visible[0]
     return None
+
+
+def _is_hidden_below(folder: Path, path: Path) -> bool:
+    return any(map(is_hidden, path.relative_to(folder).parts))
 
 
 def read_content(path: Path, limit: int) -> bytes:

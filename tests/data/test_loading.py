@@ -143,6 +143,13 @@ def test_any_tfds_data_set_can_be_loaded(tmp_path):
     np.testing.assert_array_equal(images.pixels, original[None])
 
 
+def test_stored_images_of_16_bits_are_divided_by_257_and_rounded(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (6, 6, 1)).astype(np.uint16)
+    write_tfds(tmp_path, "xrays", "1.0.0", [encode_png(values)], channels=1)
+    images = load_split("xrays", "train", data_dir=tmp_path, image_size=6, pad=0)
+    np.testing.assert_array_equal(images.pixels[0], np.rint(values / 257))
+
+
 def test_validation_is_the_end_of_train(data_dir):
     unsplit = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     train = load_split("digits", "train", data_dir=data_dir, validation=100, **PLAIN)

@@ -1,6 +1,8 @@
 """`gankd score`: folders, statistics files and data sets, end to end."""
 
 import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +291,21 @@ def test_images_in_sub_folders_are_scored_when_asked(
         score_images.load_source_stats(str(tmp_path / "a"), EXTRACTOR, settings)
     recursive = dataclasses.replace(settings, recursive=True)
     assert score_images.load_source_stats(str(tmp_path / "a"), EXTRACTOR, recursive).count == 40
+
+
+def test_the_flag_recursive_reads_sub_folders(
+    checkout: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    (checkout / "tree").mkdir()
+    write_images(checkout / "tree" / "cat", 0)
+    [weights] = checkout.glob("cache/**/*.npz")
+    words = ["score", *2 * [str(checkout / "tree")], f"--weights={weights}"]
+    status, _, err = command(*words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "tree has no images" in err
+    status, out, _ = command(*words, "--recursive")
+    assert status == 0
+    assert re.search(r"^images of A +20$", out, re.MULTILINE)
 
 
 def test_the_suffix_of_statistics_may_be_in_capitals(
