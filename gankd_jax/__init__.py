@@ -2,6 +2,7 @@
 
 import gankd_jax
 
+students = gankd_jax.distill("generator.onnx", widths=(4, 8))
 generator = gankd_jax.load_generator("mnist-d2")
 images = generator.sample(seed=0, n=16)
 scores = gankd_jax.score("samples/", "mnist:test", image_size=64)
@@ -16,6 +17,7 @@ from typing import Any
 # the package, and with it every command, does not wait for JAX.
 _MODULES = {
     "TrainedGenerator": "gankd_jax.models.sampling",
+    "distill": "gankd_jax.api.distill",
     "load_generator": "gankd_jax.study.generators",
     "load_study": "gankd_jax.report.study_results",
     "score": "gankd_jax.study.score_images",

@@ -39,6 +39,7 @@ FLOORS = {
     "training": 4,
     "evaluation": 5,
     "study": 6,
+    "api": 7,
     "bench": 7,
     "report": 7,
     "cli": 8,

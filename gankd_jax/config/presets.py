@@ -71,6 +71,24 @@ def short_training_recipes(
     }
 
 
+def distillation_recipes(*, steps: int, batch_size: int) -> dict[str, ml_collections.ConfigDict]:
+    """Returns recipes for students of a teacher that is given without its critic.
+
+    Args:
+        steps: Steps of a student.
+        batch_size: Images of a batch.
+
+    Returns:
+        By name: `mse` and `l1`, and `best`, which is l1 from the teacher's largest channels.
+    """
+    settings = {"alpha": 0.0, "steps": steps, "batch_size": batch_size, **STUDENT_OPTIMIZER}
+    return {
+        "mse": recipe_config(**settings),
+        "l1": recipe_config(**settings, distance="l1"),
+        "best": recipe_config(**settings, distance="l1", warm_start=True),
+    }
+
+
 def use_best_recipes(config: ml_collections.ConfigDict) -> None:
     """Trains the best known student beside the paper's, each with its baseline, over three seeds.
 

@@ -54,7 +54,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.name = "base"  # the study's name in its report
 
     config.data = data = ml_collections.ConfigDict()
-    data.name = "mnist"  # digits, mnist, cifar10, celeb_a
+    data.name = "mnist"  # digits, mnist, cifar10, celeb_a; none: students of a given teacher alone
+    data.channels = 0  # of the images without a data set: 1 grey, 3 colour; 0: the data set's
     data.dir = ""  # folder of the TFDS data sets; '': TFDS_DATA_DIR, else TFDS's own default
     data.image_size = 64  # 16, 32, 64, 128
     data.pad = 0  # zero pixels added on each side of the original before it is resized
@@ -72,6 +73,9 @@ def base_config() -> ml_collections.ConfigDict:
     model.student = ml_collections.ConfigDict({"family": "dcgan"})
 
     config.study = study = ml_collections.ConfigDict()
+    # A trained generator that teaches: a file, a run's folder, the name of a pretrained one, or
+    # package.module:function.  '': train those of the next two fields.
+    study.teacher = ""
     study.teacher_widths = (64,)  # the one that scores best on the validation split is the teacher
     study.teacher_seeds = (0,)
     study.widths = (2, 4, 8, 16, 32)  # of students and baselines
@@ -360,8 +364,10 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
 def _validate_study(config: ml_collections.ConfigDict) -> None:
     study = config.study
     for field in ("teacher_widths", "widths"):
-        are_widths = all(type(width) is int and width >= 1 for width in study[field])
-        _require(f"study.{field}", study[field], are_widths, "whole numbers, 1 or more")
+        # 0: the width of a given teacher that is no network of ours
+        least = 0 if study.teacher and field == "teacher_widths" else 1
+        are_widths = all(type(width) is int and width >= least for width in study[field])
+        _require(f"study.{field}", study[field], are_widths, f"whole numbers, {least} or more")
     for field in ("teacher_seeds", "seeds"):
         are_seeds = all(type(seed) is int and seed in SEEDS for seed in study[field])
         _require(f"study.{field}", study[field], are_seeds, f"whole numbers, 0 to {SEEDS[-1]}")
@@ -370,9 +376,35 @@ def _validate_study(config: ml_collections.ConfigDict) -> None:
     for field in ("students", "baselines"):
         for name in study[field]:
             _require_option(f"study.{field}", name, sorted(config.recipes))
-    for field, values in study.items():
-        is_unique = len(set(values)) == len(values)
-        _require(f"study.{field}", values, is_unique, "without repeats")
+    for field in ("teacher_widths", "teacher_seeds", "widths", "seeds", "students", "baselines"):
+        is_unique = len(set(study[field])) == len(study[field])
+        _require(f"study.{field}", study[field], is_unique, "without repeats")
+    _validate_given_teacher(config)
+
+
+def _validate_given_teacher(config: ml_collections.ConfigDict) -> None:
+    """A given teacher has no critic; without data nothing is trained or scored on real images."""
+    study, data = config.study, config.data
+    students = {name: config.recipes[name] for name in study.students}
+    if study.teacher:
+        count = len(study.teacher_widths) * len(study.teacher_seeds)
+        _require("study.teacher", study.teacher, count == 1, "with one teacher width and seed")
+        for name, recipe in students.items():
+            uses_critic = recipe.features != "none" or (
+                recipe.alpha > 0 and recipe.critic == "teacher"
+            )
+            _require(f"recipes.{name}", name, not uses_critic, "without the teacher's critic")
+    if data.name != "none":
+        _require("data.channels", data.channels, data.channels == 0, "0 with a data set")
+        return
+    _require("data.channels", data.channels, data.channels in (1, 3), "1 or 3 without a data set")
+    _require("study.teacher", study.teacher, bool(study.teacher), "given without a data set")
+    _require("study.baselines", study.baselines, not study.baselines, "() without a data set")
+    layers = config.evaluation.layers
+    _require("evaluation.layers", layers, not layers, "() without a data set")
+    for name, recipe in students.items():
+        needs_data = recipe.alpha > 0 and recipe.real_source == "data"
+        _require(f"recipes.{name}.alpha", recipe.alpha, not needs_data, "0 without a data set")
 
 
 def _validate_recipe(

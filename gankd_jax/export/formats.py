@@ -18,6 +18,7 @@ from gankd_jax.models import sampling
 from gankd_jax.models.family import FoldedLayer, Generator
 from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
+from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
 # Latents on which a file is compared with the model; no run trains on this seed.
@@ -113,6 +114,48 @@ def export_generator(
             f" where {MAX_DIFFERENCE:.0e} is allowed"
         )
     return ExportedFile(content, rounded, difference)
+
+
+def write_generator(
+    out: Path,
+    generator: TrainedGenerator,
+    format_name: str,
+    precision: str,
+    *,
+    run_name: str,
+    card: dict[str, Any],
+) -> ExportedFile:
+    """Exports a generator to a file, with its card if the format has a place for it.
+
+    Args:
+        out: The file to write.
+        generator: As `export_generator` takes it.
+        format_name: See `export_generator`.
+        precision: See `export_generator`.
+        run_name: See `export_generator`.
+        card: What is known of the generator, as JSON values.
+
+    Raises:
+        UserError: See `export_generator`; nothing is written then.
+    """
+    exported = export_generator(generator, format_name, precision, run_name=run_name)
+    add_card = FORMATS[format_name].add_card
+    if add_card:
+        exported = dataclasses.replace(exported, content=add_card(exported.content, card))
+    atomic_io.write_bytes(out, exported.content)
+    return exported
+
+
+def format_of(out: Path) -> str:
+    """Returns the format whose files end as a file's name does.
+
+    Raises:
+        UserError: There is none.
+    """
+    by_suffix = {suffix: name for name, format_ in FORMATS.items() for suffix in format_.suffixes}
+    if out.suffix not in by_suffix:
+        raise UserError(f"--out={out}: the name of the file must end in {', '.join(by_suffix)}")
+    return by_suffix[out.suffix]
 
 
 def require_suffix(out: Path, format_name: str) -> None:

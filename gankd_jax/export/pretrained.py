@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gankd_jax.export import safetensors
+from gankd_jax.interop.external_generator import READERS, Function, load_external
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path
@@ -13,6 +14,26 @@ RESULTS = Path(__file__).resolve().parents[2] / "configs" / "results"  # of a ch
 def pretrained_paths() -> dict[str, Path]:
     """Returns the files of the generators in the repository by name, such as `mnist-d2`."""
     return {path.stem: path for path in sorted(RESULTS.glob("*/pretrained/*.safetensors"))}
+
+
+def load_file(
+    source: str | Path | Function, *, latent_dim: int = 0, value_range: str = ""
+) -> TrainedGenerator:
+    """Loads a generator from a file, ours or another program's, by name, or from a function.
+
+    Args:
+        source: What `load_pretrained` or `load_external` takes.
+        latent_dim: See `load_external`.
+        value_range: See `load_external`.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    if not callable(source):
+        suffix = expand_path(source).suffix
+        if suffix not in READERS and ":" not in str(source):
+            return load_pretrained(str(source))
+    return load_external(source, latent_dim=latent_dim, value_range=value_range)
 
 
 def load_pretrained(name: str) -> TrainedGenerator:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
-from gankd_jax.models.family import Generator, family_of
+from gankd_jax.models.family import Generator, family_of, is_in_family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,13 @@ class GeneratorCost:
 
 
 def generator_cost(generator: Generator) -> GeneratorCost:
-    """Counts a generator's cost from its shapes; nothing is computed."""
+    """Counts a generator's cost from its shapes; nothing is computed.
+
+    Of a function in place of a module only its own count of `parameters` is known, if that.
+    """
+    if not is_in_family(generator):
+        count = int(getattr(generator, "parameters", 0))
+        return GeneratorCost(count, count, multiply_adds=0, bytes_float32=4 * count)
     shapes = jax.eval_shape(
         lambda key: generator.init(key, jnp.zeros((2, generator.latent_dim)), train=False),
         jax.random.key(0),

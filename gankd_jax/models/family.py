@@ -179,6 +179,15 @@ def register_family(family: Family) -> None:
     FAMILIES[family.name] = family
 
 
+def is_in_family(network: Generator | Critic) -> bool:
+    """Returns whether a generator or critic belongs to a registered family.
+
+    Args:
+        network: Any module, or a function in place of one.
+    """
+    return any(type(network) in (f.generator, f.critic) for f in FAMILIES.values())
+
+
 def family_of(network: Generator | Critic) -> Family:
     """Returns the family that a generator or critic belongs to.
 

@@ -16,9 +16,10 @@ from gankd_jax.data.loading import ImageSplit, default_data_dir, load_split
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classifier
 from gankd_jax.evaluation.inception import load_inception_extractor
+from gankd_jax.export import pretrained
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
-from gankd_jax.models import sampling
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.plan import Run
 from gankd_jax.training import loop
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 # Training images in the nearest-neighbour search by the FID network, which is slow.  More images
 # find nearer neighbours and take proportionally longer.
 MAX_INCEPTION_NEIGHBOURS = 10_000
+
+BLANK_IMAGES = 1024  # in place of real ones where a study has none; no run reads them
 
 T = TypeVar("T")
 
@@ -62,15 +65,23 @@ class StudyContext:
     Attributes:
         config: The study's config.
         workdir: Its work directory.
+        teacher_object: The teacher that `config.study.teacher` names, where it is no file; None to
+            load it.
     """
 
     config: ml_collections.ConfigDict
     workdir: Path
+    teacher_object: TrainedGenerator | None = None
 
     @property
     def data_dir(self) -> Path:
         """Folder of prepared data sets."""
         return expand_path(self.config.data.dir) if self.config.data.dir else default_data_dir()
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the study has real images, and not a given teacher alone."""
+        return self.config.data.name != "none"
 
     @property
     def cache_dir(self) -> Path:
@@ -80,6 +91,9 @@ class StudyContext:
     def load_split(self, name: str) -> ImageSplit:
         """Loads the images of a split, resized and padded for the networks."""
         data = self.config.data
+        if not self.has_data:
+            shape = (BLANK_IMAGES, data.image_size, data.image_size, data.channels)
+            return ImageSplit(np.zeros(shape, np.uint8), labels=None, key="none")
         return load_split(
             data.name,
             name,
@@ -204,8 +218,34 @@ class StudyContext:
         return f"a student needs a teacher, and none is trained: run {names} first"
 
     @_cached
+    def load_given_teacher(self) -> TrainedGenerator | None:
+        """Loads the teacher that `config.study.teacher` names; None if the study trains its own.
+
+        Raises:
+            UserError: It cannot be loaded, or its images have another size than the config's.
+        """
+        source = self.config.study.teacher
+        if not source:
+            return None
+        teacher = self.teacher_object or _load_teacher_source(source)
+        expected = {
+            "image_size": self.config.data.image_size,
+            "channels": networks.image_channels(self.config),
+            "latent_dim": self.config.model.latent,
+        }
+        for name, value in expected.items():
+            if getattr(teacher, name) != value:
+                raise UserError(
+                    f"the teacher {source} has {name} {getattr(teacher, name)}, the config {value}"
+                )
+        return teacher
+
+    @_cached
     def load_teacher(self) -> loop.TeacherNetworks:
-        """Restores the selected teacher's generator and critic."""
+        """Restores the selected teacher's generator and critic; a given one has no critic."""
+        given = self.load_given_teacher()
+        if given is not None:
+            return loop.TeacherNetworks(given.module, given.variables, None)
         state = self.restore_state(self.teacher)
         generator, variables = self.load_generator(self.teacher)
         return loop.TeacherNetworks(generator, variables, state.critic)
@@ -216,14 +256,19 @@ class StudyContext:
         retries = workdir.retry_count(self.workdir, run)
         return networks.make_run_spec(self.config, run, teacher, retries=retries)
 
-    def restore_state(self, run: Run) -> TrainState:
-        """Restores the last state of a trained run.
+    def restore_state(self, run: Run, step: int | None = None) -> TrainState:
+        """Restores a state of a run.
+
+        Args:
+            run: The run.
+            step: Of the checkpoint; None for the last step of a trained run.
 
         Raises:
             UserError: The checkpoint is damaged.
         """
         run_spec = self.make_run_spec(run)
-        folder, last_step = self.workdir / run.name / "checkpoints", run_spec.spec.recipe.steps
+        folder = self.workdir / run.name / "checkpoints"
+        last_step = run_spec.spec.recipe.steps if step is None else step
         if not is_intact(folder / str(last_step)):
             raise UserError(
                 f"{folder / str(last_step)} is damaged; `gankd train --run={run.name}` sets it"
@@ -236,11 +281,19 @@ class StudyContext:
         finally:
             checkpoints.close()
 
-    def load_generator(self, run: Run) -> sampling.TrainedGenerator:
-        """Restores the generator of a trained run, ready to sample."""
-        return self.bind_generator(self.make_run_spec(run), self.restore_state(run))
+    def load_generator(self, run: Run, step: int | None = None) -> TrainedGenerator:
+        """Restores the generator of a run, ready to sample.
 
-    def bind_generator(self, run_spec: RunSpec, state: TrainState) -> sampling.TrainedGenerator:
+        Args:
+            run: The run.
+            step: Of the checkpoint; None for the last step of a trained run.
+        """
+        given = self.load_given_teacher() if run.kind == "teacher" else None
+        if given is not None:
+            return given
+        return self.bind_generator(self.make_run_spec(run), self.restore_state(run, step))
+
+    def bind_generator(self, run_spec: RunSpec, state: TrainState) -> TrainedGenerator:
         """Binds a run's generator to the variables that it samples with.
 
         Args:
@@ -250,4 +303,30 @@ class StudyContext:
         generator = run_spec.spec.generator
         statistics = self.config.evaluation.statistics
         variables = inference.inference_variables(generator, state, statistics)
-        return sampling.TrainedGenerator(generator, variables)
+        return TrainedGenerator(generator, variables)
+
+
+def open_run(folder: Path) -> tuple[StudyContext, Run]:
+    """Returns a trained run and its study, given the run's folder in the work directory.
+
+    Raises:
+        UserError: The folder is not a trained run's.
+    """
+    folder = folder.resolve()  # the parent of '.' or of a link is not the work directory
+    if not (folder.parent / workdir.CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder} has a run.json, but {folder.parent} holds no study (no config.json)"
+        )
+    config = workdir.read_config(folder.parent)
+    run = plan.find_run(config, folder.name)
+    if not workdir.is_trained(folder.parent, config, run):
+        raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
+    return StudyContext(config, folder.parent), run
+
+
+def _load_teacher_source(source: str) -> TrainedGenerator:
+    folder = expand_path(source)
+    if not (folder / "run.json").is_file():
+        return pretrained.load_file(source)
+    context, run = open_run(folder)
+    return context.load_generator(run)

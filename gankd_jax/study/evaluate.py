@@ -20,6 +20,7 @@ from gankd_jax.metrics.feature_stats import (
     compute_stats,
 )
 from gankd_jax.models import sampling
+from gankd_jax.models.family import is_in_family
 from gankd_jax.models.folding import quantize_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import plan, workdir
@@ -80,7 +81,8 @@ def evaluate_runs(context: StudyContext, runs: Sequence[Run]) -> None:
         runs: Those that are not trained are skipped.
     """
     context.compute_reference_stats()  # trains the classifiers, if this is the first study
-    _evaluate_test_images(context)
+    if context.has_data:
+        _evaluate_test_images(context)
     for run in runs:
         preemption.raise_if_requested()
         if not workdir.is_trained(context.workdir, context.config, run):
@@ -134,13 +136,15 @@ def _evaluate_test_images(context: StudyContext) -> None:
 def _evaluate_run(context: StudyContext, run: Run) -> None:
     """Scores a run in every precision and generates its samples."""
     folder, generator = context.workdir / run.name, context.load_generator(run)
-    quantized = {precision: quantize_generator(generator, precision) for precision in PRECISIONS}
-    lossy = [quantized[precision][0] for precision in LOSSY_PRECISIONS]
-    scores, *lossy_scores = score_generators(context, run, [generator, *lossy])
+    # A given teacher that is a function has no weights that could be rounded.
+    precisions_of_run = PRECISIONS if is_in_family(generator.module) else ()
+    quantized = {p: quantize_generator(generator, p) for p in precisions_of_run}
+    lossy = {p: quantized[p][0] for p in precisions_of_run if p in LOSSY_PRECISIONS}
+    scores, *lossy_scores = score_generators(context, run, [generator, *lossy.values()])
     if run.kind == "student":
         scores |= _other_pixel_errors(context, run, generator)
-    precisions: dict[str, dict[str, Any]] = {p: {"bytes": quantized[p][1]} for p in PRECISIONS}
-    for precision, values in zip(LOSSY_PRECISIONS, lossy_scores, strict=True):
+    precisions: dict[str, dict[str, Any]] = {p: {"bytes": b} for p, (_, b) in quantized.items()}
+    for precision, values in zip(lossy, lossy_scores, strict=True):
         precisions[precision]["scores"] = values
     _write_samples(context, run, generator)
     evaluation = context.config.evaluation

@@ -15,26 +15,34 @@ from gankd_jax.export import pretrained
 from gankd_jax.export.formats import (
     CHECK_COUNT,
     FORMATS,
-    export_generator,
     require_packages,
     require_suffix,
+    write_generator,
 )
+from gankd_jax.interop.external_generator import Function
 from gankd_jax.models import sampling
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import evaluate, plan, workdir
-from gankd_jax.study.context import StudyContext
+from gankd_jax.study.context import StudyContext, open_run
 from gankd_jax.study.plan import Run
 from gankd_jax.utils import atomic_io, paths
 from gankd_jax.utils.errors import UserError
 
 
-def load_generator(source: str | Path) -> TrainedGenerator:
+def load_generator(
+    source: str | Path | Function, *, latent_dim: int = 0, value_range: str = ""
+) -> TrainedGenerator:
     """Loads a trained generator.
 
     Args:
         source: The name of a pretrained generator, such as 'mnist-d2'; the path of a .safetensors
-            file that `gankd export` wrote; or the folder of a trained run in a work directory,
-            such as 'runs/digits/student-mse-d4-s0'.
+            file that `gankd export` wrote; the folder of a trained run in a work directory, such as
+            'runs/digits/student-mse-d4-s0'; a PyTorch DCGAN's .pth; an .onnx or .stablehlo file
+            from latents `(b, z)` to images; 'package.module:function', where the function returns
+            a generator; or a function from latents `(b, z)` to images.
+        latent_dim: Numbers in a latent, for a function that does not say.
+        value_range: Of a file's or function's images: '-1..1', '0..1' or '0..255'; '' infers it
+            from a few images.
 
     Returns:
         The generator as evaluation uses it: with averaged weights where the recipe keeps them, and
@@ -52,30 +60,11 @@ def load_generator(source: str | Path) -> TrainedGenerator:
         >>> generator.card["scores"]["fd_classifier"] > 0
         True
     """
-    folder = paths.expand_path(source)
-    if not (folder / "run.json").is_file():
-        return pretrained.load_pretrained(str(source))
-    context, run = open_run(folder)
+    if callable(source) or not (paths.expand_path(source) / "run.json").is_file():
+        return pretrained.load_file(source, latent_dim=latent_dim, value_range=value_range)
+    context, run = open_run(paths.expand_path(source))
     module, variables = context.load_generator(run)
     return TrainedGenerator(module, variables, make_card(context, run, "float32"))
-
-
-def open_run(folder: Path) -> tuple[StudyContext, Run]:
-    """Returns a trained run and its study, given the run's folder in the work directory.
-
-    Raises:
-        UserError: The folder is not a trained run's.
-    """
-    folder = folder.resolve()  # the parent of '.' or of a link is not the work directory
-    if not (folder.parent / workdir.CONFIG_FILE).is_file():
-        raise UserError(
-            f"{folder} has a run.json, but {folder.parent} holds no study (no config.json)"
-        )
-    config = workdir.read_config(folder.parent)
-    run = plan.find_run(config, folder.name)
-    if not workdir.is_trained(folder.parent, config, run):
-        raise UserError(f"{folder} is not trained yet; `gankd study` goes on with it")
-    return StudyContext(config, folder.parent), run
 
 
 def sample_run(
@@ -184,16 +173,17 @@ def export_run(
     paths.require_new_file(out)
     require_packages(format_name)
     context = StudyContext(config, folder)
-    exported = export_generator(
-        context.load_generator(plan_run), format_name, precision, run_name=run
+    exported = write_generator(
+        out,
+        context.load_generator(plan_run),
+        format_name,
+        precision,
+        run_name=run,
+        card=make_card(context, plan_run, precision),
     )
-    file, add_card = exported.content, FORMATS[format_name].add_card
-    if add_card:
-        file = add_card(file, make_card(context, plan_run, precision))
-    atomic_io.write_bytes(out, file)
     lines = [
-        f"{out}: {len(file):,} bytes; largest difference to {run} on {CHECK_COUNT} fresh latents"
-        f" {exported.difference:.1e} (images in -1..1)"
+        f"{out}: {len(exported.content):,} bytes; largest difference to {run} on {CHECK_COUNT}"
+        f" fresh latents {exported.difference:.1e} (images in -1..1)"
     ]
     if precision != "float32":
         lines += _score_changes(context, plan_run, exported.generator)

@@ -81,9 +81,10 @@ def import_torch_teacher(
     workdir.create_workdir(folder, config)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as work:
         written = Path(work, selected.name)
-        workdir.write_run_info(Path(work), config, selected)
+        run_spec = networks.make_run_spec(config, selected, None)
+        workdir.write_run_info(Path(work), selected, run_spec.spec.generator)
         atomic_io.write_json(written / "imported.json", _describe_files(path, key, critic_path))
-        state = _make_train_state(networks.make_run_spec(config, selected, None), generator, critic)
+        state = _make_train_state(run_spec, generator, critic)
         _save_checkpoint(written / "checkpoints", state)
         written.rename(target)  # so that the run is complete or absent
     evaluate.select_teacher(StudyContext(config, folder))

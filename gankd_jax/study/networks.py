@@ -99,4 +99,4 @@ def retry_seed(seed: int, retries: int) -> int:
 
 def image_channels(config: ml_collections.ConfigDict) -> int:
     """Returns 1 for grey images, 3 for colour."""
-    return registry.get_dataset(config.data.name).image_shape[2]
+    return config.data.channels or registry.get_dataset(config.data.name).image_shape[2]

@@ -13,6 +13,7 @@ import ml_collections
 
 from gankd_jax.data import registry
 from gankd_jax.interop import inception_weights
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.evaluate import evaluate_inception_layers, evaluate_runs, select_teacher
@@ -31,6 +32,7 @@ def run_study(
     folder: Path,
     shard: tuple[int, int] = (1, 1),
     wait_seconds: int = 0,
+    teacher_object: TrainedGenerator | None = None,
 ) -> None:
     """Trains and scores every run that is not done yet.
 
@@ -39,6 +41,7 @@ def run_study(
         folder: The work directory.
         shard: `(k, n)`: take shard k of n of the runs, k from 1.
         wait_seconds: How long to wait for another shard to begin with the teacher.
+        teacher_object: The teacher that `config.study.teacher` names, where it is no file.
 
     Raises:
         UserError: The shard has students, their teacher is not trained, and no process has been
@@ -48,7 +51,7 @@ def run_study(
     if multihost.on_primary(lambda: _are_done(config, folder, runs)):
         logger.info("all %d runs are done", len(runs))
         return
-    context = _open_study(config, folder, runs)
+    context = _open_study(StudyContext(config, folder, teacher_object), runs)
     teachers, students, baselines = (
         [run for run in runs if run.kind == kind] for kind in ("teacher", "student", "baseline")
     )
@@ -75,7 +78,7 @@ def train_run(config: ml_collections.ConfigDict, folder: Path, name: str) -> Non
     """
     run = plan.find_run(config, name)
     multihost.on_primary(lambda: _require_trainable(config, folder, run))
-    context = _open_study(config, folder, [run])
+    context = _open_study(StudyContext(config, folder), [run])
     if multihost.on_primary(lambda: workdir.is_trained(folder, config, run)):
         logger.info("%s is already trained", name)
     teacher = None
@@ -164,22 +167,24 @@ def _require_not_failed(config: ml_collections.ConfigDict, folder: Path, run: Ru
         raise UserError(f"{run.name} has failed; {path} says where and why")
 
 
-def _open_study(
-    config: ml_collections.ConfigDict, folder: Path, runs: Sequence[Run]
-) -> StudyContext:
+def _open_study(context: StudyContext, runs: Sequence[Run]) -> StudyContext:
     """Opens the work directory; creates it only if nothing prevents training these runs.
 
     Raises:
         UserError: Something does.
     """
+    config, folder = context.config, context.workdir
     validate_study(config)
     multihost.on_primary(lambda: workdir.matches_config(folder, config))
-    context = StudyContext(config, folder)
     for run in runs:
         _check_batch_size(context, run)
+    given_teacher = context.load_given_teacher()
 
     def create() -> None:
         workdir.create_workdir(folder, config)
+        if given_teacher is not None:
+            [teacher] = plan.teacher_runs(config)
+            workdir.write_run_info(folder, teacher, given_teacher.module)
         _quarantine_damaged_checkpoints(folder, runs)
 
     multihost.on_primary(create)
@@ -193,6 +198,8 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
         UserError: The data set is unknown, several teachers cannot be compared, or the weights of
             the FID network are missing though its layers are requested.
     """
+    if config.data.name == "none":
+        return
     has_labels = registry.get_dataset(config.data.name).classes is not None
     if len(plan.teacher_runs(config)) > 1 and not (has_labels and config.data.validation):
         raise UserError(
@@ -210,7 +217,8 @@ def _check_batch_size(context: StudyContext, run: Run) -> None:
     recipe, count = context.config.recipes[run.recipe], len(context.train_images.pixels)
     devices = sharding.make_mesh(context.config.training.devices).size
     field = f"config.recipes.{run.recipe}.batch_size is {recipe.batch_size}"
-    if recipe.alpha > 0 and recipe.batch_size > count:
+    uses_data = recipe.alpha > 0 and context.has_data
+    if uses_data and recipe.batch_size > count:
         raise UserError(f"{field}; {context.config.data.name} has {count} training images")
     if recipe.batch_size % devices:
         raise UserError(

@@ -21,7 +21,7 @@ from gankd_jax.evaluation.inception import load_inception_extractor
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import feature_stats, stats_io
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
-from gankd_jax.study.generators import open_run
+from gankd_jax.study.context import open_run
 from gankd_jax.study.workdir import CONFIG_FILE
 from gankd_jax.utils import paths
 from gankd_jax.utils.errors import UserError

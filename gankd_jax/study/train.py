@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gankd_jax.models import sampling
+from gankd_jax.models.family import Generator
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
@@ -112,7 +113,7 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
         loop.RunGroup(
             title=group[0].name if is_single else f"{len(group)} {group[0].kind}s",
             run_specs=run_specs,
-            teacher=networks.build_generator(config, teacher) if teacher else None,
+            teacher=_build_teacher(context, teacher) if teacher else None,
             images=images,
             on_device=_fits_on_device(config.data.placement, images),
             mesh=sharding.make_mesh(config.training.devices),
@@ -124,10 +125,16 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
     )
 
 
+def _build_teacher(context: StudyContext, teacher: Run) -> Generator:
+    given = context.load_given_teacher()
+    return given.module if given else networks.build_generator(context.config, teacher)
+
+
 def _describe_runs(context: StudyContext, group: list[Run]) -> dict[str, int]:
     """Writes run.json of each run; returns how often each was retried."""
     for run in group:
-        workdir.write_run_info(context.workdir, context.config, run)
+        generator = networks.build_generator(context.config, run)
+        workdir.write_run_info(context.workdir, run, generator)
     return {run.name: workdir.retry_count(context.workdir, run) for run in group}
 
 

@@ -10,7 +10,7 @@ import ml_collections
 
 from gankd_jax.config import schema
 from gankd_jax.models.cost import generator_cost
-from gankd_jax.study import networks
+from gankd_jax.models.family import Generator
 from gankd_jax.study.plan import Run
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import MAX_TO_KEEP, is_intact
@@ -198,7 +198,9 @@ def resumable_steps(workdir: Path, run: Run) -> list[int]:
 
 
 def is_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bool:
-    """Returns whether a run has the checkpoint of its last step."""
+    """Returns whether a run has the checkpoint of its last step, or is a teacher that was given."""
+    if run.kind == "teacher" and config.study.teacher:
+        return True
     return config.recipes[run.recipe].steps in checkpoint_steps(workdir, run)
 
 
@@ -282,14 +284,14 @@ def is_final(workdir: Path, run: Run) -> bool:
     return is_scored(workdir, run) or (workdir / run.name / "imported.json").exists()
 
 
-def write_run_info(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> None:
+def write_run_info(workdir: Path, run: Run, generator: Generator) -> None:
     """Writes run.json: the run's name, recipe, width and seed, and the size of its generator.
 
     Args:
         workdir: The work directory.
-        config: The study's config.
         run: The run.
+        generator: Its generator.
     """
-    size = generator_cost(networks.build_generator(config, run))
-    info = {"name": run.name, **dataclasses.asdict(run), **dataclasses.asdict(size)}
+    size = dataclasses.asdict(generator_cost(generator))
+    info = {"name": run.name, **dataclasses.asdict(run), **size}
     atomic_io.write_json(workdir / run.name / "run.json", info)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from gankd_jax.data.sampler import multi_step_indices
+from gankd_jax.interop.external_generator import FunctionGenerator
 from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.training.multi_run import (
@@ -25,6 +26,7 @@ from gankd_jax.training.multi_run import (
     make_multi_step,
 )
 from gankd_jax.training.run_logger import RunLogger
+from gankd_jax.training.teacher_prefetch import TeacherPrefetcher
 from gankd_jax.training.train_state import (
     NetworkState,
     TeacherParams,
@@ -137,6 +139,7 @@ def train_group(
         trainer = _GroupTrainer(
             group, loggers, step, states=states, teacher_params=teacher_params, intervals=intervals
         )
+        stack.callback(trainer.close)
         while trainer.step < group.steps and trainer.run_specs:
             metrics = trainer.train_until_log()
             progress.update(trainer.step, metrics)
@@ -224,18 +227,39 @@ class _GroupTrainer:
         self.run_specs = dict(group.run_specs)
         self.signal = 0  # that came to one of the processes; 0: none
         self._group, self._loggers, self._intervals = group, loggers, intervals
+        self._prefetcher: TeacherPrefetcher | None = None
         everywhere = replicated(group.mesh)
         self._states = put_tree(states, everywhere)
         self._teacher_params = put_tree(teacher_params, everywhere)
         self._images = put_tree(group.images, everywhere) if group.on_device else None
         self._multi_step = self._compile()
 
+    def close(self) -> None:
+        """Stops the thread of a teacher outside of JAX."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+
     @property
     def _batch_size(self) -> int:
         return next(iter(self.run_specs.values())).spec.recipe.batch_size
 
     def _compile(self) -> MultiStep:
+        self.close()
+        self._prefetcher = self._make_prefetcher()
         return make_multi_step(self.run_specs, self._group.teacher, self._group.mesh)
+
+    def _make_prefetcher(self) -> TeacherPrefetcher | None:
+        """Returns the source of images of a teacher outside of JAX; None for any other."""
+        teacher = self._group.teacher
+        if not (isinstance(teacher, FunctionGenerator) and teacher.on_host):
+            return None
+        return TeacherPrefetcher(
+            teacher.generate_on_host,
+            next(iter(self.run_specs.values())).spec.recipe,
+            latent_dim=teacher.latent_dim,
+            seeds=data_seeds(self.run_specs),
+            steps_per_call=self._intervals.steps_per_call,
+        )
 
     def train_until_log(self) -> dict[str, float]:
         """Trains up to the next line of the log, or to a signal, and writes the line.
@@ -263,7 +287,11 @@ class _GroupTrainer:
     def _call(self) -> None:
         """Makes one compiled call; runs that fail in it leave the group."""
         self._states, metrics = self._multi_step(
-            self._states, self._teacher_params, self._images, self._next_batches()
+            self._states,
+            self._teacher_params,
+            self._images,
+            self._next_batches(),
+            self._next_teacher_images(),
         )
         self.step += self._intervals.steps_per_call
         values = jax.tree.map(float, jax.device_get(metrics))
@@ -285,14 +313,17 @@ class _GroupTrainer:
         They are indices `[k, data_seeds, critic_steps, b]`, or the images at these indices.
         """
         recipe = next(iter(self.run_specs.values())).spec.recipe
-        needs_images = any(spec.spec.critic is not None for spec in self.run_specs.values())
+        needs_images = any(
+            run_spec.spec.critic is not None and run_spec.spec.recipe.real_source == "data"
+            for run_spec in self.run_specs.values()
+        )
         indices = [
             multi_step_indices(
                 self.step,
                 self._intervals.steps_per_call,
                 critic_steps=recipe.critic_steps,
                 count=len(self._group.images),
-                # Without a critic no image is read; the smallest batch that the devices can share.
+                # Without a critic of real images none is read; the devices need one each.
                 batch_size=self._batch_size if needs_images else self._group.mesh.size,
                 seed=seed,
             )
@@ -304,6 +335,15 @@ class _GroupTrainer:
             return make_sharded_array(batches.shape, sharding, batches.__getitem__)
         shape = (*batches.shape, *images.shape[1:])
         return make_sharded_array(shape, sharding, lambda part: images[batches[part[:4]]])
+
+    def _next_teacher_images(self) -> jax.Array | None:
+        """Returns the images `[k, data_seeds, b, s, s, c]` of a teacher outside of JAX."""
+        if self._prefetcher is None:
+            return None
+        images = self._prefetcher.images(self.step)
+        return make_sharded_array(
+            images.shape, batch_sharding(self._group.mesh, 2), images.__getitem__
+        )
 
     def save_if_due(self, make_grid: MakeGrid) -> None:
         """Writes the image grids and checkpoints that are due; after a signal the checkpoints."""

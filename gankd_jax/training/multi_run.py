@@ -59,28 +59,43 @@ def make_multi_step(
         mesh: Devices that share each batch; their number divides `b`.
 
     Returns:
-        `multi_step(states, teacher_params, images, batches) -> (states, metrics)`, which moves
-        every run by `k` steps.  The states are donated.
+        `multi_step(states, teacher_params, images, batches, teacher_images) -> (states, metrics)`,
+        which moves every run by `k` steps.  The states are donated.
 
         - `teacher_params` is a `TeacherParams`, or None without a teacher.
         - `images` is the uint8 training set on the device, or None.
         - `batches` `[k, data_seeds, critic_steps, b]` are indices into `images`, or the uint8
           images themselves if `images` is None; the data seeds are in sorted order.  A group
           without a critic reads none of them.
+        - `teacher_images` `[k, data_seeds, b, s, s, c]` in -1..1 are those of a teacher that JAX
+          cannot compile; None, the default, for any other.
         - `metrics` are means over the steps, so that a single non-finite value shows, and the norm
           of the weights after them as `weights`.
     """
 
     def multi_step(
-        states: States, teacher_params: TeacherParams | None, images: Array | None, batches: Array
+        states: States,
+        teacher_params: TeacherParams | None,
+        images: Array | None,
+        batches: Array,
+        teacher_images: Array | None = None,
     ) -> tuple[States, dict[str, Metrics]]:
         def body(
-            stacked: list[TrainState], batch: Array
+            stacked: list[TrainState], inputs: tuple[Array, Array | None]
         ) -> tuple[list[TrainState], list[StackedMetrics]]:
-            pixels = batch if images is None else images[batch]
-            return _step_all(run_specs, teacher, stacked, teacher_params, pixels=pixels, mesh=mesh)
+            batch, step_teacher_images = inputs
+            return _step_all(
+                run_specs,
+                teacher,
+                stacked,
+                teacher_params,
+                pixels=batch if images is None else images[batch],
+                teacher_images=step_teacher_images,
+                mesh=mesh,
+            )
 
-        stacked, metrics = lax.scan(body, _stack(run_specs, states), batches)
+        inputs = (batches, teacher_images)
+        stacked, metrics = lax.scan(body, _stack(run_specs, states), inputs)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
         means = [
             m | {"weights": _weight_norms(state)} for m, state in zip(means, stacked, strict=True)
@@ -157,13 +172,17 @@ def _step_all(
     teacher_params: TeacherParams | None,
     *,
     pixels: UInt8[Array, "seeds k b s s c"],
+    teacher_images: Float[Array, "seeds b s s c"] | None,
     mesh: Mesh | None,
 ) -> tuple[list[TrainState], list[StackedMetrics]]:
     """Makes one step of every run."""
     seeds = data_seeds(run_specs)
     has_critic = any(run_spec.spec.critic for run_spec in run_specs.values())
     noise = constrain_batch(mesh, _sample_noise(run_specs, stacked[0].step[0], seeds=seeds), 2)
-    targets = _teacher_targets(run_specs, teacher, teacher_params, noise=noise)
+    if teacher_images is None:
+        targets = _teacher_targets(run_specs, teacher, teacher_params, noise=noise)
+    else:
+        targets = TeacherTargets(images=teacher_images, features=None)
     targets = constrain_batch(mesh, targets, 1)
     real_images = normalize_images(constrain_batch(mesh, pixels, 2)) if has_critic else None
     states, metrics = [], []

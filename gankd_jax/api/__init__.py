@@ -1,0 +1,1 @@
+"""Functions of the public API that compose a whole study."""

@@ -1,0 +1,292 @@
+"""Generators that were trained elsewhere: PyTorch, ONNX and StableHLO files, and functions.
+
+A new kind of file is a function from a path to a `RawGenerator`, and its suffix in `READERS`.
+"""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from gankd_jax.interop import torch_weights
+from gankd_jax.models import conv
+from gankd_jax.models.family import PyTree
+from gankd_jax.models.sampling import TrainedGenerator, sample_latents
+from gankd_jax.utils.errors import UserError
+
+Function = Callable[[Any], Any]  # latents [b, z] -> images
+VALUE_RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0), "0..255": (0.0, 255.0)}
+PROBE_SEED, PROBE_COUNT = 5_000_000, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class RawGenerator:
+    """A generator as it comes: a function, and what is known of it.
+
+    Attributes:
+        function: Maps latents `[b, z]` to images `[b, c, s, s]` or `[b, s, s, c]`.
+        latent_dim: Numbers in a latent; 0 if that is not known.
+        parameters: Trained numbers; 0 if that is not known.
+    """
+
+    function: Function
+    latent_dim: int = 0
+    parameters: int = 0
+
+
+@dataclasses.dataclass(unsafe_hash=True)  # not frozen: the protocol's attributes are variables
+class FunctionGenerator:
+    """A function in place of a network family's module, without variables.
+
+    Attributes:
+        function: Maps latents `[b, z]` to images in any layout and range.
+        image_size: Pixels a side of the images.
+        channels: 1 for grey images, 3 for colour.
+        latent_dim: Numbers in a latent.
+        channels_first: Whether the function's images are `[b, c, s, s]`.
+        value_range: Least and greatest value of the function's images.
+        on_host: Whether JAX cannot trace the function, which then takes and gives NumPy arrays.
+        parameters: Trained numbers; 0 if that is not known.
+    """
+
+    function: Function
+    image_size: int
+    channels: int
+    latent_dim: int
+    channels_first: bool
+    value_range: tuple[float, float]
+    on_host: bool
+    parameters: int = 0
+    width: int = 0  # not known
+    norm: str = "none"
+    conv_impl: str = "none"
+
+    def init(self, rngs: Any, latents: Any, *, train: bool) -> PyTree:
+        """Returns no variables: a function has none."""
+        del rngs, latents, train
+        return {}
+
+    def apply(
+        self, variables: PyTree, latents: Float[Array, "b z"], *, train: bool, mutable: Any = False
+    ) -> Float[Array, "b s s c"]:
+        """Generates images in -1..1, under `jax.jit` too.
+
+        Args:
+            variables: Without meaning here, as `train` and `mutable`.
+            latents: `[b, latent_dim]`.
+            train: See `variables`.
+            mutable: See `variables`.
+        """
+        del variables, train, mutable
+        if not self.on_host:
+            return jnp.asarray(self._normalize(self.function(latents)), jnp.float32)
+        shape = (latents.shape[0], self.image_size, self.image_size, self.channels)
+        result = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.pure_callback(self.generate_on_host, result, latents)
+
+    def generate_on_host(self, latents: Any) -> Float[np.ndarray, "b s s c"]:
+        """Generates images in -1..1 outside of JAX."""
+        images = np.asarray(self.function(np.asarray(latents)))
+        return np.ascontiguousarray(self._normalize(images), np.float32)
+
+    def _normalize(self, images: Any) -> Any:
+        low, high = self.value_range
+        images = images.transpose(0, 2, 3, 1) if self.channels_first else images
+        return images if (low, high) == (-1.0, 1.0) else (images - low) * (2 / (high - low)) - 1
+
+
+def load_external(
+    source: str | Path | Function, *, latent_dim: int = 0, value_range: str = ""
+) -> TrainedGenerator:
+    """Loads a generator that was trained elsewhere.
+
+    A PyTorch DCGAN becomes a Flax module with its weights.  Everything else is a function, which is
+    called on a few latents to learn the size, layout and value range of its images.
+
+    Args:
+        source: A file: a PyTorch DCGAN's `.pth`, an `.onnx` or a `.stablehlo`; a text
+            `package.module:function`, where the function returns the generator; or the generator
+            itself, a function from latents `[b, z]` to images.
+        latent_dim: Numbers in a latent, where the source does not say.
+        value_range: A key of `VALUE_RANGES`, where the images do not show it.
+
+    Raises:
+        UserError: The source cannot be read, or is no generator of square images.
+    """
+    name = str(source) if isinstance(source, str | Path) else getattr(source, "__name__", "teacher")
+    if callable(source):
+        raw: RawGenerator | TrainedGenerator = RawGenerator(source)
+    elif Path(source).suffix in READERS:
+        if not Path(source).is_file():
+            raise UserError(f"{source} does not exist")
+        raw = READERS[Path(source).suffix](Path(source))
+    else:
+        raw = RawGenerator(_import_generator(str(source)))
+    if isinstance(raw, TrainedGenerator):
+        return raw
+    latent_dim = raw.latent_dim or latent_dim or int(getattr(raw.function, "latent_dim", 0))
+    if latent_dim < 1:
+        raise UserError(f"{name} does not say how many numbers a latent has; give --latent-dim=N")
+    raw = dataclasses.replace(raw, latent_dim=latent_dim)
+    return TrainedGenerator(_inspect_function(name, raw, value_range), {})
+
+
+def read_torch_generator(path: Path) -> TrainedGenerator:
+    """Reads a DCGAN of PyTorch, as `torch_weights.read_generator` describes it."""
+    params, batch_stats = torch_weights.read_generator(path)
+    module = dataclasses.replace(
+        torch_weights.infer_generator(params), conv_impl=conv.resolve_conv_impl("auto")
+    )
+    variables = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
+    return TrainedGenerator(module, jax.tree.map(jnp.asarray, variables))
+
+
+def read_onnx_generator(path: Path) -> RawGenerator:
+    """Reads an ONNX model with one input, latents `[b, z]` or `[b, z, 1, 1]`.
+
+    Raises:
+        UserError: ONNX Runtime is not installed or cannot read the file, or it has other inputs.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{path} needs onnxruntime: pip install 'gankd-jax[export]'") from error
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=_onnx_providers())
+    except Exception as error:  # ONNX Runtime raises classes of its own for every kind of damage
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as an ONNX model: {reason}") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(session.get_outputs()) != 1:
+        names = ", ".join(node.name for node in (*inputs, *session.get_outputs()))
+        raise UserError(f"{path} must have one input, latents, and one output, images; has {names}")
+    shape = inputs[0].shape
+    if len(shape) not in (2, 4) or not isinstance(shape[1], int):
+        raise UserError(f"{path}: its input {inputs[0].name} is {shape}; latents are [b, z]")
+    extra_axes = (1,) * (len(shape) - 2)
+
+    def run_batch(latents: Float[np.ndarray, "b z"]) -> np.ndarray:
+        values = latents.reshape(*latents.shape, *extra_axes).astype(np.float32)
+        return session.run(None, {inputs[0].name: values})[0]
+
+    def generate(latents: Float[np.ndarray, "b z"]) -> np.ndarray:
+        if not isinstance(shape[0], int):
+            return run_batch(latents)
+        size, count = shape[0], len(latents)  # a model that was exported for one size of batch
+        padded = np.resize(latents, (count + -count % size, latents.shape[1]))
+        return np.concatenate([run_batch(part) for part in padded.reshape(-1, size, shape[1])])[
+            :count
+        ]
+
+    return RawGenerator(generate, latent_dim=shape[1])
+
+
+def _onnx_providers() -> list[str]:
+    import onnxruntime
+
+    preferred = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return [name for name in preferred if name in onnxruntime.get_available_providers()]
+
+
+def read_stablehlo_generator(path: Path) -> RawGenerator:
+    """Reads a function that `jax.export` serialised: latents `[b, z]` to images.
+
+    Raises:
+        UserError: The file is no such function.
+    """
+    try:
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+        (latents,) = exported.in_avals
+        latent_dim = int(latents.shape[1])
+    except Exception as error:  # flatbuffers raises struct.error, IndexError, ... for damage
+        raise UserError(
+            f"{path} is no serialised JAX function of latents [b, z] ({type(error).__name__})"
+        ) from error
+    return RawGenerator(exported.call, latent_dim=latent_dim)
+
+
+READERS: dict[str, Callable[[Path], RawGenerator | TrainedGenerator]] = {
+    ".pth": read_torch_generator,
+    ".pt": read_torch_generator,
+    ".onnx": read_onnx_generator,
+    ".stablehlo": read_stablehlo_generator,
+}
+
+
+def _import_generator(text: str) -> Function:
+    """Calls a function named `package.module:function`, which returns the generator."""
+    module_name, colon, function_name = text.partition(":")
+    if not colon:
+        kinds = ", ".join(READERS)
+        raise UserError(
+            f"{text} is no generator: give a run's folder, a pretrained name, a file"
+            f" ({kinds}, .safetensors) or package.module:function"
+        )
+    sys.path.insert(0, "")  # modules of the current folder, as for `python -m`
+    try:
+        generator = getattr(importlib.import_module(module_name), function_name)()
+    except Exception as error:  # a user's module is code and may raise anything
+        raise UserError(f"{text} raises {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove("")
+    if not callable(generator):
+        raise UserError(f"{text}() returns {generator!r}; it must return a function of latents")
+    return generator
+
+
+def _inspect_function(name: str, raw: RawGenerator, value_range: str) -> FunctionGenerator:
+    """Learns the size, layout and value range of a function's images from a few of them.
+
+    Raises:
+        UserError: It returns something else than square images of 1 or 3 channels.
+    """
+    latents = sample_latents(PROBE_SEED, PROBE_COUNT, raw.latent_dim)
+    on_host = not _is_traceable(raw.function, latents)
+    try:
+        images = np.asarray(raw.function(np.asarray(latents) if on_host else latents))
+    except Exception as error:  # code of the user's
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise UserError(
+            f"{name} fails on latents {latents.shape}: {type(error).__name__} {reason}"
+        ) from error
+    shape = images.shape
+    channels_first = len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]
+    channels_last = len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2]
+    if shape[:1] != (PROBE_COUNT,) or not (channels_first or channels_last):
+        raise UserError(
+            f"{name} returns {shape} for latents {latents.shape}; it must return square images"
+            " [b, c, s, s] or [b, s, s, c] with 1 or 3 channels"
+        )
+    if not np.isfinite(images).all():
+        raise UserError(f"{name} returns values that are not finite")
+    return FunctionGenerator(
+        function=raw.function,
+        image_size=shape[2],
+        channels=shape[1] if channels_first else shape[3],
+        latent_dim=raw.latent_dim,
+        channels_first=channels_first,
+        value_range=VALUE_RANGES[value_range or _infer_value_range(images)],
+        on_host=on_host,
+        parameters=raw.parameters,
+    )
+
+
+def _is_traceable(function: Function, latents: Float[Array, "b z"]) -> bool:
+    try:
+        return hasattr(jax.eval_shape(function, latents), "shape")
+    except Exception:  # how a function fails on a tracer is its own affair
+        return False
+
+
+def _infer_value_range(images: np.ndarray) -> str:
+    """Returns the key of the range that images seem to have."""
+    if images.min() < -0.01:
+        return "-1..1"
+    return "0..255" if images.max() > 1.5 else "0..1"
