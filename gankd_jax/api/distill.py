@@ -3,7 +3,7 @@
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,31 @@ def describe_source(teacher: str | Path | Function | TrainedGenerator) -> str:
         path = expand_path(teacher)
         return str(path.resolve()) if path.exists() else str(teacher)
     return getattr(teacher, "__name__", type(teacher).__name__)
+
+
+def describe_teacher(teacher: TrainedGenerator) -> str:
+    """Returns a line on a teacher's kind and sizes."""
+    size, module = teacher.image_size, teacher.module
+    kind = f"{type(module).__name__} d={module.width}" if module.width else "a function"
+    return f"{kind}, {size}x{size}x{teacher.channels} images of {teacher.latent_dim} numbers"
+
+
+def plan_files(out: Path, widths: Sequence[int]) -> dict[int, Path]:
+    """Returns the file of each width, and tries them before the work.
+
+    Args:
+        out: The file of one student.  For several, the width is added to its name.
+        widths: Of the students.
+
+    Raises:
+        UserError: No format has such files, a package is missing, or a file exists.
+    """
+    formats.require_packages(formats.format_of(out))
+    files = {width: out.with_stem(f"{out.stem}-d{width}") for width in widths}
+    files = files if len(files) > 1 else dict.fromkeys(widths, out)
+    for file in files.values():
+        require_new_file(file)
+    return files
 
 
 def make_config(

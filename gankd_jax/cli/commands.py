@@ -4,6 +4,7 @@ Imports stand inside the functions, so that a command loads only what it needs.
 """
 
 import dataclasses
+import logging
 import os
 import shlex
 from argparse import Namespace
@@ -14,6 +15,8 @@ from ml_collections import ConfigDict
 
 from gankd_jax.utils import preemption
 from gankd_jax.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def run_describe(args: Namespace) -> None:
@@ -69,6 +72,33 @@ def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], No
     preemption.install_handlers()
     with multihost.ends_all_processes():
         work(config, args.workdir)
+
+
+def run_distill(args: Namespace) -> None:
+    """Distill a trained generator of any kind into small ones, without a data set."""
+    from gankd_jax.api import distill
+    from gankd_jax.study.generators import load_generator
+    from gankd_jax.utils.sharding import require_platform
+
+    require_platform()
+    if not (args.out or args.workdir):
+        raise UserError("`gankd distill` needs --out=FILE for the student, or --workdir=DIR")
+    outs = distill.plan_files(args.out, args.width) if args.out else {}
+    workdir = args.workdir or args.out.with_name(f"{args.out.name}.study")
+    hints = {"latent_dim": args.latent_dim, "value_range": args.value_range}
+    teacher = load_generator(args.teacher, **hints)
+    source = distill.describe_source(args.teacher)
+    logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
+    options = {"steps": args.steps, "recipe": args.recipe, "batch_size": args.batch_size}
+    config = distill.make_config(teacher, source, widths=args.width, **options)
+    preemption.install_handlers()
+    distill.train_students(config, workdir, teacher)
+    args.workdir = workdir
+    run_report(args)
+    students = distill.load_students(config, workdir, teacher)
+    for width, out in outs.items():
+        students[width].export(out, args.precision)
+        print(f"{out}: d={width}, {out.stat().st_size:,} bytes")
 
 
 def run_report(args: Namespace) -> None:

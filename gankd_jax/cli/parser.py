@@ -55,6 +55,14 @@ def parse_rate(text: str) -> float:
     return float(text)
 
 
+def parse_widths(text: str) -> list[int]:
+    """Reads widths with commas between, such as `4,8`."""
+    widths = [parse_whole_number(word, least=1) for word in text.split(",")]
+    if len(set(widths)) < len(widths):
+        raise argparse.ArgumentTypeError(f"{text!r} repeats a width")
+    return widths
+
+
 def parse_names(text: str) -> list[str]:
     """Reads names with commas between."""
     return [name for name in text.split(",") if name]
@@ -264,6 +272,7 @@ def build_parser() -> CommandParser:
         "  gankd study --config=configs/digits.py --workdir=runs/digits",
     )
     _add_study_commands(parser)
+    _add_distill_command(parser)
     _add_sample_command(parser)
     _add_score_command(parser)
     _add_export_command(parser)
@@ -321,6 +330,61 @@ def _add_study_commands(parser: CommandParser) -> None:
         type=parse_path,
         complete="file",
         help="a table to compare with (default: the paper's)",
+    )
+
+
+def _add_distill_command(parser: CommandParser) -> None:
+    distill = parser.add_command(
+        "distill",
+        commands.run_distill,
+        "gankd distill mnist-d4 --width=1,2 --steps=100 --workdir=runs/distilled",
+        "gankd distill mnist-d16 --width=4 --steps=100 --out=student.onnx",
+    )
+    distill.add_flag(
+        "TEACHER",
+        complete="file",
+        help="a PyTorch DCGAN (.pth), an .onnx, .stablehlo or .safetensors file, a run's folder,"
+        " the name of a pretrained generator, or package.module:function, which returns one",
+    )
+    distill.add_flag(
+        "width",
+        metavar="D,...",
+        type=parse_widths,
+        default=[8],
+        help="channels of each student's last hidden layer (default: 8)",
+    )
+    distill.add_flag(
+        "steps", metavar="N", type=_positive, default=5_000, help="training steps (default: 5000)"
+    )
+    distill.add_flag(
+        "batch-size",
+        metavar="N",
+        type=_positive,
+        default=64,
+        help="latents a step (default: 64)",
+    )
+    distill.add_flag(
+        "recipe", metavar="NAME", default="best", help="mse, l1 or best (default: best)"
+    )
+    distill.add_flag(
+        "latent-dim",
+        metavar="N",
+        type=_positive,
+        default=0,
+        help="numbers in a latent, for a teacher that does not say",
+    )
+    distill.add_flag(
+        "value-range",
+        metavar="RANGE",
+        default="",
+        help="of the teacher's images: -1..1, 0..1 or 0..255 (default: as they seem)",
+    )
+    distill.add_flags("out", "workdir")
+    distill.add_flag(
+        "precision",
+        metavar="PRECISION",
+        default="float32",
+        help=f"of the weights in --out: {', '.join(PRECISIONS)} (default: float32)",
     )
 
 

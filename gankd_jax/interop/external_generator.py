@@ -120,6 +120,8 @@ def load_external(
     Raises:
         UserError: The source cannot be read, or is no generator of square images.
     """
+    if value_range and value_range not in VALUE_RANGES:
+        raise UserError(f"the value range is {value_range!r}; it can be {', '.join(VALUE_RANGES)}")
     name = str(source) if isinstance(source, str | Path) else getattr(source, "__name__", "teacher")
     if callable(source):
         raw: RawGenerator | TrainedGenerator = RawGenerator(source)
