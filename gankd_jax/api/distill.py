@@ -188,7 +188,8 @@ def make_config(
     )
     recipes = distillation_recipes(steps=steps, batch_size=batch_size)
     if not isinstance(recipe, str):
-        recipes, recipe = {"custom": recipe_config(alpha=0.0) | dict(recipe)}, "custom"
+        recipes = {"custom": recipe_config(**{"alpha": 0.0, "steps": steps, **recipe})}
+        recipe = "custom"
     elif recipe not in recipes:
         raise UserError(f"the recipe is {recipe!r}; it can be {', '.join(recipes)}")
     chosen = recipes[recipe]

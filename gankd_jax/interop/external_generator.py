@@ -289,6 +289,6 @@ def _is_traceable(function: Function, latents: Float[Array, "b z"]) -> bool:
 
 def _infer_value_range(images: np.ndarray) -> str:
     """Returns the key of the range that images seem to have."""
-    if images.min() < -0.01:
+    if images.min() < 0:
         return "-1..1"
     return "0..255" if images.max() > 1.5 else "0..1"

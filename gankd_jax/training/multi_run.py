@@ -172,7 +172,7 @@ def _step_all(
     teacher_params: TeacherParams | None,
     *,
     pixels: UInt8[Array, "seeds k b s s c"],
-    teacher_images: Float[Array, "seeds b s s c"] | None,
+    teacher_images: Float[Array, "seeds batch s s c"] | None,
     mesh: Mesh | None,
 ) -> tuple[list[TrainState], list[StackedMetrics]]:
     """Makes one step of every run."""

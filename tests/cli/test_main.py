@@ -181,6 +181,22 @@ MISTAKES = {
         ["sample", "--pretrained=mnist-d2", "--run=teacher-d4-s0", "--out={new}/grid.png"],
         "--pretrained is not a run of a study",
     ),
+    "distill to nowhere": (["distill", "mnist-d2"], "`gankd distill` needs --out=FILE"),
+    "distill to an unknown format": (
+        ["distill", "mnist-d2", "--out={new}.tflite"],
+        "the name of the file must end in .onnx",
+    ),
+    "distill nothing": (["distill", "no.onnx", "--out={new}.pth"], "no.onnx does not exist"),
+    "distill a study": (["distill", "{finished}", "--out={new}.pth"], "no pretrained generator"),
+    "distill to width 0": (["distill", "mnist-d2", "--width=4,0", "{new}"], "'0' is not a whole"),
+    "distill to a width twice": (
+        ["distill", "mnist-d2", "--width=4,4", "{new}"],
+        "repeats a width",
+    ),
+    "distill by an unknown recipe": (
+        ["distill", "mnist-d2", "--recipe=fast", "{new}"],
+        "the recipe is 'fast'; it can be mse, l1, best",
+    ),
     "unknown variant": (["study", f"{MNIST}:tiny", "{new}"], "no variant 'tiny'; there are: small"),
     "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field data.pda"),
     "unknown block": (

@@ -1,0 +1,123 @@
+"""Distillation of a given teacher: the study's engine, without data."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+
+import gankd_jax
+from gankd_jax.api import distill
+from gankd_jax.report import study_results
+from gankd_jax.study import runner
+from gankd_jax.utils.checkpoint import Checkpoints
+from gankd_jax.utils.errors import UserError
+
+TEACHER, STUDENT = "teacher-d4-s0", "student-mse-d1-s0"
+RECIPE = {"alpha": 0.0, "steps": 10, "batch_size": 8, "generator_lr": 1e-2}
+
+
+def paint_gradient(latents):
+    """A teacher that JAX cannot trace: images `[b, 1, 16, 16]` in 0..1, brighter from left."""
+    slopes = 1 / (1 + np.exp(-np.asarray(np.array(latents))[:, :1]))
+    row = slopes * np.linspace(0, 1, 16)
+    return np.repeat(row[:, None, None, :], 16, axis=2)
+
+
+@pytest.mark.slow
+def test_a_teacher_of_a_study_given_as_a_run_trains_the_studys_student_to_the_bit(
+    finished, tmp_path
+):
+    config, study = tiny.config(), tmp_path / "study"
+    for name in (TEACHER, "config.json", "teacher.json"):
+        copy = shutil.copytree if (finished / name).is_dir() else shutil.copy
+        study.mkdir(exist_ok=True)
+        copy(finished / name, study / name)
+    runner.train_run(config, study, STUDENT)
+    teacher = gankd_jax.load_generator(finished / TEACHER)
+    recipe = config.recipes.mse.to_dict()
+    given = distill.make_config(teacher, "teacher", widths=(1,), steps=1, recipe=recipe)
+    with given.unlocked():
+        given.training.update(config.training.to_dict())
+        given.evaluation.samples = 200
+    distill.train_students(given, tmp_path / "given", teacher)
+    arrays = [
+        Checkpoints(folder / "checkpoints").arrays(tiny.STEPS)
+        for folder in (study / STUDENT, tmp_path / "given" / "student-custom-d1-s0")
+    ]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, values in arrays[0].items():
+        np.testing.assert_array_equal(values, arrays[1][name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_function_outside_of_jax_teaches_and_its_study_is_reported(tmp_path):
+    students = gankd_jax.distill(
+        paint_gradient,
+        widths=(1, 2),
+        recipe=RECIPE | {"steps": 60},
+        latent_dim=4,
+        workdir=tmp_path / "study",
+    )
+    assert sorted(students) == [1, 2]
+    study = study_results.load_study(tmp_path / "study")
+    runs = {run.width: run for run in study.runs if run.kind == "student"}
+    for width, student in students.items():
+        assert student.sample(seed=0, n=3).shape == (3, 16, 16, 1)
+        errors = [line["pixel_error"] for line in runs[width].log]
+        assert errors[-1] < 0.7 * errors[0]
+        assert student.card["scores"]["pixel_error"] < errors[0]
+    assert study.teacher.name == "teacher-d0-s0"
+    students[2].export(tmp_path / "student.stablehlo")
+    exported = gankd_jax.load_generator(tmp_path / "student.stablehlo")
+    difference = exported.sample(seed=0, n=4) - students[2].sample(seed=0, n=4)
+    assert np.abs(difference).max() < 1e-5
+    # The same call has nothing left to do, and another one does not fit the folder.
+    again = gankd_jax.distill(
+        paint_gradient,
+        widths=(1, 2),
+        recipe=RECIPE | {"steps": 60},
+        latent_dim=4,
+        workdir=tmp_path / "study",
+    )
+    np.testing.assert_array_equal(again[1].sample(), students[1].sample())
+    with pytest.raises(UserError, match="holds another config"):
+        gankd_jax.distill(
+            paint_gradient, widths=(4,), recipe=RECIPE, latent_dim=4, workdir=tmp_path / "study"
+        )
+
+
+WRONG = {
+    "recipe": ({"recipe": "fast"}, "the recipe is 'fast'; it can be mse, l1, best"),
+    "field": ({"recipe": {"speed": 1}}, "speed"),
+    "width": ({"widths": (0,)}, "config.study.widths is"),
+    "steps": ({"steps": 0}, "steps is 0"),
+    "size": ({"image_size": 64}, "image_size is 64; the teacher's images have 16 pixels"),
+    "critic": (
+        {"recipe": {"alpha": 0.5, "critic": "teacher"}},
+        "it must be without the teacher's critic",
+    ),
+    "data": ({"recipe": {"alpha": 0.5}}, "alpha is 0.5; it must be 0 without a data set"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_argument_is_refused_before_any_work(tmp_path, name):
+    options, message = WRONG[name]
+    with pytest.raises(UserError, match=message):
+        gankd_jax.distill(paint_gradient, latent_dim=4, workdir=tmp_path / "study", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_students_get_a_file_each(tmp_path):
+    files = distill.plan_files(tmp_path / "small.stablehlo", [4, 8])
+    assert files == {
+        4: tmp_path / "small-d4.stablehlo",
+        8: tmp_path / "small-d8.stablehlo",
+    }
+    assert distill.plan_files(tmp_path / "a.pth", [4]) == {4: tmp_path / "a.pth"}
+    files[8].touch()
+    with pytest.raises(UserError, match=r"small-d8.stablehlo exists"):
+        distill.plan_files(tmp_path / "small.stablehlo", [4, 8])
+    with pytest.raises(UserError, match=r"name of the file must end in .*\.onnx"):
+        distill.plan_files(tmp_path / "student.tflite", [4])
