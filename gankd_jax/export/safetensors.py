@@ -87,7 +87,13 @@ def add_card(file: bytes, card: dict[str, Any]) -> bytes:
 
 def _read_metadata(file: bytes) -> dict[str, str]:
     """Reads the text fields of the header, which is JSON after eight bytes with its length."""
-    return json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])["__metadata__"]
+    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
+    metadata = header.get("__metadata__", {})
+    if "generator" not in metadata:
+        raise ValueError(
+            "`gankd export` did not write it; `gankd weights import-torch` reads files of PyTorch"
+        )
+    return metadata
 
 
 def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:

@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gankd_jax.interop.torch_file import format_reason, read_torch_file
-from gankd_jax.interop.weight_folding import find_unfolded_weight, fold_weight, split_name
-from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator, hidden_widths
+from gankd_jax.interop.torch_layers import (
+    CONV_AXES,
+    CONV_TRANSPOSE_AXES,
+    CONVOLUTION_COUNTS,
+    State,
+    UnfitError,
+    compute_image_size,
+    read_layers,
+)
+from gankd_jax.interop.weight_folding import split_name
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.utils.errors import UserError
 
 Tree = dict[str, Any]  # nested dicts of float32 arrays
 ParamsAndStats = tuple[Tree, Tree]  # parameters, and batch norm's statistics ({} without it)
-State = dict[str, np.ndarray]  # a state_dict
 Converter = Callable[[State], ParamsAndStats]
 
-# Permutations of a PyTorch weight to (4, 4, in, out): of ConvTranspose2d, and of Conv2d.
-CONV_TRANSPOSE_AXES = (2, 3, 0, 1)
-CONV_AXES = (2, 3, 1, 0)
-NETWORK_NAMES = {
-    CONV_TRANSPOSE_AXES: "generator (ConvTranspose2d)",
-    CONV_AXES: "critic (Conv2d)",
-}
-# Names of batch norm's arrays in Flax -> in PyTorch.
-NORM_NAMES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 WRAPPERS = ("module", "_orig_mod")  # parts of names that DataParallel and torch.compile insert
-IMAGE_CHANNELS = (1, 3)
-CONVOLUTION_COUNTS = range(3, 7)  # of networks for 16 to 128 pixels
 MAX_DEPTH = 4  # of nested dicts that are searched for state_dicts
-
-
-class _UnfitError(Exception):
-    """A state_dict is not that of the requested network; the text says why."""
-
-
-class _Convolution(NamedTuple):
-    """The arrays of a convolution, by the last parts of their names in PyTorch."""
-
-    name: str
-    parts: State  # float32
-    shape: tuple[int, ...]  # of its weight in PyTorch
-
-    def channels(self, axes: tuple[int, ...]) -> tuple[int, int]:
-        """Returns the numbers of input and output channels."""
-        return self.shape[axes[2]], self.shape[axes[3]]
 
 
 def read_generator(path: Path, key: str | None = None) -> ParamsAndStats:
@@ -114,7 +94,7 @@ def infer_generator(params: Tree) -> DCGANGenerator:
     first, *_, last = shapes = _kernel_shapes(params)
     return DCGANGenerator(
         width=last[2],
-        image_size=_image_size(len(shapes)),
+        image_size=compute_image_size(len(shapes)),
         channels=last[3],
         latent_dim=first[2],
         norm="batch" if "norm0" in params else "none",
@@ -126,7 +106,7 @@ def infer_critic(params: Tree) -> DCGANCritic:
     first, *rest = _kernel_shapes(params)
     return DCGANCritic(
         width=first[3],
-        image_size=_image_size(1 + len(rest)),
+        image_size=compute_image_size(1 + len(rest)),
         channels=first[2],
         norm="batch" if "norm1" in params else "none",
     )
@@ -135,10 +115,6 @@ def infer_critic(params: Tree) -> DCGANCritic:
 def _kernel_shapes(params: Tree) -> list[tuple[int, ...]]:
     count = sum(name.startswith("layer") for name in params)
     return [params[f"layer{k}"]["kernel"].shape for k in range(count)]
-
-
-def _image_size(layers: int) -> int:
-    return 4 * 2 ** (layers - 1)
 
 
 def _read_networks(path: Path, network: str, convert: Converter) -> dict[str, ParamsAndStats]:
@@ -191,7 +167,7 @@ def _convert_state(
     """
     try:
         return {name: convert(state)}, []
-    except _UnfitError as error:
+    except UnfitError as error:
         reasons = [f"{name}: {error}" if name else str(error)]
     parts = _split_state(state)
     results = [_convert_state(part, f"{name}.{k}".strip("."), convert) for k, part in parts.items()]
@@ -214,156 +190,16 @@ def _split_state(state: State) -> dict[str, State]:
 
 
 def _convert_generator(state: State) -> ParamsAndStats:
-    convolutions, norms, hidden = _read_layers(state, CONV_TRANSPOSE_AXES)
+    convolutions, norms, hidden = read_layers(state, CONV_TRANSPOSE_AXES)
     return _name_layers(convolutions, norms, hidden, first_norm=0)
 
 
 def _convert_critic(state: State) -> ParamsAndStats:
-    convolutions, norms, hidden = _read_layers(state, CONV_AXES)
+    convolutions, norms, hidden = read_layers(state, CONV_AXES)
     outputs = convolutions[-1]["kernel"].shape[3]
     if outputs != 1:
-        raise _UnfitError(f"it returns {outputs} numbers for an image, not one score")
+        raise UnfitError(f"it returns {outputs} numbers for an image, not one score")
     return _name_layers(convolutions, norms, hidden[1:], first_norm=1)
-
-
-def _read_layers(state: State, axes: tuple[int, ...]) -> tuple[list[State], list[State], list[int]]:
-    """Returns the convolutions in their order, the batch norms, and the hidden channels."""
-    convolutions, norms = _sort_layers(state)
-    chains = _find_chains(convolutions, axes)
-    chain = next((chain for chain in chains if _widths_fit(chain, axes)), None)
-    if chain is None:
-        raise _UnfitError(_describe_unfit_order(convolutions, chains, axes))
-    converted = [_convert_convolution(layer, axes) for layer in chain]
-    return converted, norms, _hidden_widths(chain, axes)
-
-
-def _sort_layers(state: State) -> tuple[list[_Convolution], list[State]]:
-    """Sorts a state_dict's arrays into convolutions and norms; every array must belong to one."""
-    layers: dict[str, State] = {}
-    for name, values in state.items():
-        owner, part = split_name(name)
-        if values.ndim or values.dtype.kind not in "biu":  # not a counter: num_batches_tracked
-            layers.setdefault(owner, {})[part] = values
-    convolutions, norms = [], []
-    for owner, arrays in layers.items():
-        parts = _to_float32(owner, arrays)
-        if parts.keys() == set(NORM_NAMES.values()):
-            norms.append(_convert_norm(owner, parts))
-        else:
-            convolutions.append(_recognise_convolution(owner, parts))
-    if len(convolutions) not in CONVOLUTION_COUNTS:
-        least, most = CONVOLUTION_COUNTS[0], CONVOLUTION_COUNTS[-1]
-        raise _UnfitError(f"it has {len(convolutions)} convolutions, not {least} to {most}")
-    return convolutions, norms
-
-
-def _to_float32(owner: str, arrays: State) -> State:
-    """Converts a layer's arrays, which are whole numbers only where a scale belongs to them."""
-    allowed = "fiu" if "scale" in arrays else "f"
-    parts = {}
-    for part, values in arrays.items():
-        with np.errstate(over="ignore"):
-            parts[part] = values.astype(np.float32)
-        if values.dtype.kind not in allowed or not np.isfinite(parts[part]).all():
-            raise _UnfitError(f"{owner}.{part} has values that are not finite numbers")
-    return parts
-
-
-def _convert_norm(owner: str, parts: State) -> State:
-    if len({values.shape for values in parts.values()}) > 1 or parts["weight"].ndim != 1:
-        raise _UnfitError(f"{owner} ({_format_shapes(parts)}) is no batch norm")
-    return {name: parts[torch_name] for name, torch_name in NORM_NAMES.items()}
-
-
-def _recognise_convolution(owner: str, parts: State) -> _Convolution:
-    weight = find_unfolded_weight(parts)
-    if weight is None or weight.shape[2:] != (4, 4):
-        raise _UnfitError(
-            f"{owner} ({_format_shapes(parts)}) is neither a 4x4 convolution nor a batch norm with"
-            " running statistics"
-        )
-    return _Convolution(owner, parts, weight.shape)
-
-
-def _format_shapes(parts: State) -> str:
-    sizes = {name: "x".join(map(str, values.shape)) for name, values in parts.items()}
-    return ", ".join(f"{name} {size}" for name, size in sizes.items())
-
-
-def _find_chains(
-    convolutions: list[_Convolution], axes: tuple[int, ...]
-) -> list[list[_Convolution]]:
-    """Returns the orders in which each layer reads the channels of the one before.
-
-    The order of a file comes first, but it may say nothing: safetensors sorts names as text, with
-    `main.10` before `main.3`.  Another order must end as the network does, since a critic looks
-    like a generator from behind.
-    """
-    if not all(_has_fitting_bias(layer, axes) for layer in convolutions):
-        return []
-    chains = []
-    for chain in map(list, itertools.permutations(convolutions)):
-        channels = [layer.channels(axes) for layer in chain]
-        is_joined = all(a[1] == b[0] for a, b in itertools.pairwise(channels))
-        if is_joined and (chain == convolutions or _has_usual_ends(channels, axes)):
-            chains.append(chain)
-    return chains
-
-
-def _has_usual_ends(channels: list[tuple[int, int]], axes: tuple[int, ...]) -> bool:
-    inputs, outputs = channels[0][0], channels[-1][1]
-    if axes == CONV_TRANSPOSE_AXES:
-        return inputs > 1 and outputs in IMAGE_CHANNELS
-    return inputs in IMAGE_CHANNELS and outputs == 1
-
-
-def _hidden_widths(chain: list[_Convolution], axes: tuple[int, ...]) -> list[int]:
-    return [layer.channels(axes)[1] for layer in chain[:-1]]
-
-
-def _expected_widths(chain: list[_Convolution], axes: tuple[int, ...]) -> list[int]:
-    """Returns the widths of a DCGAN: they halve in a generator and double in a critic."""
-    widths, image_size = _hidden_widths(chain, axes), _image_size(len(chain))
-    if axes == CONV_TRANSPOSE_AXES:
-        return [*hidden_widths(widths[-1], image_size)]
-    return [*reversed(hidden_widths(widths[0], image_size))]
-
-
-def _widths_fit(chain: list[_Convolution], axes: tuple[int, ...]) -> bool:
-    return _hidden_widths(chain, axes) == _expected_widths(chain, axes)
-
-
-def _describe_unfit_order(
-    convolutions: list[_Convolution], chains: list[list[_Convolution]], axes: tuple[int, ...]
-) -> str:
-    """Returns why no order of the convolutions is the requested network."""
-    other_axes = CONV_AXES if axes == CONV_TRANSPOSE_AXES else CONV_TRANSPOSE_AXES
-    if any(_widths_fit(chain, other_axes) for chain in _find_chains(convolutions, other_axes)):
-        return f"it is a {NETWORK_NAMES[other_axes]}"
-    if not chains:
-        return "its convolutions do not follow each other"
-    widths, expected = _hidden_widths(chains[0], axes), _expected_widths(chains[0], axes)
-    return f"its hidden widths are {widths}, where a DCGAN's are {expected}"
-
-
-def _has_fitting_bias(layer: _Convolution, axes: tuple[int, ...]) -> bool:
-    outputs = layer.channels(axes)[1]
-    return layer.parts.get("bias", np.empty(outputs)).shape == (outputs,)
-
-
-def _convert_convolution(layer: _Convolution, axes: tuple[int, ...]) -> State:
-    try:
-        with np.errstate(all="ignore"):
-            weight = fold_weight(layer.parts, output_axis=axes[3])
-    except ValueError as error:
-        raise _UnfitError(f"{layer.name} ({_format_shapes(layer.parts)}): {error}") from error
-    if not np.isfinite(weight).all():
-        raise _UnfitError(f"{layer.name} has a weight that is not finite once its norm is applied")
-    kernel = np.ascontiguousarray(weight.transpose(axes))
-    return {
-        "kernel": kernel,
-        "bias": layer.parts.get("bias", np.zeros(kernel.shape[3], np.float32)),
-    }
 
 
 def _name_layers(
@@ -380,7 +216,7 @@ def _name_layers(
     by_width = {len(norm["scale"]): norm for norm in norms}
     if norms and (len(norms) != len(widths) or by_width.keys() != set(widths)):
         actual = [len(norm["scale"]) for norm in norms]
-        raise _UnfitError(f"its batch norms have widths {actual}, not {widths} or none")
+        raise UnfitError(f"its batch norms have widths {actual}, not {widths} or none")
     params: Tree = {f"layer{k}": layer for k, layer in enumerate(kernels)}
     stats: Tree = {}
     for k, width in enumerate(widths if norms else [], first_norm):

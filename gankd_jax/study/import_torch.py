@@ -107,6 +107,7 @@ def _read_fields(
             f" have {networks.image_channels(config)}; set config.data.name to another data set"
         )
     fields: Fields = {
+        "model.teacher.family": "dcgan",
         "data.image_size": module.image_size,
         "model.latent": module.latent_dim,
         "model.generator_norm": module.norm,

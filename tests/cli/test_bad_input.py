@@ -381,7 +381,7 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     "code in a zip": (
         lambda d: zipfile.ZipFile(d / "bad", "w").writestr("a/data.pkl", PICKLE),
         IMPORT,
-        "not a PyTorch file",
+        "is not allowed",
     ),
     "another zip": (zipped("bad", ("a.txt", b"")), IMPORT, "no data.pkl in it"),
     "bomb as teacher": (zipped("bad", ("a/data.pkl", bytes(9999))), IMPORT, "it is compressed"),
