@@ -148,15 +148,14 @@ def run_compare(args: Namespace) -> None:
 
 
 def run_score(args: Namespace) -> None:
-    """Print all scores of images A against images B."""
+    """Print all scores of images A against images B, or save the statistics of A."""
     from gankd_jax.data.loading import default_data_dir
     from gankd_jax.study import score_images
-    from gankd_jax.utils import atomic_io, paths
+    from gankd_jax.utils import atomic_io
     from gankd_jax.utils.sharding import require_platform
 
     require_platform()
-    if args.out:
-        paths.require_new_file(args.out)
+    _check_score_output(args)
     data_dir = args.data_dir or default_data_dir()
     settings = score_images.ScoreSettings(
         data_dir=data_dir,
@@ -166,12 +165,32 @@ def run_score(args: Namespace) -> None:
         recursive=args.recursive,
         samples=args.samples,
     )
+    if args.b is None:
+        text = score_images.save_stats(args.a, args.out, weights=args.weights, settings=settings)
+        print(text)
+        return
     result = score_images.score_with_inception(
         args.a, args.b, weights=args.weights, settings=settings
     )
     print(score_images.format_scores(result))  # before the file: a full disk must not cost it
     if args.out:
         atomic_io.write_json(args.out, result)
+
+
+def _check_score_output(args: Namespace) -> None:
+    """Refuses an --out of `gankd score` that does not end as what A, or A and B, give."""
+    from gankd_jax.utils import paths
+
+    suffix = args.out.suffix.lower() if args.out else ".json"
+    if args.b is None and suffix != ".npz":
+        raise UserError("`gankd score` needs B, or --out=FILE.npz to save the statistics of A")
+    if args.b is not None and suffix != ".json":
+        raise UserError(
+            f"--out={args.out}: the scores of A and B are a .json; leave out B to save the"
+            " statistics of A as .npz"
+        )
+    if args.out:
+        paths.require_new_file(args.out)
 
 
 def run_weights_fetch(args: Namespace) -> None:

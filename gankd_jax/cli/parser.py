@@ -427,15 +427,29 @@ def _add_score_command(parser: CommandParser) -> None:
         commands.run_score,
         "gankd weights fetch",
         "gankd score runs/digits/student-mse-d4-s0 digits:test --image-size=16 --pad=1",
+        "gankd score digits:test --image-size=16 --pad=1 --out=digits-test.npz",
+        "gankd score runs/digits/student-mse-d4-s0 digits-test.npz",
     )
-    for name, side in (("A", "the generated images"), ("B", "the real images")):
-        score.add_flag(
-            name,
-            complete="file",
-            help=f"{side}: a folder, a run's folder, an .npz of statistics, or a split such as"
-            " mnist:test",
-        )
-    score.add_flags("data-dir", "out")
+    score.add_flag(
+        "A",
+        complete="file",
+        help="the generated images: a folder, a run's folder, an .npz of statistics, an .npy or"
+        " .npz of images, or a split such as mnist:test",
+    )
+    score.add_flag(
+        "B",
+        nargs="?",
+        complete="file",
+        help="the real images, likewise; without them --out=FILE.npz saves the statistics of A",
+    )
+    score.add_flags("data-dir")
+    score.add_flag(
+        "out",
+        metavar="FILE",
+        type=parse_path,
+        complete="file",
+        help="FILE.json for the scores, or FILE.npz for the statistics of A alone",
+    )
     score.add_flag(
         "image-size",
         metavar="PIXELS",

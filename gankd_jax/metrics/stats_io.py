@@ -32,16 +32,30 @@ def write_stats(stats: FeatureStats, folder: Path, key: str) -> None:
         folder: Where the files go.
         key: Names the images and the network.
     """
-    for layer, moments in stats.moments.items():
-        arrays = {"mu": moments.mean, "sigma": moments.covariance, "count": np.array(moments.count)}
-        if stats.sharpness is not None:
-            arrays["sharpness"] = np.array(stats.sharpness)
-        if layer in stats.features:
-            arrays["features"] = stats.features[layer]
-            if stats.inception_score_stats is not None:
-                sums = vars(stats.inception_score_stats)
-                arrays |= {f"{_SCORE_PREFIX}{name}": sums[name] for name in _SCORE_FIELDS}
-        atomic_io.write_npz(folder / f"{key}-{layer}.npz", **arrays)
+    for layer in stats.moments:
+        write_layer_stats(folder / f"{key}-{layer}.npz", stats, layer)
+
+
+def write_layer_stats(path: Path, stats: FeatureStats, layer: str) -> None:
+    """Writes the statistics of a set at one layer, as pytorch-fid reads them.
+
+    Args:
+        path: The .npz file.
+        stats: The statistics.
+        layer: One of their layers.
+    """
+    moments = stats.moments[layer]
+    arrays = {"mu": moments.mean, "sigma": moments.covariance}
+    if stats.count is not None:
+        arrays["count"] = np.array(stats.count)
+    if stats.sharpness is not None:
+        arrays["sharpness"] = np.array(stats.sharpness)
+    if layer in stats.features:
+        arrays["features"] = stats.features[layer]
+        if stats.inception_score_stats is not None:
+            sums = vars(stats.inception_score_stats)
+            arrays |= {f"{_SCORE_PREFIX}{name}": sums[name] for name in _SCORE_FIELDS}
+    atomic_io.write_npz(path, **arrays)
 
 
 def read_cached_stats(folder: Path, key: str, layers: Sequence[str]) -> FeatureStats | None:

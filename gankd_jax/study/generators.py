@@ -113,9 +113,9 @@ def sample_pretrained(name: str, out: Path, samples: int | None = None) -> None:
 
 def _require_new_output(out: Path, samples: int | None) -> None:
     if samples is None:
-        paths.require_new_file(out)
         if out.suffix.lower() != ".png":
             raise UserError(f"--out={out} must end in .png, or --samples=N says how many images")
+        paths.require_new_file(out)
         return
     if out.suffix.lower() in image_files.IMAGE_SUFFIXES:
         raise UserError(f"--out={out} must be a folder: --samples={samples} writes single images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,19 +15,22 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from gankd_jax.data import image_files, registry
+from gankd_jax.data import image_arrays, image_files, registry
 from gankd_jax.data.loading import default_data_dir, load_split
 from gankd_jax.evaluation import inference, reference_stats
 from gankd_jax.evaluation.inception import load_inception_extractor
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import feature_stats, stats_io
-from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
+from gankd_jax.metrics.feature_stats import MIN_IMAGES, FeatureExtractor, FeatureStats
 from gankd_jax.study.context import open_run
 from gankd_jax.study.workdir import CONFIG_FILE
 from gankd_jax.utils import paths
 from gankd_jax.utils.errors import UserError
 
-MIN_IMAGES = 2  # of a set; fewer have no covariance
+logger = logging.getLogger(__name__)
+
+# Measured on the same images of CIFAR-10, resized by pytorch-fid and by this program.
+RESIZE_DIFFERENCES = "fd_64 by 0.002, fd_192 by 0.018 and fd_768 by 0.043"
 ImageSource = str | Path | UInt8[np.ndarray, "n h w c"]
 
 
@@ -69,9 +73,9 @@ def score(
 
     Args:
         a: The generated images: a folder of images; the folder of a trained run, which generates
-            them; an .npz of statistics, as torch-fidelity or pytorch-fid write them; a split of a
-            data set, such as 'mnist:test'; or an array of at least 2 uint8 images `(n, h, w, c)`
-            with 1 or 3 channels.
+            them; an .npz of statistics, as pytorch-fid writes it; an .npy, or an .npz of `arr_0`,
+            with images; a split of a data set, such as 'mnist:test'; or an array.  Arrays hold at
+            least 2 uint8 images `(n, h, w, c)` with 1 or 3 channels.
         b: The real images, in one of the same forms.
         image_size: Resizes the images of a data set to this size.
         pad: Adds a border of so many pixels to the images of a data set first.
@@ -114,6 +118,8 @@ def score(
             samples=samples,
         ),
     )
+    for note in result["notes"]:
+        logger.warning(note)
     own_scores = {key: result["a"].get(key) for key in ("inception_score", "sharpness")}
     return {key: value for key, value in own_scores.items() if value is not None} | result["scores"]
 
@@ -130,14 +136,13 @@ def score_sources(
         settings: How the images are found and read.
 
     Returns:
-        `{"a": scores of A alone, "b": scores of B alone, "scores": of A against B, "made": how
-        they were computed}`, with scores by metric key.
+        `{"a": scores of A alone, "b": scores of B alone, "scores": of A against B, "notes": lines
+        about missing or doubtful scores, "made": how they were computed}`, with scores by metric
+        key.
 
     Raises:
         UserError: A or B is no such source or too small, or the two have no layer in common.
     """
-    if settings.samples is not None and settings.samples < MIN_IMAGES:
-        raise UserError(f"--samples={settings.samples}: a comparison needs {MIN_IMAGES} or more")
     fake, real = (load_source_stats(source, extractor, settings) for source in (a, b))
     scores = feature_stats.compare_stats(fake, real)
     if not scores:
@@ -146,20 +151,45 @@ def score_sources(
             f"{_describe_source(a)} ({layers[0]}) and {_describe_source(b)} ({layers[1]}) have no"
             " feature layer in common"
         )
+    notes = [*_list_notes(a, fake, extractor), *_list_notes(b, real, extractor)]
     return {
-        "a": {
-            "source": _describe_source(a),
-            "images": fake.count,
-            **feature_stats.single_set_scores(fake),
-        },
-        "b": {
-            "source": _describe_source(b),
-            "images": real.count,
-            **feature_stats.single_set_scores(real),
-        },
+        "a": _describe_set(a, fake),
+        "b": _describe_set(b, real),
         "scores": scores,
+        "notes": list(dict.fromkeys(notes)),  # A may be B
         "made": describe_method(extractor),
     }
+
+
+def _describe_set(source: ImageSource, stats: FeatureStats) -> dict[str, Any]:
+    """Returns a set's name, its size and the scores that it has by itself."""
+    own_scores = feature_stats.single_set_scores(stats)
+    return {"source": _describe_source(source), "images": stats.count, **own_scores}
+
+
+def _list_notes(
+    source: ImageSource, stats: FeatureStats, extractor: FeatureExtractor | None
+) -> list[str]:
+    """Returns a line for each thing that a reader of the scores must know of a set."""
+    name, notes = _describe_source(source), []
+    has_logits = extractor is not None and extractor.logit_layer is not None
+    count = min((len(features) for features in stats.features.values()), default=None)
+    if count is not None and count < feature_stats.MIN_NEIGHBOUR_IMAGES:
+        notes.append(
+            "no precision, recall, density and coverage: they need"
+            f" {feature_stats.MIN_NEIGHBOUR_IMAGES} or more images in each set; {name} has {count}"
+        )
+    if has_logits and count is not None and count < feature_stats.INCEPTION_SCORE_SPLITS:
+        notes.append(
+            f"no Inception Score of {name}: it needs {feature_stats.INCEPTION_SCORE_SPLITS} or more"
+            f" images, not {count}"
+        )
+    if stats.sharpness is None:  # which every file of this program has
+        notes.append(
+            f"{name} has statistics of another program, whose resize may differ: on CIFAR-10"
+            f" pytorch-fid's changes {RESIZE_DIFFERENCES}"
+        )
+    return notes
 
 
 def _describe_source(source: ImageSource) -> str:
@@ -196,12 +226,18 @@ def load_source_stats(
     Raises:
         UserError: The source has none of these forms, or is too small.
     """
+    if settings.samples is not None and settings.samples < MIN_IMAGES:
+        raise UserError(f"--samples={settings.samples}: a comparison needs {MIN_IMAGES} or more")
     if not _needs_network(source):
         return stats_io.read_stats(paths.expand_path(str(source)))
     assert extractor is not None
     if not isinstance(source, str | Path):
-        return _array_stats(source, extractor, settings.samples)
+        images = image_arrays.check_image_array(source, "an array")
+        return _array_stats(images, _describe_source(source), extractor, settings.samples)
     path = paths.expand_path(source)
+    if path.suffix.lower() in (".npy", ".npz"):
+        images = image_arrays.read_image_array(path)
+        return _array_stats(images, str(source), extractor, settings.samples)
     if _is_run(path):
         return _run_stats(path, extractor, settings.samples)
     _refuse_study(path)
@@ -211,8 +247,8 @@ def load_source_stats(
         name, split = str(source).split(":", 1)
         return _split_stats(name, split, extractor, settings)
     raise UserError(
-        f"{source} is no folder of images, no run's folder, no .npz of statistics, and no split"
-        " such as mnist:test"
+        f"{source} is no folder of images, no run's folder, no .npy or .npz, and no split such as"
+        " mnist:test"
     )
 
 
@@ -234,15 +270,46 @@ def score_with_inception(
     Raises:
         UserError: As `score_sources`; or the weights are missing.
     """
-    extractor = None
-    if _needs_network(a) or _needs_network(b):
-        extractor = load_inception_extractor(weights or inception_weights.default_weights_path())
-    return score_sources(a, b, extractor, settings)
+    return score_sources(a, b, _load_network(weights, a, b), settings)
+
+
+def save_stats(
+    source: ImageSource, out: Path, *, weights: Path | None, settings: ScoreSettings
+) -> str:
+    """Writes the statistics of a set of images at the FID network's widest layer.
+
+    Args:
+        source: The images, in one of the forms of `score`.
+        out: The .npz to write.  pytorch-fid reads its `mu` and `sigma`; `gankd score` all of it.
+        weights: Folded weights of the FID network; None for those of `gankd weights fetch`.
+        settings: How the images are found and read.
+
+    Returns:
+        A table of the set's own scores, and of what was written.
+
+    Raises:
+        UserError: The source is no set of images or too small, or the weights are missing.
+    """
+    stats = load_source_stats(source, _load_network(weights, source), settings)
+    layer = list(stats.moments)[-1]
+    stats_io.write_layer_stats(out, stats, layer)
+    rows = _format_set("A", _describe_set(source, stats))
+    return _format_table([*rows, ("layer", layer), ("statistics of A", str(out))])
+
+
+def _load_network(weights: Path | None, *sources: ImageSource) -> FeatureExtractor | None:
+    """Loads the FID network; None if all sources are files of statistics."""
+    if not any(map(_needs_network, sources)):
+        return None
+    return load_inception_extractor(weights or inception_weights.default_weights_path())
 
 
 def _needs_network(source: ImageSource) -> bool:
     """Returns whether a source is other than an .npz of statistics."""
-    return not (isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz")
+    if not isinstance(source, str | Path):
+        return True
+    path = paths.expand_path(source)
+    return path.suffix.lower() != ".npz" or image_arrays.holds_images(path)
 
 
 def _is_run(folder: Path) -> bool:
@@ -270,16 +337,17 @@ def _run_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -
 
 
 def _array_stats(
-    images: UInt8[np.ndarray, "n h w c"], extractor: FeatureExtractor, samples: int | None
+    images: UInt8[np.ndarray, "n h w c"],
+    name: str,
+    extractor: FeatureExtractor,
+    samples: int | None,
 ) -> FeatureStats:
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) < MIN_IMAGES:
-        raise UserError(
-            f"an array of images must be uint8 of shape (n, h, w, c), n >= {MIN_IMAGES};"
-            f" got {images.dtype} of shape {images.shape}"
-        )
-    images = images[reference_stats.subset_indices(len(images), samples)]
-    batches = batch_images(iter(images), extractor.batch_size)
-    return feature_stats.compute_stats(batches, extractor, count=len(images))
+    if len(images) < MIN_IMAGES:
+        raise UserError(f"{name} has {len(images)} image; a comparison needs {MIN_IMAGES} or more")
+    indices = reference_stats.subset_indices(len(images), samples)
+    bar = tqdm(indices, desc=name, unit="image", disable=None)
+    batches = batch_images((np.asarray(images[index]) for index in bar), extractor.batch_size)
+    return feature_stats.compute_stats(batches, extractor, count=len(indices))
 
 
 def _folder_stats(
@@ -318,11 +386,21 @@ def batch_images(
 
 
 def format_scores(result: dict[str, Any]) -> str:
-    """Formats a result of `score_sources` as a table."""
-    rows = [("A", result["a"]["source"]), ("B", result["b"]["source"])]
+    """Formats a result of `score_sources` as a table, with its notes below."""
+    rows = [(side.upper(), result[side]["source"]) for side in ("a", "b")]
     for side in ("a", "b"):
-        own = {k: v for k, v in result[side].items() if k != "source" and v is not None}
-        rows += [(f"{name} of {side.upper()}", f"{value:.6g}") for name, value in own.items()]
+        rows += _format_set(side.upper(), result[side])[1:]
     rows += [(name, f"{value:.6g}") for name, value in result["scores"].items()]
+    return "\n".join([_format_table(rows), *result["notes"]])
+
+
+def _format_set(side: str, own_scores: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns the rows of a set by itself: its source, then its size and scores."""
+    numbers = {k: v for k, v in own_scores.items() if k != "source" and v is not None}
+    rows = [(f"{name} of {side}", f"{value:.6g}") for name, value in numbers.items()]
+    return [(side, own_scores["source"]), *rows]
+
+
+def _format_table(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)

@@ -177,6 +177,17 @@ MISTAKES = {
         "'0' is not a whole number from 1",
     ),
     "no pixels": (["score", "a", "mnist:test", "--image-size=0"], "--image-size: '0' is not"),
+    "no B": (["score", "a"], "`gankd score` needs B, or --out=FILE.npz to save the statistics"),
+    "scores of one set": (["score", "a", "--out={new}/a.json"], "`gankd score` needs B"),
+    "scores as a table": (["score", "a", "b", "--out={new}/a.csv"], "A and B are a .json"),
+    "statistics of two sets": (
+        ["score", "a", "b", "--out={new}/a.npz"],
+        "leave out B to save the statistics of A as .npz",
+    ),
+    "grid of another format": (
+        ["sample", "--pretrained=mnist-d2", "--out={new}/grid.jpg"],
+        "grid.jpg must end in .png",
+    ),
     "sample of a run and of a pretrained generator": (
         ["sample", "--pretrained=mnist-d2", "--run=teacher-d4-s0", "--out={new}/grid.png"],
         "--pretrained is not a run of a study",
@@ -314,8 +325,8 @@ MISTAKES = {
         "--run=student is not a run of this study; it has teacher-d4-s0, student-mse",
     ),
     "out exists": (
-        ["sample", *TINY, "{finished}", "--run=teacher-d4-s0", "--out={other}/notes.txt"],
-        "notes.txt exists; name another file or remove it",
+        ["sample", *TINY, "{finished}", "--run=teacher-d4-s0", "--out={other}/grid.png"],
+        "grid.png exists; name another file or remove it",
     ),
     "out cannot be written": (
         ["sample", *TINY, "{finished}", "--run=teacher-d4-s0", "--out={other}/notes.txt/grid.png"],
@@ -331,7 +342,8 @@ def places(tmp_path) -> dict[str, str]:
     """The folders that {x} stands for in `MISTAKES`, without {finished}."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "notes.txt").write_text("not to be lost")
+    for name in ("notes.txt", "grid.png"):
+        (tmp_path / "other" / name).write_text("not to be lost")
     return {name: str(tmp_path / name) for name in ("new", "empty", "other")}
 
 

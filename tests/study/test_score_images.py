@@ -317,3 +317,75 @@ def test_the_suffix_of_statistics_may_be_in_capitals(
         str(tmp_path / "stats.NPZ"), str(tmp_path / "stats.NPZ"), None, settings
     )
     assert result["scores"]["fd_6"] == pytest.approx(0, abs=1e-9)
+
+
+def test_five_images_have_distances_and_a_line_that_says_what_is_missing(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
+    five, many = write_images(tmp_path / "five", 0, n=5), write_images(tmp_path / "many", 1)
+    missing = "precision, recall, density and coverage"
+    for a, b in ((five, many), (many, five)):
+        result = score_images.score_sources(str(a), str(b), EXTRACTOR, settings)
+        assert set(result["scores"]) == {"fd_6", "kid_6", "kid_sd_6"}
+        assert result["notes"] == [
+            f"no {missing}: they need 6 or more images in each set; {five} has 5",
+            f"no Inception Score of {five}: it needs 10 or more images, not 5",
+        ]
+        assert score_images.format_scores(result).endswith("\n".join(result["notes"]))
+    without_logits = dataclasses.replace(EXTRACTOR, logit_layer=None)
+    result = score_images.score_sources(str(five), str(five), without_logits, settings)
+    assert len(result["notes"]) == 1
+    assert score_images.score_sources(str(many), str(many), EXTRACTOR, settings)["notes"] == []
+
+
+def test_statistics_of_another_program_get_one_line_about_its_resize(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
+    a = write_images(tmp_path / "a", 0)
+    foreign, own = tmp_path / "foreign.npz", tmp_path / "own-6.npz"
+    np.savez(foreign, mu=np.zeros(6), sigma=np.eye(6))
+    stats_io.write_stats(
+        score_images.load_source_stats(str(a), EXTRACTOR, settings), tmp_path, "own"
+    )
+    for source_a, source_b in ((a, foreign), (foreign, a), (foreign, foreign)):
+        result = score_images.score_sources(str(source_a), str(source_b), EXTRACTOR, settings)
+        [note] = result["notes"]
+        assert note.startswith(f"{foreign} has statistics of another program, whose resize may")
+        assert note.endswith("fd_64 by 0.002, fd_192 by 0.018 and fd_768 by 0.043")
+    assert score_images.score_sources(str(a), str(own), EXTRACTOR, settings)["notes"] == []
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_an_array_file_scores_as_its_folder(
+    tmp_path: Path, settings: score_images.ScoreSettings, name: str
+) -> None:
+    a, b = write_images(tmp_path / "a", 0), write_images(tmp_path / "b", 3)
+    images = np.stack([image_files.read_image(path) for path in sorted(a.iterdir())])
+    (np.save if name.endswith("npy") else np.savez)(tmp_path / name, images)
+    for samples in (None, 12):
+        few = dataclasses.replace(settings, samples=samples)
+        expected = score_images.score_sources(str(a), str(b), EXTRACTOR, few)
+        result = score_images.score_sources(str(tmp_path / name), str(b), EXTRACTOR, few)
+        assert result["scores"] == expected["scores"]
+    np.save(tmp_path / "one.npy", images[:1])
+    with pytest.raises(UserError, match=r"one\.npy has 1 image; a comparison needs 2 or more"):
+        score_images.load_source_stats(str(tmp_path / "one.npy"), EXTRACTOR, settings)
+
+
+def test_saved_statistics_are_those_that_pytorch_fid_reads(
+    tmp_path: Path, settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_images, "load_inception_extractor", lambda _: EXTRACTOR)
+    a, b = write_images(tmp_path / "a", 0), write_images(tmp_path / "b", 3)
+    out = tmp_path / "b.npz"
+    text = score_images.save_stats(str(b), out, weights=tmp_path, settings=settings)
+    assert text.endswith(str(out))
+    expected = score_images.score_sources(str(a), str(b), EXTRACTOR, settings)["scores"]
+    result = score_images.score_sources(str(a), str(out), EXTRACTOR, settings)
+    assert result["scores"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert result["notes"] == []
+    fid_score = import_reference("pytorch_fid.fid_score")
+    mean, covariance = fid_score.compute_statistics_of_path(str(out), None, 1, 6, "cpu")
+    stats = score_images.load_source_stats(str(b), EXTRACTOR, settings).moments["6"]
+    np.testing.assert_array_equal(mean, stats.mean)
+    np.testing.assert_array_equal(covariance, stats.covariance)
