@@ -77,6 +77,7 @@ def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], No
 def run_distill(args: Namespace) -> None:
     """Distill a trained generator of any kind into small ones, without a data set."""
     from gankd_jax.api import distill
+    from gankd_jax.interop import inception_weights
     from gankd_jax.study.generators import load_generator
     from gankd_jax.utils.sharding import require_platform
 
@@ -91,14 +92,34 @@ def run_distill(args: Namespace) -> None:
     logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
     options = {"steps": args.steps, "recipe": args.recipe, "batch_size": args.batch_size}
     config = distill.make_config(teacher, source, widths=args.width, **options)
+    if args.reference:  # before the work, which a missing network would waste
+        inception_weights.available_layers(inception_weights.default_weights_path())
     preemption.install_handlers()
     distill.train_students(config, workdir, teacher)
     args.workdir = workdir
     run_report(args)
     students = distill.load_students(config, workdir, teacher)
+    if args.reference:
+        _score_students(args.reference, workdir, config)
     for width, out in outs.items():
         students[width].export(out, args.precision)
         print(f"{out}: d={width}, {out.stat().st_size:,} bytes")
+
+
+def _score_students(reference: str, workdir: Path, config: ConfigDict) -> None:
+    """Prints the scores of every student against real images."""
+    from gankd_jax.data.loading import default_data_dir
+    from gankd_jax.study import plan, score_images
+
+    data_dir = default_data_dir()
+    settings = score_images.ScoreSettings(
+        data_dir, config.data.image_size, pad=0, cache_dir=data_dir / "gankd_cache"
+    )
+    for run in plan.student_runs(config):
+        result = score_images.score_with_inception(
+            workdir / run.name, reference, weights=None, settings=settings
+        )
+        print(score_images.format_scores(result))
 
 
 def run_report(args: Namespace) -> None:

@@ -379,6 +379,12 @@ def _add_distill_command(parser: CommandParser) -> None:
         default="",
         help="of the teacher's images: -1..1, 0..1 or 0..255 (default: as they seem)",
     )
+    distill.add_flag(
+        "reference",
+        metavar="B",
+        default="",
+        help="real images to score the students against, as the B of `gankd score`",
+    )
     distill.add_flags("out", "workdir")
     distill.add_flag(
         "precision",
@@ -433,8 +439,9 @@ def _add_score_command(parser: CommandParser) -> None:
     score.add_flag(
         "A",
         complete="file",
-        help="the generated images: a folder, a run's folder, an .npz of statistics, an .npy or"
-        " .npz of images, or a split such as mnist:test",
+        help="the generated images: a folder, a run's folder, a generator (its name, or an .onnx,"
+        " .stablehlo, .pth or .safetensors file), an .npz of statistics, an .npy or .npz of images,"
+        " or a split such as mnist:test",
     )
     score.add_flag(
         "B",

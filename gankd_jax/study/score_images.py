@@ -19,9 +19,12 @@ from gankd_jax.data import image_arrays, image_files, registry
 from gankd_jax.data.loading import default_data_dir, load_split
 from gankd_jax.evaluation import inference, reference_stats
 from gankd_jax.evaluation.inception import load_inception_extractor
+from gankd_jax.export import pretrained
 from gankd_jax.interop import inception_weights
+from gankd_jax.interop.external_generator import READERS
 from gankd_jax.metrics import feature_stats, stats_io
 from gankd_jax.metrics.feature_stats import MIN_IMAGES, FeatureExtractor, FeatureStats
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study.context import open_run
 from gankd_jax.study.workdir import CONFIG_FILE
 from gankd_jax.utils import paths
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # Measured on the same images of CIFAR-10, resized by pytorch-fid and by this program.
 RESIZE_DIFFERENCES = "fd_64 by 0.002, fd_192 by 0.018 and fd_768 by 0.043"
+GENERATOR_SUFFIXES = (*READERS, ".safetensors")  # files of a generator, which is sampled
+GENERATOR_SAMPLES, GENERATOR_SEED = 10_000, 1_000_000  # as a study evaluates by default
 ImageSource = str | Path | UInt8[np.ndarray, "n h w c"]
 
 
@@ -73,9 +78,10 @@ def score(
 
     Args:
         a: The generated images: a folder of images; the folder of a trained run, which generates
-            them; an .npz of statistics, as pytorch-fid writes it; an .npy, or an .npz of `arr_0`,
-            with images; a split of a data set, such as 'mnist:test'; or an array.  Arrays hold at
-            least 2 uint8 images `(n, h, w, c)` with 1 or 3 channels.
+            them; another generator, by its pretrained name or its .onnx, .stablehlo, .pth or
+            .safetensors file; an .npz of statistics, as pytorch-fid writes it; an .npy, or an .npz
+            of `arr_0`, with images; a split of a data set, such as 'mnist:test'; or an array.
+            Arrays hold at least 2 uint8 images `(n, h, w, c)` with 1 or 3 channels.
         b: The real images, in one of the same forms.
         image_size: Resizes the images of a data set to this size.
         pad: Adds a border of so many pixels to the images of a data set first.
@@ -243,12 +249,14 @@ def load_source_stats(
     _refuse_study(path)
     if path.is_dir():
         return _folder_stats(path, extractor, settings)
+    if path.suffix in GENERATOR_SUFFIXES or str(source) in pretrained.pretrained_paths():
+        return _generator_stats(pretrained.load_file(source), extractor, settings.samples)
     if ":" in str(source):
         name, split = str(source).split(":", 1)
         return _split_stats(name, split, extractor, settings)
     raise UserError(
-        f"{source} is no folder of images, no run's folder, no .npy or .npz, and no split such as"
-        " mnist:test"
+        f"{source} is no folder of images, no run's folder, no generator, no .npy or .npz, and no"
+        " split such as mnist:test"
     )
 
 
@@ -331,8 +339,23 @@ def _run_stats(folder: Path, extractor: FeatureExtractor, samples: int | None) -
     """Samples a trained run, with the seed of its study's evaluation."""
     context, run = open_run(folder)
     evaluation = context.config.evaluation
-    sizes = {"count": samples or evaluation.samples, "batch_size": extractor.batch_size}
-    images = inference.sample_batches(context.load_generator(run), evaluation.seed, **sizes)
+    return _generator_stats(
+        context.load_generator(run),
+        extractor,
+        samples or evaluation.samples,
+        seed=evaluation.seed,
+    )
+
+
+def _generator_stats(
+    generator: TrainedGenerator,
+    extractor: FeatureExtractor,
+    samples: int | None,
+    *,
+    seed: int = GENERATOR_SEED,
+) -> FeatureStats:
+    sizes = {"count": samples or GENERATOR_SAMPLES, "batch_size": extractor.batch_size}
+    images = inference.sample_batches(generator, seed, **sizes)
     return feature_stats.compute_stats(images, extractor, count=sizes["count"])
 
 

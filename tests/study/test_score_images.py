@@ -14,6 +14,8 @@ from torch_references import import_reference, random_inception_state
 import gankd_jax
 from gankd_jax.data import image_files
 from gankd_jax.evaluation import inception as fid_network
+from gankd_jax.evaluation import inference
+from gankd_jax.export import pretrained
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics import stats_io
 from gankd_jax.metrics.feature_stats import FeatureExtractor
@@ -81,6 +83,22 @@ def test_statistics_file_gives_the_scores_of_its_images(
     result = score_images.score_sources(str(a), str(tmp_path / "b-6.npz"), EXTRACTOR, settings)
     assert result["scores"] == pytest.approx(expected["scores"], rel=1e-9, abs=1e-12)
     assert result["b"]["inception_score"] == pytest.approx(expected["b"]["inception_score"])
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_generator_is_scored_by_its_samples(
+    settings: score_images.ScoreSettings, as_file: bool
+) -> None:
+    name = "mnist-d2"
+    source = pretrained.pretrained_paths()[name] if as_file else name
+    settings = dataclasses.replace(settings, samples=24)
+    stats = score_images.load_source_stats(source, EXTRACTOR, settings)
+    batches = inference.sample_batches(
+        pretrained.load_pretrained(name), score_images.GENERATOR_SEED, count=24, batch_size=8
+    )
+    expected = score_images.load_source_stats(np.concatenate(list(batches)), EXTRACTOR, settings)
+    assert stats.count == 24
+    np.testing.assert_allclose(stats.moments["6"].mean, expected.moments["6"].mean, rtol=1e-6)
 
 
 def test_statistics_in_pytorch_fids_format_are_read_and_written(
