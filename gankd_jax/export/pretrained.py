@@ -3,7 +3,12 @@
 from pathlib import Path
 
 from gankd_jax.export import safetensors
-from gankd_jax.interop.external_generator import READERS, Function, load_external
+from gankd_jax.interop.external_generator import (
+    READERS,
+    Function,
+    load_external,
+    read_torch_generator,
+)
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path
@@ -31,7 +36,7 @@ def load_file(
     """
     if not callable(source):
         suffix = expand_path(source).suffix
-        if suffix not in READERS and ":" not in str(source):
+        if suffix == ".safetensors" or (suffix not in READERS and ":" not in str(source)):
             return load_pretrained(str(source))
     return load_external(source, latent_dim=latent_dim, value_range=value_range)
 
@@ -41,7 +46,7 @@ def load_pretrained(name: str) -> TrainedGenerator:
 
     Args:
         name: A key of `pretrained_paths()`, or the path of a file that
-          `gankd export --format=safetensors` wrote.
+          `gankd export --format=safetensors` wrote.  A DCGAN of PyTorch in such a file has no card.
 
     Raises:
         UserError: There is none of that name, or its file is missing or damaged.
@@ -53,7 +58,10 @@ def load_pretrained(name: str) -> TrainedGenerator:
         raise UserError(f"no pretrained generator {name!r}; there are: {names}")
     if not path.is_file():
         raise UserError(f"{path} does not exist")
+    content = path.read_bytes()
+    if not safetensors.has_card(content):
+        return read_torch_generator(path)
     try:
-        return safetensors.read_safetensors(path.read_bytes())
+        return safetensors.read_safetensors(content)
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -74,6 +74,14 @@ def _read_layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
     return FoldedLayer(arrays[f"layer{k}.kernel"], scale, bias)
 
 
+def has_card(file: bytes) -> bool:
+    """Returns whether `write_safetensors` wrote the header of a file, and not another program."""
+    try:
+        return "card" in _read_metadata(file)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def add_card(file: bytes, card: dict[str, Any]) -> bytes:
     """Puts a card into a file.
 
@@ -87,13 +95,7 @@ def add_card(file: bytes, card: dict[str, Any]) -> bytes:
 
 def _read_metadata(file: bytes) -> dict[str, str]:
     """Reads the text fields of the header, which is JSON after eight bytes with its length."""
-    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
-    metadata = header.get("__metadata__", {})
-    if "generator" not in metadata:
-        raise ValueError(
-            "`gankd export` did not write it; `gankd weights import-torch` reads files of PyTorch"
-        )
-    return metadata
+    return json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])["__metadata__"]
 
 
 def run_safetensors(file: bytes, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n s s c"]:

@@ -20,6 +20,7 @@ from gankd_jax.models import conv
 from gankd_jax.models.family import PyTree
 from gankd_jax.models.sampling import TrainedGenerator, sample_latents
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.paths import expand_path
 
 Function = Callable[[Any], Any]  # latents [b, z] -> images
 VALUE_RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0), "0..255": (0.0, 255.0)}
@@ -111,9 +112,10 @@ def load_external(
     called on a few latents to learn the size, layout and value range of its images.
 
     Args:
-        source: A file: a PyTorch DCGAN's `.pth`, an `.onnx` or a `.stablehlo`; a text
-            `package.module:function`, where the function returns the generator; or the generator
-            itself, a function from latents `[b, z]` to images.
+        source: A file: a PyTorch DCGAN's `.pth`, an `.onnx` or a `.stablehlo`; `FILE.pth:KEY`, if a
+            PyTorch file holds several generators; a text `package.module:function`, where the
+            function returns the generator; or the generator itself, a function from latents
+            `[b, z]` to images.
         latent_dim: Numbers in a latent, where the source does not say.
         value_range: A key of `VALUE_RANGES`, where the images do not show it.
 
@@ -123,14 +125,7 @@ def load_external(
     if value_range and value_range not in VALUE_RANGES:
         raise UserError(f"the value range is {value_range!r}; it can be {', '.join(VALUE_RANGES)}")
     name = str(source) if isinstance(source, str | Path) else getattr(source, "__name__", "teacher")
-    if callable(source):
-        raw: RawGenerator | TrainedGenerator = RawGenerator(source)
-    elif Path(source).suffix in READERS:
-        if not Path(source).is_file():
-            raise UserError(f"{source} does not exist")
-        raw = READERS[Path(source).suffix](Path(source))
-    else:
-        raw = RawGenerator(_import_generator(str(source)))
+    raw = RawGenerator(source) if callable(source) else _read_source(source)
     if isinstance(raw, TrainedGenerator):
         return raw
     latent_dim = raw.latent_dim or latent_dim or int(getattr(raw.function, "latent_dim", 0))
@@ -140,9 +135,22 @@ def load_external(
     return TrainedGenerator(_inspect_function(name, raw, value_range), {})
 
 
-def read_torch_generator(path: Path) -> TrainedGenerator:
+def _read_source(source: str | Path) -> RawGenerator | TrainedGenerator:
+    """Reads a file, one of several generators in it as `FILE:KEY`, or calls a named function."""
+    text, _, key = str(source).rpartition(":")
+    path = expand_path(text)
+    if path.suffix not in READERS:
+        path, key = expand_path(source), ""
+    if path.suffix not in READERS:
+        return RawGenerator(_import_generator(str(source)))
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    return read_torch_generator(path, key) if key else READERS[path.suffix](path)
+
+
+def read_torch_generator(path: Path, key: str = "") -> TrainedGenerator:
     """Reads a DCGAN of PyTorch, as `torch_weights.read_generator` describes it."""
-    params, batch_stats = torch_weights.read_generator(path)
+    params, batch_stats = torch_weights.read_generator(path, key)
     module = dataclasses.replace(
         torch_weights.infer_generator(params), conv_impl=conv.resolve_conv_impl("auto")
     )
@@ -215,8 +223,7 @@ def read_stablehlo_generator(path: Path) -> RawGenerator:
 
 
 READERS: dict[str, Callable[[Path], RawGenerator | TrainedGenerator]] = {
-    ".pth": read_torch_generator,
-    ".pt": read_torch_generator,
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar", ".safetensors"), read_torch_generator),
     ".onnx": read_onnx_generator,
     ".stablehlo": read_stablehlo_generator,
 }
@@ -229,7 +236,7 @@ def _import_generator(text: str) -> Function:
         kinds = ", ".join(READERS)
         raise UserError(
             f"{text} is no generator: give a run's folder, a pretrained name, a file"
-            f" ({kinds}, .safetensors) or package.module:function"
+            f" ({kinds}) or package.module:function"
         )
     sys.path.insert(0, "")  # modules of the current folder, as for `python -m`
     try:

@@ -58,7 +58,9 @@ def read_generator(path: Path, key: str | None = None) -> ParamsAndStats:
     names = ", ".join(networks)
     selected = [name for name in networks if f".{key}." in f".{name}."] if key else [*networks]
     if len(selected) > 1:
-        hint = f"name one, such as --key={selected[-1]}"
+        hint = (
+            f"name one, such as --key={selected[-1]} (`gankd distill {path.name}:{selected[-1]}`)"
+        )
         raise UserError(f"{path} holds several generators ({', '.join(selected)}); {hint}")
     if not selected:
         content = f"it holds {names}" if names else "it holds one without a name; leave out --key"

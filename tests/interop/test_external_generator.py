@@ -7,8 +7,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from gankd_jax.export import onnx as onnx_format
+from gankd_jax.export.pretrained import load_file, load_pretrained
 from gankd_jax.export.stablehlo import write_stablehlo
 from gankd_jax.interop.external_generator import load_external
 from gankd_jax.models.dcgan import DCGANGenerator
@@ -39,6 +41,39 @@ def draw_on_host(latents):
 
 def generate(generator: TrainedGenerator, latents) -> np.ndarray:
     return np.asarray(sample_images(*generator, latents))
+
+
+def write_torch_safetensors(path, generator: TrainedGenerator, **prefixes: float) -> None:
+    """Writes kernels as PyTorch names and orders them, once for each prefix, times a factor."""
+    params = generator.variables["params"]
+    kernels = {f"main.{3 * k}": params[f"layer{k}"]["kernel"] for k in range(len(params))}
+    arrays = {
+        f"{prefix}.{name}.weight": factor * np.asarray(kernel).transpose(2, 3, 0, 1)
+        for prefix, factor in prefixes.items()
+        for name, kernel in kernels.items()
+    }
+    path.write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+
+
+def test_pytorch_safetensors_are_loaded_under_any_name(dcgan, tmp_path):
+    path = tmp_path / "net.safetensors"
+    write_torch_safetensors(path, dcgan, module=1.0)
+    latents = sample_latents(0, 3, LATENT_DIM)
+    for load in (load_external, load_file, load_pretrained):
+        images = generate(load(str(path)), latents)
+        np.testing.assert_allclose(images, generate(dcgan, latents), atol=1e-6)
+
+
+def test_key_behind_a_file_selects_one_of_its_generators(dcgan, tmp_path):
+    path = tmp_path / "net.safetensors"
+    write_torch_safetensors(path, dcgan, g=2.0, g_ema=1.0)
+    with pytest.raises(UserError, match=r"g, g_ema.*`gankd distill net\.safetensors:g_ema`"):
+        load_file(path)
+    latents = sample_latents(0, 3, LATENT_DIM)
+    images = generate(load_file(f"{path}:g_ema"), latents)
+    np.testing.assert_allclose(images, generate(dcgan, latents), atol=1e-6)
+    with pytest.raises(UserError, match="no generator of --key=x; it holds g, g_ema"):
+        load_file(f"{path}:x")
 
 
 @pytest.mark.parametrize("count", [1, 7])
