@@ -68,6 +68,7 @@ def _configure_logging() -> None:
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.WARNING)
     python_logging.captureWarnings(True)
+    python_logging.getLogger("PIL").setLevel(python_logging.CRITICAL)  # it raises what it logs
     logger = python_logging.getLogger("gankd_jax")
     logger.handlers = [python_logging.StreamHandler(sys.stderr)]
     logger.setLevel(python_logging.INFO)

@@ -111,6 +111,15 @@ def image(content: bytes, name: str = "a.png") -> MakeFiles:
     return all_of(write(f"bad/{name}", content), write("bad/b.png", png()))
 
 
+def tiff(samples: int) -> bytes:
+    """A colour TIFF that claims so many values a pixel."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "tiff")
+    entry = struct.pack("<HHIH", 277, 3, 1, 3)
+    assert buffer.getvalue().count(entry) == 1
+    return buffer.getvalue().replace(entry, struct.pack("<HHIH", 277, 3, 1, samples))
+
+
 def link(name: str, target: str) -> MakeFiles:
     return lambda d: (d / name).symlink_to(target)
 
@@ -250,6 +259,7 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     "huge image": (image(png_header(40_000, 40_000)), SCORE, "decompression bomb"),
     "large image": (image(png_header(10_000, 10_000)), SCORE, "decompression bomb"),
     "no pixel": (image(png_header(0, 9)), SCORE, "a.png cannot be read as an image"),
+    "many values a pixel": (image(tiff(200), "a.tiff"), SCORE, "a.tiff cannot be read as an"),
     "half a webp": (image(b"RIFF\x04\0\0\0WEBPVP8X", "a.webp"), SCORE, "cannot be read as"),
     "floats": (
         all_of(image(png()), lambda d: Image.new("F", (4, 4)).save(d / "bad/a.png.tiff")),
@@ -533,7 +543,14 @@ def test_a_damaged_study_gives_one_line(command, sandbox, finished, monkeypatch,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    ["large image", "code in a teacher", "config: imports", "no photographs", "data: cut"],
+    [
+        "large image",
+        "many values a pixel",
+        "code in a teacher",
+        "config: imports",
+        "no photographs",
+        "data: cut",
+    ],
 )
 def test_a_separate_process_prints_that_line_alone(root, sandbox, case):
     make, words, message = CASES[case]
