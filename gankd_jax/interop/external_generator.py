@@ -5,6 +5,7 @@ A new kind of file is a function from a path to a `RawGenerator`, and its suffix
 
 import dataclasses
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -195,7 +196,17 @@ def read_onnx_generator(path: Path) -> RawGenerator:
             :count
         ]
 
-    return RawGenerator(generate, latent_dim=shape[1])
+    return RawGenerator(generate, latent_dim=shape[1], parameters=_count_onnx_parameters(path))
+
+
+def _count_onnx_parameters(path: Path) -> int:
+    """Counts the numbers in a model's tensors; 0 without the package onnx, which can tell."""
+    try:
+        import onnx
+    except ImportError:
+        return 0
+    model = onnx.load(path, load_external_data=False)
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
 
 
 def _onnx_providers() -> list[str]:

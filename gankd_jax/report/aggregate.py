@@ -147,10 +147,11 @@ def parameter_ratios(
         run: A run, or None before the first of its width.
 
     Returns:
-        The ratio by true count and by the paper's count; None for both without a teacher or run.
+        The ratio by true count and by the paper's count; None for both without a teacher or run,
+        and for a teacher that is a function, whose parameters nobody can count.
     """
     teacher = study.teacher
-    if teacher is None or run is None:
+    if teacher is None or run is None or not (teacher.parameters and run.parameters):
         return None, None
     return teacher.parameters / run.parameters, teacher.paper_parameters / run.paper_parameters
 

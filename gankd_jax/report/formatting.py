@@ -125,8 +125,8 @@ class Table:
 
 
 def count_cell(value: int) -> Cell:
-    """Returns a cell with a whole number, with thousands separators."""
-    return Cell(f"{value:,}", value)
+    """Returns a cell with a whole number, with thousands separators; "-" for 0, not known."""
+    return Cell(f"{value:,}", value) if value else Cell("-")
 
 
 def number_cell(value: float | None) -> Cell:

@@ -190,7 +190,8 @@ def plot_scores(
 def _plot_teacher(axes: Axes, series: ScoreSeries) -> None:
     [point] = series.points
     fill_style = FILL_STYLES.get(series.precision, "full")
-    axes.plot(point.x, point.stats.mean, "*", color=INK, ms=9, fillstyle=fill_style)
+    if point.x:  # the size of a teacher that is a function is not known
+        axes.plot(point.x, point.stats.mean, "*", color=INK, ms=9, fillstyle=fill_style)
     if series.precision == "float32":
         axes.axhline(point.stats.mean, color=INK, ls="--", lw=1, label="teacher")
 

@@ -234,7 +234,7 @@ def _size_cells(study: StudyResults, run: RunResults) -> list[Cell]:
         count_cell(run.paper_parameters),
         Cell(format_ratio(paper_ratio), paper_ratio),
         count_cell(run.multiply_adds),
-        Cell(format_bytes(run.bytes_float32), run.bytes_float32),
+        Cell(format_bytes(run.bytes_float32) if run.bytes_float32 else "-", run.bytes_float32),
     ]
 
 
@@ -522,19 +522,22 @@ def summarize_study(study: StudyResults) -> list[str]:
 
 def _describe_compression(study: StudyResults) -> str:
     size = study.config["data"]["image_size"]
-    start = f"Study {study.config['name']}, data {study.dataset} at {size}x{size}:"
+    data = "" if study.dataset == "none" else f"data {study.dataset} "
+    start = f"Study {study.config['name']}, {data}at {size}x{size}:"
     if study.teacher is None:
         return f"{start} no teacher has been chosen yet, so nothing is compressed."
     teacher = study.teacher
-    start += f" a teacher of width {teacher.width} with {teacher.parameters:,} parameters"
+    start += f" a teacher of width {teacher.width}" if teacher.width else " a teacher"
+    start += f" with {teacher.parameters:,} parameters" if teacher.parameters else ""
     students = [run for run in study.runs if run.kind == "student" and run.scores]
     if not students:
         return f"{start}; no student has been scored yet."
     smallest = min(students, key=lambda run: run.width)
     ratio, _ = parameter_ratios(study, smallest)
+    compression = f", a compression of {format_ratio(ratio)}" if ratio else ""
     return (
         f"{start} was distilled into students down to width {smallest.width} with "
-        f"{smallest.parameters:,} parameters, a compression of {format_ratio(ratio)}."
+        f"{smallest.parameters:,} parameters{compression}."
     )
 
 

@@ -9,6 +9,7 @@ import tiny
 import gankd_jax
 from gankd_jax.api import distill
 from gankd_jax.report import study_results
+from gankd_jax.report.page import write_report
 from gankd_jax.study import runner
 from gankd_jax.utils.checkpoint import Checkpoints
 from gankd_jax.utils.errors import UserError
@@ -68,6 +69,8 @@ def test_a_function_outside_of_jax_teaches_and_its_study_is_reported(tmp_path):
         assert errors[-1] < 0.7 * errors[0]
         assert student.card["scores"]["pixel_error"] < errors[0]
     assert study.teacher.name == "teacher-d0-s0"
+    page = write_report(tmp_path / "study").read_text()
+    assert "student-custom-d1-s0" in page or "custom" in page
     students[2].export(tmp_path / "student.stablehlo")
     exported = gankd_jax.load_generator(tmp_path / "student.stablehlo")
     difference = exported.sample(seed=0, n=4) - students[2].sample(seed=0, n=4)
