@@ -343,8 +343,9 @@ def _add_distill_command(parser: CommandParser) -> None:
     distill.add_flag(
         "TEACHER",
         complete="file",
-        help="a PyTorch DCGAN (.pth), an .onnx, .stablehlo or .safetensors file, a run's folder,"
-        " the name of a pretrained generator, or package.module:function, which returns one",
+        help="a PyTorch DCGAN (FILE.pth or FILE.pth:KEY), an .onnx, .stablehlo or .safetensors"
+        " file, a run's folder, the name of a pretrained generator, or package.module:function,"
+        " which returns one",
     )
     distill.add_flag(
         "width",

@@ -55,7 +55,6 @@ def read_generator(path: Path, key: str | None = None) -> ParamsAndStats:
         UserError: The file cannot be read, or holds no such generator, or several.
     """
     networks = _read_networks(path, "generator", _convert_generator)
-    names = ", ".join(networks)
     selected = [name for name in networks if f".{key}." in f".{name}."] if key else [*networks]
     if len(selected) > 1:
         hint = (
@@ -63,6 +62,7 @@ def read_generator(path: Path, key: str | None = None) -> ParamsAndStats:
         )
         raise UserError(f"{path} holds several generators ({', '.join(selected)}); {hint}")
     if not selected:
+        names = ", ".join(networks)
         content = f"it holds {names}" if names else "it holds one without a name; leave out --key"
         raise UserError(f"{path} holds no generator of --key={key}; {content}")
     return networks[selected[0]]

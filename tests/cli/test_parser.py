@@ -110,8 +110,10 @@ def required_words(name: str) -> list[str]:
     """Words that a command needs, with values of the right form."""
     usage = re.sub(r"\[.*?\]", "", COMMANDS[name].format_usage().split(name, 1)[1])
     flags = [f"{flag}=x" for flag in re.findall(r"--[a-z-]+", usage)]
-    arguments = {"data prepare": ["x"], "score": ["x"], "weights import-torch": ["x"]}
-    return flags + (["bash"] if name == "completion" else arguments.get(name, []))
+    if name == "completion":
+        return [*flags, "bash"]
+    has_argument = name in ("data prepare", "distill", "score", "weights import-torch")
+    return [*flags, "x"] if has_argument else flags
 
 
 @pytest.mark.parametrize("name", COMMANDS)
