@@ -146,10 +146,10 @@ def run_sample(args: Namespace) -> None:
     from gankd_jax.utils.sharding import require_platform
 
     require_platform()
-    run_flags = {"--config": args.config, "--workdir": args.workdir, "--run": args.run_name}
+    run_flags = {"--workdir": args.workdir, "--run": args.run_name}
     missing_flags = [flag for flag, value in run_flags.items() if value is None]
     if args.pretrained:
-        if len(missing_flags) < len(run_flags):
+        if args.config or len(missing_flags) < len(run_flags):
             raise UserError("--pretrained is not a run of a study: give it, or --workdir and --run")
         generators.sample_pretrained(args.pretrained, args.out, args.samples)
     elif missing_flags:
@@ -244,6 +244,7 @@ def run_weights_import_torch(args: Namespace) -> None:
 
 def run_export(args: Namespace) -> None:
     """Write a run's generator as a file for other programs, after checking its images."""
+    from gankd_jax.export.formats import format_of
     from gankd_jax.study.generators import export_run
     from gankd_jax.utils.sharding import require_platform
 
@@ -253,7 +254,7 @@ def run_export(args: Namespace) -> None:
             args.config.load(),
             args.workdir,
             run=args.run_name,
-            format_name=args.format,
+            format_name=args.format or format_of(args.out),
             precision=args.precision,
             out=args.out,
         )
@@ -267,7 +268,7 @@ def run_bench(args: Namespace) -> None:
     mode = next((mode for mode in BENCH_MODES if mode and getattr(args, f"bench_{mode}")), "")
     measure, used_flags = BENCH_MODES[mode]
     command = f"gankd bench --{mode.replace('_', '-')}" if mode else "gankd bench"
-    for flag in ("against", "only", "rounds", "out", "config", "workdir"):
+    for flag in ("against", "only", "rounds", "out", "workdir", "config"):
         is_given = getattr(args, flag) is not None
         if is_given and flag not in used_flags:
             raise UserError(f"`{command}` takes no --{flag}; see `gankd bench --help`")

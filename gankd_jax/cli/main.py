@@ -10,7 +10,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from gankd_jax.cli.config_flag import split_config_words
-from gankd_jax.cli.parser import parse_command
+from gankd_jax.cli.parser import parse_command, stored_config_words
 from gankd_jax.utils import paths, preemption
 from gankd_jax.utils.errors import UserError
 
@@ -79,7 +79,7 @@ def _run_command(words: list[str]) -> None:
     if not words or not {"-h", "--help"}.isdisjoint(words):
         parse_command([*words, "--help"])  # prints the help and exits
     _configure_jax()  # before the config is read, which may import jax
-    config, words = split_config_words(words)
+    config, words = split_config_words(stored_config_words(words) + words)
     args = parse_command(words + ([f"--config={config.filename}"] if config else []))
     args.config = config
     args.run(args)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gankd_jax.cli import commands
+from gankd_jax.cli import commands, stored_config
 from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path
@@ -150,6 +150,12 @@ class CommandParser(argparse.ArgumentParser):
         for name in names:
             self.add_flag(name, required=required, **FLAGS[name])
 
+    def add_study_flags(self, *names: str) -> None:
+        """Adds the flags that name a study: its work directory, a config, and flags of `FLAGS`."""
+        summary = f"{FLAGS['config']['help']} (default: the config of the study in --workdir)"
+        self.add_flag("config", **FLAGS["config"] | {"help": summary})
+        self.add_flags("workdir", *names, required=True)
+
     def add_flag(self, name: str, *, complete: str = "", **arguments: Any) -> None:
         """Adds a flag, or a positional argument, whose value a shell may complete.
 
@@ -236,9 +242,7 @@ def parse_command(words: list[str]) -> argparse.Namespace:
     Raises:
         UserError: The command or a flag does not exist, or a value is missing or wrong.
     """
-    flags = list(itertools.takewhile(lambda word: word.startswith("-"), words))
-    parser, words = build_parser().find_command(words[len(flags) :] + flags)
-    args, unknown = parser.parse_known_args(words)
+    parser, args, unknown = _parse_known_words(words)
     if not unknown:
         return args
     word = unknown[0].split("=")[0]
@@ -247,6 +251,34 @@ def parse_command(words: list[str]) -> argparse.Namespace:
     known_flags = re.findall(r"--[a-z-]+", parser.format_usage())
     advice = suggest(word, known_flags) or f"see `{parser.prog} --help`"
     raise UserError(f"`{parser.prog}` takes no {word}; {advice}")
+
+
+def stored_config_words(words: list[str]) -> list[str]:
+    """Returns the word --config=FILE that reads a study's config from its work directory.
+
+    Args:
+        words: A command line without the program's name.
+
+    Returns:
+        No word if the command line names a config, or a command that needs none.
+
+    Raises:
+        UserError: The command does not exist, or a value is missing or wrong.
+    """
+    if any(re.match(r"--?config(=|$)", word) for word in words):
+        return []
+    _, args, _ = _parse_known_words(words)
+    if "config" not in args or args.workdir is None:
+        return []
+    return [f"--config={stored_config.__file__}:{args.workdir}"]
+
+
+def _parse_known_words(words: list[str]) -> tuple[CommandParser, argparse.Namespace, list[str]]:
+    """Returns the parser of a command, its flags and the words that it does not know."""
+    flags = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+    parser, words = build_parser().find_command(words[len(flags) :] + flags)
+    args, unknown = parser.parse_known_args(words)
+    return parser, args, unknown
 
 
 def run_completion(args: argparse.Namespace) -> None:
@@ -290,21 +322,20 @@ def _add_study_commands(parser: CommandParser) -> None:
         "gankd study --config=configs/digits.py --config.study.widths='(2, 4)'"
         " --workdir=runs/two-widths",
     )
-    study.add_flags("config", "workdir", required=True)
+    study.add_study_flags()
     study.add_flags("shard", "wait", "coordinator", "processes", "process")
     train = parser.add_command(
         "train",
         commands.run_train,
-        "gankd train --config=configs/digits.py --workdir=runs/digits --run=teacher-d32-s0",
+        "gankd train --workdir=runs/digits --run=student-mse-d4-s0",
+        "gankd train --config=configs/digits.py --workdir=runs/new --run=teacher-d32-s0",
     )
-    train.add_flags("config", "workdir", "run", required=True)
+    train.add_study_flags("run")
     train.add_flags("coordinator", "processes", "process")
     evaluate = parser.add_command(
-        "evaluate",
-        commands.run_evaluate,
-        "gankd evaluate --config=configs/digits.py --workdir=runs/digits",
+        "evaluate", commands.run_evaluate, "gankd evaluate --workdir=runs/digits"
     )
-    evaluate.add_flags("config", "workdir", required=True)
+    evaluate.add_study_flags()
     evaluate.add_flags("coordinator", "processes", "process")
     report = parser.add_command("report", commands.run_report, "gankd report --workdir=runs/digits")
     report.add_flags("workdir", required=True)
@@ -400,8 +431,7 @@ def _add_sample_command(parser: CommandParser) -> None:
         "sample",
         commands.run_sample,
         "gankd sample --pretrained=mnist-d2 --out=mnist-d2.png",
-        "gankd sample --config=configs/digits.py --workdir=runs/digits"
-        " --run=student-mse-d4-s0 --out=grid.png",
+        "gankd sample --workdir=runs/digits --run=student-mse-d4-s0 --out=grid.png",
         "gankd sample --pretrained=mnist-d2 --samples=1000 --out=mnist-d2",
     )
     sample.add_flag(
@@ -493,18 +523,16 @@ def _add_export_command(parser: CommandParser) -> None:
     export = parser.add_command(
         "export",
         commands.run_export,
-        "gankd export --config=configs/digits.py --workdir=runs/digits"
-        " --run=student-mse-d4-s0 --format=onnx --precision=int8 --out=student.onnx",
-        "gankd export --config=configs/digits.py --workdir=runs/digits"
-        " --run=student-mse-d4-s0 --format=torch --out=student.pth",
+        "gankd export --workdir=runs/digits --run=student-mse-d4-s0 --out=student.onnx",
+        "gankd export --workdir=runs/digits --run=student-mse-d4-s0 --precision=int8"
+        " --out=student.pth",
     )
-    export.add_flags("config", "workdir", "run", "out", required=True)
+    export.add_study_flags("run", "out")
     export.add_flag(
         "format",
         metavar="FORMAT",
         type=parse_text,
-        required=True,
-        help="onnx, stablehlo, torch or safetensors",
+        help="onnx, stablehlo, torch or safetensors (default: that of --out's ending)",
     )
     export.add_flag(
         "precision",
@@ -529,8 +557,7 @@ def _add_weights_commands(parser: CommandParser) -> None:
     import_torch = weights.add_command(
         "import-torch",
         commands.run_weights_import_torch,
-        "gankd export --config=configs/digits.py --workdir=runs/digits --run=teacher-d32-s0"
-        " --format=torch --out=teacher.pth",
+        "gankd export --workdir=runs/digits --run=teacher-d32-s0 --out=teacher.pth",
         "gankd weights import-torch teacher.pth --config=configs/digits.py --workdir=runs/imported",
     )
     import_torch.add_flag(
@@ -581,7 +608,7 @@ def _add_measuring_commands(parser: CommandParser) -> None:
         "gankd bench --only=draw-2 --out=runs/bench",
         "gankd bench --memory --config=configs/mnist.py",
         "gankd bench --start --config=configs/digits.py --rounds=1",
-        "gankd bench --export --config=configs/digits.py --workdir=runs/digits",
+        "gankd bench --export --workdir=runs/digits",
     )
     modes = bench.add_mutually_exclusive_group()
     for name, summary in {

@@ -50,9 +50,7 @@ DISTANCES_NOTE = (
     "images. A generator that repeats its training images lies far below 1, with a smallest "
     "distance near 0; one whose images resemble no training image lies above 1."
 )
-KEEP_ARRAYS_HINT = (
-    "`gankd evaluate --config=... --workdir=...` keeps them, and `gankd report` shows them"
-)
+KEEP_ARRAYS_HINT = "`gankd evaluate --workdir=...` keeps them, and `gankd report` shows them"
 
 
 @dataclass(frozen=True)

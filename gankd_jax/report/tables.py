@@ -44,7 +44,7 @@ from gankd_jax.report.formatting import (
 )
 from gankd_jax.report.study_results import RunResults, StudyResults, describe_unscored_runs
 
-MEASURE_LATENCY_HINT = "`gankd bench --export --config=... --workdir=...` measures it"
+MEASURE_LATENCY_HINT = "`gankd bench --export --workdir=...` measures it"
 # Parts of the teacher's score for which the smallest width is reported.
 LEVELS = (0.99, 0.95, 0.9, 0.75, 0.5)
 CSV_FIELDS = (

@@ -152,7 +152,7 @@ MISTAKES = {
         "`gankd report` takes no --shard; see `gankd report --help`",
     ),
     "another command's config": (["report", DIGITS, "{finished}"], "takes no --config; see"),
-    "no config": (["study", "{new}"], "the following arguments are required: --config; see"),
+    "no config": (["study", "{new}"], "holds no study, whose config could be used; name --config"),
     "no config file": (
         ["describe", "--config=configs/none.py"],
         "none.py is not a file; try",

@@ -10,7 +10,7 @@ from gankd_jax.bench import start
 from gankd_jax.cli.config_flag import split_config_words
 from gankd_jax.cli.parser import CommandParser, build_parser, parse_command
 from gankd_jax.config.constants import PRECISIONS
-from gankd_jax.export.formats import FORMATS
+from gankd_jax.export.formats import FORMATS, format_of
 from gankd_jax.study import plan
 from gankd_jax.utils.errors import UserError
 
@@ -90,7 +90,7 @@ def test_an_example_parses_and_names_what_exists(monkeypatch, example):
         assert not getattr(args, "run_name", None) or plan.find_run(config, args.run_name)
     if hasattr(args, "format"):
         assert args.precision in PRECISIONS
-        assert args.format in FORMATS
+        assert (args.format or format_of(args.out)) in FORMATS
 
 
 def test_an_example_runs(command):

@@ -52,7 +52,7 @@ def test_missing_weights_are_explained(folder):
         path.unlink()
     students = choose_demo_students(load_study(folder))
     assert students.runs == ()
-    assert "`gankd evaluate --config=... --workdir=...` keeps them" in students.reason
+    assert "`gankd evaluate --workdir=...` keeps them" in students.reason
 
 
 def test_widest_student_is_first_without_a_ranking_metric(tmp_path):
