@@ -241,7 +241,7 @@ def load_source_stats(
         images = image_arrays.check_image_array(source, "an array")
         return _array_stats(images, _describe_source(source), extractor, settings.samples)
     path = paths.expand_path(source)
-    if path.suffix.lower() in (".npy", ".npz"):
+    if path.suffix.lower() in (".npy", ".npz") and not path.is_dir():
         images = image_arrays.read_image_array(path)
         return _array_stats(images, str(source), extractor, settings.samples)
     if _is_run(path):
@@ -317,7 +317,8 @@ def _needs_network(source: ImageSource) -> bool:
     if not isinstance(source, str | Path):
         return True
     path = paths.expand_path(source)
-    return path.suffix.lower() != ".npz" or image_arrays.holds_images(path)
+    is_npz = path.suffix.lower() == ".npz" and not path.is_dir()
+    return not is_npz or image_arrays.holds_images(path)
 
 
 def _is_run(folder: Path) -> bool:

@@ -311,6 +311,15 @@ def test_images_in_sub_folders_are_scored_when_asked(
     assert score_images.load_source_stats(str(tmp_path / "a"), EXTRACTOR, recursive).count == 40
 
 
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.png", "a.pth", "a:b"])
+def test_the_name_of_a_folder_of_images_may_end_as_a_file(
+    name: str, tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
+    path = str(write_images(tmp_path / name, 0))
+    assert score_images.score_sources(path, path, EXTRACTOR, settings)["a"]["images"] == 20
+    assert score_images._needs_network(path)
+
+
 def test_the_flag_recursive_reads_sub_folders(
     checkout: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
