@@ -178,7 +178,7 @@ def _build_training(
     multi_step = make_multi_step(specs, teacher)
     states = {name: create_train_state(spec.spec, spec.seed) for name, spec in specs.items()}
     teacher_params = (
-        TeacherParams(generator=_init_variables(teacher), critic=None) if teacher else None
+        TeacherParams(generator=_init_variables(teacher), features={}) if teacher else None
     )
 
     def call() -> Any:

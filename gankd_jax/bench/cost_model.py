@@ -10,11 +10,13 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.family import Critic, Generator, PyTree, family_of
 from gankd_jax.training.multi_run import RunSpecs, data_seeds
 from gankd_jax.training.train_state import StepSpec, TrainState, create_train_state
+from gankd_jax.training.train_step import hidden_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,12 @@ def group_step_flops(specs: RunSpecs, teacher: Generator | None) -> int:
     step_specs = [spec.spec for spec in specs.values()]
     batch_size, seeds = step_specs[0].recipe.batch_size, len(data_seeds(specs))
     teacher_image = generator_flops(teacher) * seeds if teacher else 0
-    teacher_features = max(map(_feature_flops, step_specs), default=0) * seeds
+    # A network's features of the teacher's images serve all students that are compared in it.
+    flops_by_network: dict[str, int] = {}
+    for spec in step_specs:
+        name = spec.recipe.feature_network
+        flops_by_network[name] = max(flops_by_network.get(name, 0), _feature_flops(spec))
+    teacher_features = sum(flops_by_network.values()) * seeds
     # A student's features also have a backward pass, down to its images.
     student_features = sum(2 * _feature_flops(spec) for spec in step_specs)
     steps = sum(map(_step_flops, step_specs))
@@ -96,10 +103,28 @@ def group_step_flops(specs: RunSpecs, teacher: Generator | None) -> int:
 
 
 def _feature_flops(spec: StepSpec) -> int:
-    """Operations of the frozen critic's hidden layers for all images of a step it compares."""
-    if spec.feature_critic is None:
+    """Operations of the hidden layers for all images of a step that are compared in them."""
+    network = spec.feature_network
+    if network is None:
         return 0
-    return spec.recipe.feature_batch * 2 * sum(_count_layer_macs(spec.feature_critic)[:-1])
+    if isinstance(network, Critic):
+        return spec.recipe.feature_batch * 2 * sum(_count_layer_macs(network)[:-1])
+    return spec.recipe.feature_batch * _count_features_by_xla(spec)
+
+
+@functools.cache
+def _count_features_by_xla(spec: StepSpec) -> int:
+    """Counts the operations of an evaluation network's hidden layers, for one image."""
+    network, size = spec.feature_network, spec.generator.image_size
+    assert network is not None
+    image = jax.ShapeDtypeStruct((1, size, size, spec.generator.channels), np.float32)
+    init = functools.partial(network.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), image)
+    cost = (
+        jax.jit(functools.partial(hidden_layers, network)).lower(variables, image).cost_analysis()
+    )
+    assert cost is not None
+    return int(cost["flops"])
 
 
 def _step_flops(spec: StepSpec) -> int:

@@ -17,14 +17,14 @@ from jax.sharding import Mesh
 
 from gankd_jax.data import registry
 from gankd_jax.models import sampling
-from gankd_jax.models.family import Generator, PyTree
+from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
 from gankd_jax.models.inception import INPUT_SIZE, LOGIT_LAYERS, FidInception, preprocess_images
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import (
     RunSpec,
     data_seeds,
-    feature_critic,
+    feature_networks,
     make_multi_step,
 )
 from gankd_jax.training.train_state import TeacherParams, create_train_state
@@ -137,11 +137,14 @@ def _variable_shapes(generator: Generator) -> PyTree:
 
 
 def _teacher_shapes(specs: dict[str, RunSpec], generator: Generator) -> TeacherParams:
-    critic, critic_shapes = feature_critic(specs), None
-    if critic:
-        blank = jnp.zeros((2, critic.image_size, critic.image_size, critic.channels))
-        critic_shapes = jax.eval_shape(lambda: critic.init(jax.random.key(0), blank, train=False))
-    return TeacherParams(generator=_variable_shapes(generator), critic=critic_shapes)
+    size = generator.image_size
+    blank = jnp.zeros((2, size, size, generator.channels))
+
+    def shapes(network: FeatureNetwork) -> PyTree:
+        return jax.eval_shape(lambda: network.init(jax.random.key(0), blank, train=False))
+
+    features = {name: shapes(network) for name, network in feature_networks(specs).items()}
+    return TeacherParams(generator=_variable_shapes(generator), features=features)
 
 
 def _inception_shapes() -> PyTree:

@@ -55,7 +55,11 @@ class Recipe:
     # Over the values of an image: mean, sum.  It scales the distance, and so decides what alpha
     # means: alpha on the sum is about 1 / (values of an image) of alpha on the mean.
     reduction: str = "mean"
-    features: str = "none"  # none; in the hidden layers of the teacher's frozen critic: l1, energy
+    features: str = "none"  # none; in hidden layers of a frozen network: l1, energy
+    # Which network that is: critic (the teacher's), classifier (the study's, for data with labels),
+    # inception (the FID network, all of whose layers count that its weights serve).  Scores by the
+    # features of the network that students are compared in say less than those of another one.
+    feature_network: str = "critic"
     # Weight of the feature distance within the distance at the last step; it rises linearly from 0.
     # 0.9 gives back most of the sharpness that mse loses.
     feature_weight: float = 0.5

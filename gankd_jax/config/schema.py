@@ -390,9 +390,9 @@ def _validate_given_teacher(config: ml_collections.ConfigDict) -> None:
         count = len(study.teacher_widths) * len(study.teacher_seeds)
         _require("study.teacher", study.teacher, count == 1, "with one teacher width and seed")
         for name, recipe in students.items():
-            uses_critic = recipe.features != "none" or (
-                recipe.alpha > 0 and recipe.critic == "teacher"
-            )
+            compares_in_critic = recipe.features != "none" and recipe.feature_network == "critic"
+            finetunes_critic = recipe.alpha > 0 and recipe.critic == "teacher"
+            uses_critic = compares_in_critic or finetunes_critic
             _require(f"recipes.{name}", name, not uses_critic, "without the teacher's critic")
     if data.name != "none":
         _require("data.channels", data.channels, data.channels == 0, "0 with a data set")

@@ -1,5 +1,6 @@
 """The FID network as a feature extractor."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, UInt8
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics.feature_stats import ExtractFn, FeatureExtractor
 from gankd_jax.models.inception import LOGIT_LAYERS, POOL_LAYERS, FidInception, preprocess_images
+from gankd_jax.utils.errors import UserError
 
 # Images per pass on a CPU, for which the network needs 31 MiB.  glibc keeps no larger blocks from
 # call to call: 32 images in one pass take a fifth more time.
@@ -54,6 +56,27 @@ def load_inception_extractor(
         logit_layer=logit_layer,
         batch_size=batch_size,
     )
+
+
+def available_maps() -> tuple[str, ...]:
+    """Returns the layers of `InceptionMaps` that the weights of `gankd weights fetch` serve.
+
+    Raises:
+        UserError: There are no weights, or none of its first layers.
+    """
+    path = inception_weights.default_weights_path()
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    layers = _read_map_layers(path, changed)
+    if not layers:
+        raise UserError(f"{path} has no weights of layer {POOL_LAYERS[0]}: `gankd weights fetch`")
+    return layers
+
+
+@functools.cache
+def _read_map_layers(path: Path, changed: int) -> tuple[str, ...]:
+    """Reads the layers of a file once for each time that it was written."""
+    layers = inception_weights.available_layers(path)
+    return tuple(layer for layer in POOL_LAYERS if layer in layers)
 
 
 def inception_features(

@@ -34,17 +34,23 @@ class LeNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b s s c"]
+        self, images: Float[Array, "b s s c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
-        """Returns logits and the features before them: `LENET_FEATURES` numbers, all >= 0."""
+        """Returns logits and the features before them: `LENET_FEATURES` numbers, all >= 0.
+
+        It sows its hidden layers as a critic does, and as in some critics no layer depends on
+        `train`.
+        """
         images = downsample_mean(images)
         widths = (self.channels, 32, 64, 128)
         for k, (i, o) in enumerate(itertools.pairwise(widths)):
             kernel = self.param(f"kernel{k}", nn.initializers.he_normal(), (4, 4, i, o))
             bias = self.param(f"bias{k}", nn.initializers.zeros, (o,))
             images = nn.relu(conv.conv_stride2(images, kernel, self.conv_impl) + bias)
+            self.sow("intermediates", "layers", images)
         flat = images.reshape(images.shape[0], -1)
         features = nn.relu(nn.Dense(LENET_FEATURES, name="features")(flat))
+        self.sow("intermediates", "layers", features)
         return nn.Dense(self.classes, name="logits")(features), features
 
 

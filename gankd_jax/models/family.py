@@ -100,6 +100,22 @@ class Critic(Protocol):
         ...
 
 
+@runtime_checkable
+class FeatureNetwork(Protocol):
+    """A Flax module whose hidden layers images are compared in: a critic, or another network.
+
+    It sows the activations of these layers as 'intermediates', all under one name.
+    """
+
+    def init(self, rngs: Any, images: Any, *, train: bool) -> PyTree:
+        """Creates variables; as `Critic.init`."""
+        ...
+
+    def apply(self, variables: PyTree, images: Any, *, train: bool, mutable: Any = False) -> Any:
+        """Takes images `[b, s, s, c]` in -1..1; as `Critic.apply`, with any output."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class FoldedLayer:
     """A convolution into which the batch norm that follows it is folded.

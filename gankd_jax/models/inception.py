@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num
 
 INPUT_SIZE = 299  # pixels a side of the network's input
 CLASSES = 1008
@@ -20,12 +20,12 @@ LOGIT_LAYERS = ("logits_unbiased", "logits")
 _PRECISION = lax.Precision.HIGHEST
 
 
-def preprocess_images(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
-    """Resizes images of any size and scales them to -1..1, as `FidInception` takes them."""
+def preprocess_images(images: Num[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
+    """Resizes images in 0..255 and scales them to -1..1, as `FidInception` takes them."""
     return (resize_tf1(images) - 128) / 128
 
 
-def resize_tf1(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
+def resize_tf1(images: Num[Array, "n h w 3"]) -> Float[Array, "n 299 299 3"]:
     """Resizes like TensorFlow 1: bilinear, without aligned corners or half-pixel centres.
 
     Args:
@@ -81,6 +81,28 @@ class FidInception(nn.Module):
         if not set(self.layers) <= features.keys():
             features |= _Classifier(name="softmax")(features["2048"])
         return {layer: features[layer] for layer in self.layers}
+
+
+class InceptionMaps(nn.Module):
+    """Sows the last map of stages of the FID network as a critic sows its hidden layers.
+
+    Its parameters are those of `FidInception`.  Images are resized as in evaluation, but not
+    rounded to whole numbers, which has no gradient.
+
+    Attributes:
+        layers: Of `POOL_LAYERS`, without a gap from the first one.
+    """
+
+    layers: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b s s c"], train: bool = False) -> None:
+        """Takes images in -1..1, grey ones too; no layer depends on `train`."""
+        colour = jnp.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+        x = preprocess_images(127.5 * (colour + 1))
+        for layer in self.layers:
+            x = _STAGES[layer](x)
+            self.sow("intermediates", "features", x)
 
 
 def parameter_shapes(layers: Sequence[str]) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -15,16 +15,22 @@ from jaxtyping import Float, UInt8
 from gankd_jax.data.loading import ImageSplit, default_data_dir, load_split
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classifier
-from gankd_jax.evaluation.inception import load_inception_extractor
+from gankd_jax.evaluation.inception import available_maps, load_inception_extractor
 from gankd_jax.export import pretrained
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
+from gankd_jax.models.family import PyTree
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.plan import Run
 from gankd_jax.training import loop
 from gankd_jax.training.multi_run import RunSpec
-from gankd_jax.training.train_state import TrainState, create_train_state
+from gankd_jax.training.train_state import (
+    NetworkState,
+    TrainState,
+    create_train_state,
+    make_variables,
+)
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import Checkpoints, is_intact
 from gankd_jax.utils.errors import UserError
@@ -245,10 +251,30 @@ class StudyContext:
         """Restores the selected teacher's generator and critic; a given one has no critic."""
         given = self.load_given_teacher()
         if given is not None:
-            return loop.TeacherNetworks(given.module, given.variables, None)
+            features = self._load_feature_variables(None)
+            return loop.TeacherNetworks(given.module, given.variables, None, features)
         state = self.restore_state(self.teacher)
         generator, variables = self.load_generator(self.teacher)
-        return loop.TeacherNetworks(generator, variables, state.critic)
+        features = self._load_feature_variables(state.critic)
+        return loop.TeacherNetworks(generator, variables, state.critic, features)
+
+    def _load_feature_variables(self, critic: NetworkState | None) -> dict[str, PyTree]:
+        """Returns the variables of the networks in whose hidden layers students are compared.
+
+        Args:
+            critic: The teacher's; None for a given teacher, which has none.
+        """
+
+        def load(name: str) -> PyTree:
+            if name == "critic":
+                assert critic is not None
+                return make_variables(critic.params, critic.batch_stats)
+            if name == "classifier":
+                return {"params": self.load_or_train_classifiers()[0].params}
+            weights = inception_weights.default_weights_path()
+            return {"params": inception_weights.load_weights(weights, available_maps())}
+
+        return {name: load(name) for name in networks.feature_network_names(self.config)}
 
     def make_run_spec(self, run: Run) -> RunSpec:
         """Returns the networks, recipe and seeds of a run, after as many retries as it has had."""

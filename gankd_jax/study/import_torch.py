@@ -190,10 +190,11 @@ def _check_no_student_needs_critic(config: ConfigDict) -> None:
                 f"students of recipe {name} start from the teacher's critic: give its file by"
                 f" --critic=FILE, or set config.recipes.{name}.critic to fresh"
             )
-        if recipe.features != "none":
+        if recipe.features != "none" and recipe.feature_network == "critic":
             raise UserError(
                 f"students of recipe {name} compare features of the teacher's critic: give its"
-                f" file by --critic=FILE, or set config.recipes.{name}.features to none"
+                f" file by --critic=FILE, or set config.recipes.{name}.feature_network to"
+                " classifier or inception"
             )
 
 

@@ -5,11 +5,18 @@ import numpy as np
 
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data import registry
+from gankd_jax.evaluation.classifier import CLASSIFIERS
+from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.models import conv
-from gankd_jax.models.family import FAMILIES, Critic, Family, Generator
+from gankd_jax.models.family import FAMILIES, Critic, Family, FeatureNetwork, Generator
+from gankd_jax.models.inception import InceptionMaps
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_state import StepSpec
+
+# In whose hidden layers a recipe can compare images: the teacher's critic, the study's first
+# classifier, the FID network.
+FEATURE_NETWORKS = ("critic", "classifier", "inception")
 
 
 def run_family(config: ml_collections.ConfigDict, run: Run) -> Family:
@@ -72,17 +79,39 @@ def make_run_spec(
     """
     recipe = Recipe(**config.recipes[run.recipe])
     critic_run = teacher if recipe.critic == "teacher" and teacher else run
-    feature_run = teacher if recipe.features != "none" else None
     spec = StepSpec(
         generator=build_generator(config, run),
         critic=build_critic(config, critic_run) if recipe.alpha > 0 else None,
         recipe=recipe,
-        feature_critic=build_critic(config, feature_run) if feature_run else None,
+        feature_network=_build_feature_network(config, recipe, teacher) if teacher else None,
     )
     data_seed = teacher.seed if teacher and not recipe.warm_start else run.seed
     return RunSpec(
         spec=spec, seed=retry_seed(run.seed, retries), data_seed=retry_seed(data_seed, retries)
     )
+
+
+def _build_feature_network(
+    config: ml_collections.ConfigDict, recipe: Recipe, teacher: Run
+) -> FeatureNetwork | None:
+    """Returns the network in whose hidden layers a recipe compares images; None for no features."""
+    if recipe.features == "none":
+        return None
+    if recipe.feature_network == "critic":
+        return build_critic(config, teacher)
+    if recipe.feature_network == "inception":
+        return InceptionMaps(available_maps())
+    return CLASSIFIERS[recipe.feature_network](
+        classes=registry.get_dataset(config.data.name).classes,
+        image_size=config.data.image_size,
+        channels=image_channels(config),
+    )
+
+
+def feature_network_names(config: ml_collections.ConfigDict) -> set[str]:
+    """Returns the names of the networks in whose hidden layers students are compared."""
+    recipes = [config.recipes[name] for name in config.study.students]
+    return {recipe.feature_network for recipe in recipes if recipe.features != "none"}
 
 
 def retry_seed(seed: int, retries: int) -> int:

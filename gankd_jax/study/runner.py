@@ -12,9 +12,10 @@ from pathlib import Path
 import ml_collections
 
 from gankd_jax.data import registry
+from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.interop import inception_weights
 from gankd_jax.models.sampling import TrainedGenerator
-from gankd_jax.study import plan, workdir
+from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.evaluate import evaluate_inception_layers, evaluate_runs, select_teacher
 from gankd_jax.study.plan import Run
@@ -195,12 +196,22 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
     """Refuses what the config's own checks cannot see.
 
     Raises:
-        UserError: The data set is unknown, several teachers cannot be compared, or the weights of
-            the FID network are missing though its layers are requested.
+        UserError: The data set is unknown, several teachers cannot be compared, or a network that
+            scores or compares images has no labels or no weights.
     """
-    if config.data.name == "none":
+    has_data = config.data.name != "none"
+    has_labels = has_data and registry.get_dataset(config.data.name).classes is not None
+    names = networks.feature_network_names(config)
+    if "classifier" in names and not has_labels:
+        owner = config.data.name if has_data else "a study without data"
+        raise UserError(
+            f"a recipe's feature_network is classifier, and {owner} has no labels to train one on;"
+            " set it to critic or inception"
+        )
+    if "inception" in names:
+        available_maps()
+    if not has_data:
         return
-    has_labels = registry.get_dataset(config.data.name).classes is not None
     if len(plan.teacher_runs(config)) > 1 and not (has_labels and config.data.validation):
         raise UserError(
             "config.study names several teachers, and they are compared by a classifier on"

@@ -11,6 +11,7 @@ from gankd_jax.evaluation.inference import BATCH_STATISTICS
 from gankd_jax.models.conv import CONV_IMPLS
 from gankd_jax.models.family import FAMILIES
 from gankd_jax.models.inception import POOL_LAYERS
+from gankd_jax.study.networks import FEATURE_NETWORKS
 from gankd_jax.study.train import PLACEMENTS
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import CRITIC_SOURCES, OPTIMIZERS, SCHEDULES
@@ -26,6 +27,7 @@ def field_options() -> dict[str, tuple[str, ...]]:
         "optimizer": tuple(OPTIMIZERS),
         "distance": tuple(losses.DISTANCES),
         "features": ("none", *losses.FEATURE_DISTANCES),
+        "feature_network": FEATURE_NETWORKS,
         "reduction": tuple(losses.REDUCTIONS),
         "critic": CRITIC_SOURCES,
         "real_source": REAL_SOURCES,

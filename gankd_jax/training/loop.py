@@ -22,7 +22,7 @@ from gankd_jax.training.multi_run import (
     MultiStep,
     RunSpec,
     data_seeds,
-    feature_critic,
+    feature_networks,
     make_multi_step,
 )
 from gankd_jax.training.run_logger import RunLogger
@@ -32,7 +32,6 @@ from gankd_jax.training.train_state import (
     TeacherParams,
     TrainState,
     create_train_state,
-    make_variables,
 )
 from gankd_jax.utils import file_lock, multihost, preemption
 from gankd_jax.utils.progress import ProgressBar
@@ -59,11 +58,16 @@ class LoopIntervals:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherNetworks:
-    """A trained teacher: its generator, and the critic that it was trained against."""
+    """A trained teacher: its generator, the critic that it was trained against, if there is one.
+
+    `feature_variables` are those of the networks in whose hidden layers its students are compared
+    with it, by `Recipe.feature_network`.
+    """
 
     generator: Generator
     variables: PyTree
     critic: NetworkState | None
+    feature_variables: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
 
     @property
     def trained_generator(self) -> TrainedGenerator:
@@ -193,12 +197,12 @@ def _initial_arrays(
 
 
 def _teacher_params(group: RunGroup, teacher: TeacherNetworks | None) -> dict[str, PyTree]:
-    """Returns what the students use of their teacher; its critic if one compares features."""
+    """Returns the variables of `TeacherParams`."""
     assert teacher is not None
-    critic = teacher.critic if feature_critic(group.run_specs) else None
+    names = feature_networks(group.run_specs)
     return {
         "generator": teacher.variables,
-        "critic": make_variables(critic.params, critic.batch_stats) if critic else None,
+        "features": {name: teacher.feature_variables[name] for name in names},
     }
 
 

@@ -15,13 +15,13 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from gankd_jax.models.family import Critic, Generator, PyTree
+from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
 from gankd_jax.training.train_state import StepSpec, TeacherParams, TrainState
 from gankd_jax.training.train_step import (
     Metrics,
     Noise,
     TeacherTargets,
-    critic_features,
+    hidden_layers,
     normalize_images,
     sample_noise,
     train_step,
@@ -105,13 +105,19 @@ def make_multi_step(
     return jax.jit(multi_step, donate_argnums=0, out_shardings=mesh and replicated(mesh))
 
 
-def feature_critic(run_specs: RunSpecs) -> Critic | None:
-    """Returns the critic in whose features students are compared; None if none are.
+def feature_networks(run_specs: RunSpecs) -> dict[str, FeatureNetwork]:
+    """Returns the networks in whose hidden layers students are compared with their teacher.
 
-    It is the teacher's, and so the same for all runs.
+    Runs that name the same network share it, since they have the same teacher and data.
+
+    Args:
+        run_specs: The runs by name.
+
+    Returns:
+        The networks by `Recipe.feature_network`.
     """
-    critics = (run_spec.spec.feature_critic for run_spec in run_specs.values())
-    return next(filter(None, critics), None)
+    specs = (run_spec.spec for run_spec in run_specs.values())
+    return {s.recipe.feature_network: s.feature_network for s in specs if s.feature_network}
 
 
 def data_seeds(run_specs: RunSpecs) -> list[int]:
@@ -179,10 +185,9 @@ def _step_all(
     seeds = data_seeds(run_specs)
     has_critic = any(run_spec.spec.critic for run_spec in run_specs.values())
     noise = constrain_batch(mesh, _sample_noise(run_specs, stacked[0].step[0], seeds=seeds), 2)
-    if teacher_images is None:
-        targets = _teacher_targets(run_specs, teacher, teacher_params, noise=noise)
-    else:
-        targets = TeacherTargets(images=teacher_images, features=None)
+    targets = _teacher_targets(
+        run_specs, teacher, teacher_params, noise=noise, images=teacher_images
+    )
     targets = constrain_batch(mesh, targets, 1)
     real_images = normalize_images(constrain_batch(mesh, pixels, 2)) if has_critic else None
     states, metrics = [], []
@@ -195,9 +200,9 @@ def _step_all(
             targets if uses_targets else None,
         )
         rows = [seeds.index(run_specs[name].data_seed) for name in names]
-        critic_variables = teacher_params.critic if teacher_params else None
+        feature_variables = teacher_params.features if teacher_params else None
         state, values = _step_vmap_group(
-            spec, state, inputs, rows=rows, feature_critic_variables=critic_variables
+            spec, state, inputs, rows=rows, feature_variables=feature_variables
         )
         noise = _add_scheduling_dependency(values, noise) if _is_large(spec) else noise
         states.append(state)
@@ -237,25 +242,42 @@ def _teacher_targets(
     teacher_params: TeacherParams | None,
     *,
     noise: Noise,
+    images: Float[Array, "seeds b s s c"] | None,
 ) -> TeacherTargets | None:
-    """Returns the teacher's images and features of all data seeds, from one forward pass."""
+    """Returns the teacher's images and features of all data seeds, from one forward pass.
+
+    Args:
+        run_specs: The runs by name.
+        teacher: Its generator; None without a teacher.
+        teacher_params: The variables; None without a teacher.
+        noise: Its last latents are the images'.
+        images: The teacher's, if they are there already.
+    """
     if teacher is None or teacher_params is None:
         return None
-    latents = noise.latents[:, -1]
-    flat_latents = latents.reshape(-1, latents.shape[-1])
-    flat_images = teacher.apply(teacher_params.generator, flat_latents, train=False)
-    images = flat_images.reshape(*latents.shape[:2], *flat_images.shape[1:])
-    critic = feature_critic(run_specs)
-    if critic is None:
-        return TeacherTargets(images=images, features=None)
-    specs = (run_spec.spec for run_spec in run_specs.values() if run_spec.spec.feature_critic)
-    subset = images[:, : max(spec.recipe.feature_batch for spec in specs)]
+    if images is None:
+        latents = noise.latents[:, -1]
+        flat_latents = latents.reshape(-1, latents.shape[-1])
+        flat_images = teacher.apply(teacher_params.generator, flat_latents, train=False)
+        images = flat_images.reshape(*latents.shape[:2], *flat_images.shape[1:])
+    features = {
+        name: _teacher_features(run_specs, name, teacher_params.features[name], images=images)
+        for name in feature_networks(run_specs)
+    }
+    return TeacherTargets(images=images, features=features)
+
+
+def _teacher_features(
+    run_specs: RunSpecs, name: str, variables: PyTree, *, images: Float[Array, "seeds b s s c"]
+) -> tuple[Float[Array, "seeds _ ..."], ...]:
+    """Returns a feature network's hidden layers of as many images as a run compares in it."""
+    recipes = [run.spec.recipe for run in run_specs.values() if run.spec.feature_network]
+    subset = images[:, : max(r.feature_batch for r in recipes if r.feature_network == name)]
     flat_subset = subset.reshape(-1, *subset.shape[2:])
-    flat_features = critic_features(critic, teacher_params.critic, flat_subset)
-    features = jax.tree.map(
+    flat_features = hidden_layers(feature_networks(run_specs)[name], variables, flat_subset)
+    return jax.tree.map(
         lambda leaf: leaf.reshape(*subset.shape[:2], *leaf.shape[1:]), flat_features
     )
-    return TeacherTargets(images=images, features=features)
 
 
 def _step_vmap_group(
@@ -264,7 +286,7 @@ def _step_vmap_group(
     inputs: StepInputs,
     *,
     rows: list[int],
-    feature_critic_variables: PyTree | None,
+    feature_variables: Mapping[str, PyTree] | None,
 ) -> tuple[TrainState, StackedMetrics]:
     """Makes one step of the runs of a vmap group, each on its row of the inputs."""
 
@@ -276,7 +298,7 @@ def _step_vmap_group(
             noise,
             real_images=real_images,
             targets=targets,
-            feature_critic_variables=feature_critic_variables,
+            feature_variables=feature_variables,
         )
 
     if len(set(rows)) == 1:  # shared inputs are not copied for each run

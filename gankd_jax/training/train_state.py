@@ -12,7 +12,7 @@ import optax.contrib
 from flax import struct
 
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.family import Critic, Generator, PyTree, family_of
+from gankd_jax.models.family import Critic, FeatureNetwork, Generator, PyTree, family_of
 
 # An array; typed as Any, since jax rebuilds these dataclasses with shapes or axes in its place.
 Leaf = Any
@@ -110,10 +110,10 @@ class TrainState:
 
 @struct.dataclass
 class TeacherParams:
-    """The variables of a teacher that its students use."""
+    """The variables that students use: of their teacher, and of networks that compare images."""
 
     generator: PyTree
-    critic: PyTree | None  # None if no student compares features
+    features: dict[str, PyTree]  # of feature networks, by `Recipe.feature_network`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ class StepSpec:
     generator: Generator
     critic: Critic | None  # None without an adversarial loss
     recipe: Recipe
-    feature_critic: Critic | None = None  # the teacher's, if its features are compared
+    feature_network: FeatureNetwork | None = None  # in whose hidden layers images are compared
 
 
 def make_variables(params: PyTree, batch_stats: PyTree) -> dict[str, PyTree]:

@@ -1,7 +1,7 @@
 """One training step, pure: the same for teacher, student and baseline."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from gankd_jax.models.family import Critic, PyTree
+from gankd_jax.models.family import FeatureNetwork, PyTree
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import (
     TRAIN,
@@ -41,7 +41,7 @@ class TeacherTargets:
     """What students imitate: the teacher's images of a step's last latents."""
 
     images: Leaf  # Float[Array, "b s s c"], -1..1
-    features: Leaf  # its critic's hidden layers of the first images; None if none are compared
+    features: dict[str, Leaf]  # hidden layers of its first images, by `Recipe.feature_network`
 
 
 def sample_noise(
@@ -91,7 +91,7 @@ def train_step(
     *,
     real_images: Float[Array, "k b s s c"] | None,
     targets: TeacherTargets | None,
-    feature_critic_variables: PyTree | None = None,
+    feature_variables: Mapping[str, PyTree] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Moves a run by one generator step and the critic steps before it.
 
@@ -101,7 +101,7 @@ def train_step(
         noise: The random numbers of the step.
         real_images: A batch in -1..1 for each critic step; None without an adversarial loss.
         targets: The teacher's images; None if alpha is 1 and the critic's real images are data.
-        feature_critic_variables: Of `spec.feature_critic`.
+        feature_variables: Of `spec.feature_network`, by its name in the recipe.
 
     Returns:
         The state after the step, and metrics as scalars: losses, and norms of the gradients.
@@ -117,7 +117,7 @@ def train_step(
             images,
             targets,
             step=state.step,
-            feature_critic_variables=feature_critic_variables,
+            feature_variables=feature_variables,
         )
 
     distance = distance_to_teacher if spec.recipe.alpha < 1 else None
@@ -247,19 +247,20 @@ def _distance_to_teacher(
     targets: TeacherTargets,
     *,
     step: Array,
-    feature_critic_variables: PyTree | None,
+    feature_variables: Mapping[str, PyTree] | None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the distance between pixels, mixed with that between the critic's features.
+    """Returns the distance between pixels, mixed with that between hidden layers.
 
     The weight of the features rises linearly from 0 to `feature_weight` at the last step.
     """
     recipe = spec.recipe
     distance = losses.DISTANCES[recipe.distance](images, targets.images, recipe.reduction)
     metrics = {"pixel_error": losses.mse(images, targets.images, "mean")}
-    if spec.feature_critic is not None:
-        count = recipe.feature_batch
-        features = critic_features(spec.feature_critic, feature_critic_variables, images[:count])
-        teacher_features = tuple(layer[:count] for layer in targets.features)
+    if spec.feature_network is not None:
+        assert feature_variables is not None
+        name, count = recipe.feature_network, recipe.feature_batch
+        features = hidden_layers(spec.feature_network, feature_variables[name], images[:count])
+        teacher_features = tuple(layer[:count] for layer in targets.features[name])
         feature_distance = losses.FEATURE_DISTANCES[recipe.features](features, teacher_features)
         metrics["feature_distance"] = feature_distance
         weight = recipe.feature_weight * step / recipe.steps
@@ -267,18 +268,19 @@ def _distance_to_teacher(
     return distance, metrics | {"distance": distance}
 
 
-def critic_features(
-    critic: Critic, variables: PyTree, images: Float[Array, "b s s c"]
+def hidden_layers(
+    network: FeatureNetwork, variables: PyTree, images: Float[Array, "b s s c"]
 ) -> tuple[Float[Array, "b ..."], ...]:
-    """Returns the hidden layers of a frozen critic; each image is processed by itself.
+    """Returns the hidden layers of a frozen network; each image is processed by itself.
 
     Args:
-        critic: The critic.
+        network: A critic, say.
         variables: Its parameters and running averages.
         images: In -1..1.
     """
-    _, collections = critic.apply(variables, images, train=False, mutable=["intermediates"])
-    return collections["intermediates"]["features"]
+    _, collections = network.apply(variables, images, train=False, mutable=["intermediates"])
+    [layers] = collections["intermediates"].values()
+    return layers
 
 
 def _score(

@@ -9,6 +9,7 @@ import tiny
 
 from gankd_jax.bench import cost_model, programs
 from gankd_jax.config.recipe import Recipe
+from gankd_jax.models.classifiers import LeNet
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.study import networks, plan
@@ -22,39 +23,43 @@ SHAPE = {"width": 16, "image_size": 32, "channels": 3, "conv_impl": "dilated"}
 BATCH_SIZE = 8
 
 
-def count_by_xla(recipe, critic, *, has_teacher, feature_critic=None):
+def count_by_xla(recipe, critic, *, has_teacher, feature_network=None):
     """Operations of a step for one image."""
-    spec = StepSpec(DCGANGenerator(**SHAPE), critic, recipe, feature_critic)
+    spec = StepSpec(DCGANGenerator(**SHAPE), critic, recipe, feature_network)
     images = jax.ShapeDtypeStruct((BATCH_SIZE, 32, 32, 3), jnp.float32)
     real = jax.ShapeDtypeStruct((1, *images.shape), jnp.float32) if critic else None
     sizes = {"critic_steps": 1, "batch_size": BATCH_SIZE, "latent_dim": 100}
     noise = jax.eval_shape(lambda: train_step.sample_noise(0, jnp.zeros((), int), **sizes))
     state = jax.eval_shape(lambda: create_train_state(spec, 0))
-    params = critic_params(feature_critic) if feature_critic else {}
+    variables = network_shapes(feature_network, images) if feature_network else {}
 
-    def step(state, noise, real, images, params):
-        frozen, target = {"params": params}, None
-        if images is not None:
+    def step(state, noise, real, images, variables):
+        target, features = None, {}
+        if feature_network:
             compared = images[: recipe.feature_batch]
-            features = (
-                train_step.critic_features(feature_critic, frozen, compared)
-                if feature_critic
-                else None
-            )
+            layers = train_step.hidden_layers(feature_network, variables, compared)
+            features = {recipe.feature_network: layers}
+        if images is not None:
             target = train_step.TeacherTargets(images, features)
         return train_step.train_step(
-            spec, state, noise, real_images=real, targets=target, feature_critic_variables=frozen
+            spec,
+            state,
+            noise,
+            real_images=real,
+            targets=target,
+            feature_variables={recipe.feature_network: variables},
         )
 
     teacher_images = images if has_teacher else None
-    lowered = jax.jit(step).lower(state, noise, real, teacher_images, params)
+    lowered = jax.jit(step).lower(state, noise, real, teacher_images, variables)
     return lowered.cost_analysis()["flops"] / BATCH_SIZE
 
 
-def critic_params(critic):
-    """Shapes of a critic's parameters."""
-    spec = StepSpec(DCGANGenerator(**SHAPE), critic, Recipe())
-    return jax.eval_shape(lambda: create_train_state(spec, 0)).critic.params
+def network_shapes(network, images):
+    """Shapes of a network's variables."""
+    return jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.ones(images.shape), train=False)
+    )
 
 
 def test_student_step_has_the_operations_that_xla_counts():
@@ -63,15 +68,17 @@ def test_student_step_has_the_operations_that_xla_counts():
     assert count_by_xla(recipe, None, has_teacher=True) == pytest.approx(flops, rel=0.15)
 
 
-def test_feature_distance_adds_the_operations_that_xla_counts():
-    critic = DCGANCritic(**SHAPE, norm="none")
+@pytest.mark.parametrize(
+    "network", [DCGANCritic(**SHAPE, norm="none"), LeNet(10, 32, 3)], ids=["critic", "classifier"]
+)
+def test_feature_distance_adds_the_operations_that_xla_counts(network):
     recipe = Recipe(alpha=0.0, batch_size=BATCH_SIZE, features="l1", feature_batch=4)
-    spec = RunSpec(StepSpec(DCGANGenerator(**SHAPE), None, recipe, critic), 0, 0)
+    spec = RunSpec(StepSpec(DCGANGenerator(**SHAPE), None, recipe, network), 0, 0)
     teacher = DCGANGenerator(**SHAPE)
     # The teacher's images come from outside of the step that XLA counts.
     flops = cost_model.group_step_flops({"run": spec}, teacher)
     flops -= BATCH_SIZE * cost_model.generator_flops(teacher)
-    by_xla = count_by_xla(recipe, None, has_teacher=True, feature_critic=critic)
+    by_xla = count_by_xla(recipe, None, has_teacher=True, feature_network=network)
     assert by_xla == pytest.approx(flops / BATCH_SIZE, rel=0.15)
     added = by_xla - count_by_xla(recipe, None, has_teacher=True)
     assert added > 0.2 * cost_model.student_step_flops(teacher)

@@ -181,6 +181,7 @@ INVALID_VALUES = [
     ("recipes.mse.distance", "l2", "it can be mse, l1, huber, pyramid"),
     ("recipes.mse.features", "mmd", "it can be none, l1, energy"),
     ("recipes.mse.feature_weight", 1.5, "0 to 1"),
+    ("recipes.mse.feature_network", "vgg", "it can be critic, classifier, inception"),
     ("recipes.mse.lr_width_exponent", float("nan"), "finite"),
     ("recipes.joint.real_source", "student", "it can be data, teacher"),
     ("recipes.baseline.real_source", "teacher", "config.recipes.baseline trains without a teacher"),

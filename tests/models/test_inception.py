@@ -14,7 +14,13 @@ from torch_references import (
 )
 
 from gankd_jax.interop.inception_weights import fold_torch_state
-from gankd_jax.models.inception import FidInception, parameter_shapes, preprocess_images, resize_tf1
+from gankd_jax.models.inception import (
+    FidInception,
+    InceptionMaps,
+    parameter_shapes,
+    preprocess_images,
+    resize_tf1,
+)
 
 POOL_LAYERS = ("64", "192", "768", "1280", "2048")
 LAYERS = (*POOL_LAYERS, "logits_unbiased", "logits")
@@ -109,3 +115,26 @@ def test_parameter_shapes_are_those_of_the_requested_layers() -> None:
     assert not any(name.startswith(("mixed_9", "mixed_10")) for name in parameter_names("1280"))
     assert parameter_names("logits") - parameter_names("2048") == {"softmax"}
     assert len(parameter_names("2048")) == 94
+
+
+def test_maps_average_to_the_features_of_evaluation_and_have_a_gradient(
+    state: dict[str, Any],
+) -> None:
+    folded = fold_torch_state({name: value.numpy() for name, value in state.items()})
+    params = jax.tree.map(jnp.asarray, folded)
+    layers, pixels = ("64", "192"), random_images(16, 16)[..., :1]
+    x = preprocess_images(jnp.asarray(pixels.repeat(3, axis=3)))
+    expected = FidInception(layers).apply({"params": params}, x)
+
+    def maps(images: jax.Array) -> tuple[jax.Array, ...]:
+        _, collections = InceptionMaps(layers).apply(
+            {"params": params}, images, train=False, mutable=["intermediates"]
+        )
+        return collections["intermediates"]["features"]
+
+    images = jnp.asarray(pixels / 127.5 - 1, jnp.float32)
+    for layer, values in zip(layers, maps(images), strict=True):
+        assert relative_error(values.mean(axis=(1, 2)), expected[layer]) < 1e-4
+    slope = jax.grad(lambda images: jnp.mean(maps(images)[1]))(images)
+    assert np.isfinite(slope).all()
+    assert float(jnp.abs(slope).max()) > 0

@@ -10,6 +10,7 @@ import pytest
 
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
+from gankd_jax.models.classifiers import LeNet
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training import multi_run
 from gankd_jax.training.multi_run import RunSpec, data_seeds, make_multi_step
@@ -32,6 +33,8 @@ BASELINE = Recipe(**RATES)
 FEATURES = Recipe(
     alpha=0.0, features="energy", feature_weight=1.0, feature_batch=3, steps=5, **RATES
 )
+CLASSIFIER_FEATURES = dataclasses.replace(FEATURES, features="l1", feature_network="classifier")
+CRITIC, CLASSIFIER = DCGANCritic(2, SIZE, 1, conv_impl="matmul"), LeNet(10, SIZE, 1)
 
 
 def run_spec(
@@ -41,10 +44,10 @@ def run_spec(
     critic_width = 2 if recipe.critic == "teacher" else width
     critic = DCGANCritic(critic_width, SIZE, 1, conv_impl="matmul") if recipe.alpha else None
     generator = DCGANGenerator(width, SIZE, 1, LATENT, conv_impl="matmul")
-    feature_critic = None
+    feature_network = None
     if recipe.features != "none":
-        feature_critic = DCGANCritic(2, SIZE, 1, conv_impl="matmul")
-    spec = StepSpec(generator, critic, recipe, feature_critic)
+        feature_network = {"critic": CRITIC, "classifier": CLASSIFIER}[recipe.feature_network]
+    spec = StepSpec(generator, critic, recipe, feature_network)
     return RunSpec(spec, seed, seed if data_seed is None else data_seed)
 
 
@@ -81,11 +84,20 @@ def train_group(runs: dict[str, RunSpec], steps: int, *, on_device: bool = True)
     return make_multi_step(runs, TEACHER.spec.generator)(
         states,
         TeacherParams(
-            generator=network_variables(teacher.generator), critic=network_variables(teacher.critic)
+            generator=network_variables(teacher.generator),
+            features={
+                "critic": network_variables(teacher.critic),
+                "classifier": classifier_variables(),
+            },
         ),
         jnp.asarray(pixels) if on_device else None,
         jnp.asarray(indices if on_device else pixels[indices]),
     )
+
+
+@functools.cache
+def classifier_variables():
+    return CLASSIFIER.init(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)))
 
 
 def network_variables(network: NetworkState):
@@ -157,7 +169,7 @@ def test_sequential_runs_need_less_memory_and_give_equal_results(monkeypatch):
     }
     indices = jnp.zeros((2, 1, 1, 64), jnp.int32)
     teacher = create_teacher(np.float32)
-    teacher_params = TeacherParams(generator=network_variables(teacher.generator), critic=None)
+    teacher_params = TeacherParams(generator=network_variables(teacher.generator), features={})
 
     def compile_and_run() -> tuple[int, dict, dict]:
         states = {name: create_train_state(run.spec, run.seed) for name, run in runs.items()}
@@ -280,7 +292,20 @@ def test_weight_norm_is_not_finite_before_the_loss():
 
 
 @pytest.mark.parametrize("order", [(MSE, FEATURES), (FEATURES, MSE)])
-def test_feature_critic_is_found_in_either_order_of_runs(order):
+def test_feature_networks_are_found_in_either_order_of_runs(order):
     runs = {str(k): run_spec(recipe) for k, recipe in enumerate(order)}
-    assert multi_run.feature_critic(runs) == run_spec(FEATURES).spec.feature_critic is not None
-    assert multi_run.feature_critic({"mse": run_spec(MSE)}) is None
+    network = run_spec(FEATURES).spec.feature_network
+    assert multi_run.feature_networks(runs) == {"critic": network}
+    assert multi_run.feature_networks({"mse": run_spec(MSE)}) == {}
+
+
+def test_runs_of_several_feature_networks_train_together_as_each_alone():
+    recipes = {"critic": FEATURES, "classifier": CLASSIFIER_FEATURES}
+    _, together = train_group({name: run_spec(recipe) for name, recipe in recipes.items()}, 5)
+    for name, recipe in recipes.items():
+        _, alone = train_group({name: run_spec(recipe)}, 5)
+        for metric, value in alone[name].items():
+            assert together[name][metric] == pytest.approx(float(value), rel=1e-3, abs=1e-5)
+    distances = [float(metrics["feature_distance"]) for metrics in together.values()]
+    assert min(distances) > 0.01
+    assert abs(distances[0] - distances[1]) > 0.01

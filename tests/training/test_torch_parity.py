@@ -216,7 +216,7 @@ class Pair:
     def train_step(self) -> float:
         """Trains one step in both; returns the largest relative difference of their losses."""
         noise, real, target = self.random_inputs()
-        targets = None if target is None else TeacherTargets(target, None)
+        targets = None if target is None else TeacherTargets(target, {})
         self.state, metrics = jitted_train_step(
             self.spec, self.state, noise, real_images=real, targets=targets
         )

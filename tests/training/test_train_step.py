@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.config.recipe import Recipe
+from gankd_jax.models.classifiers import LeNet
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training.train_state import (
     StepSpec,
@@ -20,7 +21,7 @@ from gankd_jax.training.train_state import (
 )
 from gankd_jax.training.train_step import (
     TeacherTargets,
-    critic_features,
+    hidden_layers,
     normalize_images,
     sample_noise,
     train_step,
@@ -53,9 +54,7 @@ def train_states(spec: StepSpec, steps: int) -> list[TrainState]:
     for step in range(steps):
         noise = sample_noise(0, jnp.array(step), **SIZES | {"critic_steps": recipe.critic_steps})
         real = random_images(step, recipe.critic_steps, BATCH) if spec.critic else None
-        target = (
-            TeacherTargets(random_images(step + 100, BATCH), None) if recipe.alpha < 1 else None
-        )
+        target = TeacherTargets(random_images(step + 100, BATCH), {}) if recipe.alpha < 1 else None
         states.append(
             jitted_train_step(spec, states[-1], noise, real_images=real, targets=target)[0]
         )
@@ -237,7 +236,7 @@ def test_real_source_teacher_trains_critic_on_teacher_images():
             state,
             noise,
             real_images=real_images,
-            targets=TeacherTargets(teacher_images, None),
+            targets=TeacherTargets(teacher_images, {}),
         )
         return state_after.critic
 
@@ -262,10 +261,14 @@ def test_feature_weight_rises_linearly_from_zero():
     )
     teacher_images = random_images(2, BATCH)
     target = TeacherTargets(
-        teacher_images, critic_features(feature_critic, critic_variables, teacher_images)
+        teacher_images,
+        {"critic": hidden_layers(feature_critic, critic_variables, teacher_images)},
     )
-    assert [layer.shape for layer in target.features] == [(BATCH, 8, 8, 2), (BATCH, 4, 4, 4)]
-    spec = dataclasses.replace(step_spec(recipe), feature_critic=feature_critic)
+    assert [layer.shape for layer in target.features["critic"]] == [
+        (BATCH, 8, 8, 2),
+        (BATCH, 4, 4, 4),
+    ]
+    spec = dataclasses.replace(step_spec(recipe), feature_network=feature_critic)
     initial_state = create_train_state(spec, 0)
     for step in (0, 1, 4):
         state = dataclasses.replace(initial_state, step=jnp.array(step))
@@ -276,7 +279,7 @@ def test_feature_weight_rises_linearly_from_zero():
             noise,
             real_images=None,
             targets=target,
-            feature_critic_variables=critic_variables,
+            feature_variables={"critic": critic_variables},
         )
         weight = 0.8 * step / 4
         expected = (1 - weight) * metrics["pixel_error"] + weight * metrics["feature_distance"]
@@ -289,7 +292,16 @@ def test_features_of_an_image_do_not_depend_on_its_batch():
     critic_variables = feature_critic.init(
         jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 1)), train=False
     )
-    batch_features = critic_features(feature_critic, critic_variables, random_images(1, 3))
-    single_features = critic_features(feature_critic, critic_variables, random_images(1, 3)[1:2])
+    batch_features = hidden_layers(feature_critic, critic_variables, random_images(1, 3))
+    single_features = hidden_layers(feature_critic, critic_variables, random_images(1, 3)[1:2])
     for batch_layer, single_layer in zip(batch_features, single_features, strict=True):
         np.testing.assert_allclose(batch_layer[1:2], single_layer, atol=1e-6)
+
+
+def test_hidden_layers_of_a_classifier_end_with_its_features():
+    network = LeNet(10, SIZE, 1)
+    variables = network.init(jax.random.key(3), random_images(1, 1))
+    images = random_images(2, 3)
+    layers = hidden_layers(network, variables, images)
+    assert [layer.shape[1:] for layer in layers] == [(8, 8, 32), (4, 4, 64), (2, 2, 128), (128,)]
+    np.testing.assert_allclose(layers[-1], network.apply(variables, images)[1], rtol=1e-6)
