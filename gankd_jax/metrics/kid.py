@@ -54,7 +54,10 @@ def kernel_distance(
     within = _sum_distinct_pairs(in_a, a) + within_b
     across = _sum_pairs(in_a, a, in_b, b) / subset_size**2
     values = within / (subset_size * (subset_size - 1)) - 2 * across
-    return float(np.mean(values)), float(np.std(values))
+    # Squares of values of large features overflow; scaling by a power of two rounds nothing.
+    exponent = np.frexp(np.abs(values).max())[1]
+    deviation = np.ldexp(np.std(np.ldexp(values, -exponent)), exponent)
+    return float(np.mean(values)), float(deviation)
 
 
 def kernel_sums_within_b(

@@ -10,7 +10,7 @@ from gankd_jax.report.aggregate import ScoreRow, best_recipe, main_metric, narro
 from gankd_jax.report.formatting import format_percent
 from gankd_jax.report.image_grids import KEEP_ARRAYS_HINT, encode_data_url
 from gankd_jax.report.study_results import ImageArray, RunResults, StudyResults
-from gankd_jax.utils.atomic_io import read_npz
+from gankd_jax.utils.atomic_io import read_own_npz
 
 GOOD_RATIO = 0.95  # of the teacher's score: a student that keeps it counts as equally good
 MAX_WEIGHT_CHARS = 1_600_000  # of all weights in the page; about half of the page's size limit
@@ -139,7 +139,7 @@ def _weight_chars(run: RunResults) -> int:
 
 
 def _pack_demo(runs: tuple[RunResults, ...], teacher_images: ImageArray) -> dict[str, object]:
-    students = [read_npz(run.folded_path) for run in runs if run.folded_path]
+    students = [read_own_npz(run.folded_path) for run in runs if run.folded_path]
     return {
         "size": teacher_images.shape[1],
         "channels": teacher_images.shape[3],

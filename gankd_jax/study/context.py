@@ -183,7 +183,7 @@ class StudyContext:
         name = f"{self.train_images.key}-{extractor.name}-{extractor.pair_layer}-each-{len(images)}"
         path = self.cache_dir / f"{name}.npz"
         if path.exists():
-            return atomic_io.read_npz(path)["features"]
+            return atomic_io.read_own_npz(path)["features"]
         logger.info("computing features of %s training images, once", f"{len(images):,}")
         features = scoring.extract_features(images, extractor)
         write_cache(path, lambda: atomic_io.write_npz(path, features=features))

@@ -107,7 +107,7 @@ def _has_samples(context: StudyContext, folder: Path) -> bool:
     """Whether the samples exist, with their nearest training images if a network can find them."""
     path = folder / SAMPLES_FILE
     return path.exists() and (
-        context.nn_extractor() is None or "nearest" in atomic_io.read_npz(path)
+        context.nn_extractor() is None or "nearest" in atomic_io.read_own_npz(path)
     )
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from gankd_jax.utils.errors import UserError
+
 MAX_NPZ_BYTES = 2**30  # bytes that an .npz may unpack to
 _MAX_ZIP_END = 22 + 2**16  # bytes of a zip's last record and its comment
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, MemoryError)
@@ -155,6 +157,18 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         if not np.isfinite(values).all():
             raise ValueError(f"{name} holds values that are not finite")
     return arrays
+
+
+def read_own_npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads an .npz that this program wrote and can write again.
+
+    Raises:
+        UserError: It is damaged or cannot be read.
+    """
+    try:
+        return read_npz(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
 def _count_members(path: Path) -> int:

@@ -347,6 +347,18 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
         "has no statistics",
     ),
     "array alone": (write("bad.npz", npy_header(0)), STATISTICS, "has no statistics"),
+    # Arrays of images
+    "no array file": (nothing, ["score", "{d}/bad.npy", *SCORE[2:]], "bad.npy: no such file"),
+    "floats as images": (
+        arrays("bad.npz", arr_0=np.zeros((9, 4, 4, 3))),
+        STATISTICS,
+        "bad.npz holds float64; images must be uint8, from 0 to 255",
+    ),
+    "channels first": (
+        arrays("bad.npz", arr_0=np.zeros((9, 3, 8, 8), np.uint8)),
+        STATISTICS,
+        "put the channels last, (n, h, w, c)",
+    ),
     # Weights of the FID network
     "no weights": (image(png()), [*SCORE[:3], "--weights={d}/no"], "`gankd weights fetch`"),
     "empty weights": (write("bad.npz", b""), FETCH, "is no .npz of folded Inception weights"),
@@ -355,6 +367,7 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
         FETCH,
         "is no .npz of folded Inception weights",
     ),
+    "weights of nan": (arrays("bad.npz", conv__kernel=[np.nan]), FETCH, "that are not finite"),
     "other weights": (arrays("bad.npz", conv__kernel=[0]), FETCH, "is no .npz of folded"),
     "code in weights": (
         zipped("bad.npz", ("conv/kernel.npy", OBJECTS.getvalue())),

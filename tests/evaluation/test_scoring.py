@@ -21,6 +21,7 @@ from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.utils import preemption
+from gankd_jax.utils.errors import UserError
 
 LATENT = 9
 
@@ -111,6 +112,27 @@ def test_pixel_error_is_the_mean_square_difference(count):
     students = [constant_generator(0.5), constant_generator(-0.25), constant_generator(0.25)]
     errors = scoring.pixel_errors(students, constant_generator(-0.25), 0, **sizes)
     assert errors == pytest.approx([0.75**2, 0, 0.5**2], rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_never_scored(generator, value):
+    """As 0..255 they would look like any others, black or white."""
+    damaged = sampling.TrainedGenerator(
+        generator.module, jax.tree.map(lambda x: x * value, generator.variables)
+    )
+    with pytest.raises(UserError, match="the generator's images are not finite"):
+        sample_images(damaged, 0, 4, 4)
+    with pytest.raises(UserError, match="the score pixel_error is nan"):
+        scoring.pixel_errors([damaged], generator, 0, count=4, batch_size=4)
+
+
+def test_features_beyond_float16_are_refused_for_neighbours():
+    def extract(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"4": np.full((len(images), 4), 1e6, np.float32)}
+
+    extractor = feature_stats.FeatureExtractor("large", "", extract, ("4",), "4", None, 8)
+    with np.errstate(over="ignore"), pytest.raises(UserError, match="not finite"):
+        scoring.extract_features(np.zeros((9, 4, 4, 1), np.uint8), extractor)
 
 
 def test_pixel_error_is_measured_on_the_latents_of_the_seed(generator):

@@ -115,3 +115,10 @@ def test_trained_generator_unpacks_and_samples_like_its_module():
     images = generator.sample(seed=7, n=2)
     assert images.dtype == np.float32
     np.testing.assert_allclose(images, expected, atol=1e-6)
+
+
+def test_no_latents_give_no_images(generator, variables):
+    latents = jnp.zeros((0, generator.latent_dim))
+    images = sampling.sample_images(generator, variables, latents)
+    assert images.shape == (0, generator.image_size, generator.image_size, generator.channels)
+    assert sampling.TrainedGenerator(generator, variables).sample(n=0).shape == images.shape

@@ -1,12 +1,14 @@
 """Files are written whole or not at all."""
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gankd_jax.utils import atomic_io
+from gankd_jax.utils.errors import UserError
 
 
 def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
@@ -68,3 +70,36 @@ def test_arrays_round_trip_and_objects_are_not_unpickled(tmp_path):
     (tmp_path / "bad.npz").write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match="allow_pickle"):
         atomic_io.read_npz(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([1.0, np.nan], "x holds values that are not finite"),
+        ([1.0, -np.inf], "x holds values that are not finite"),
+        ([1j], "x holds complex128, not real numbers"),
+        (["a"], "x holds <U1, not real numbers"),
+        (np.array(["2026-01-01"], "M8[D]"), "not real numbers"),
+    ],
+)
+def test_arrays_of_other_than_finite_real_numbers_are_refused(tmp_path, values, reason):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=values)
+    with pytest.raises(ValueError, match=reason):
+        atomic_io.read_npz(path)
+    with pytest.raises(UserError, match=rf"a\.npz is damaged \(.*{reason}\); delete it and run"):
+        atomic_io.read_own_npz(path)
+
+
+def test_an_array_that_is_stored_twice_or_followed_by_bytes_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(3))
+    with zipfile.ZipFile(tmp_path / "longer.npz", "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue() + b"more")
+    with pytest.raises(ValueError, match="holds more than an array"):
+        atomic_io.read_npz(tmp_path / "longer.npz")
+    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue())
+        archive.writestr("x", buffer.getvalue())
+    with pytest.raises(ValueError, match="holds the array x twice"):
+        atomic_io.read_npz(tmp_path / "twice.npz")
