@@ -107,6 +107,7 @@ def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
 
     def evaluate() -> None:
         workdir.require_workdir(folder, config)
+        workdir.create_workdir(folder, config)  # writes fields that have changed
         _quarantine_damaged_checkpoints(folder, runs)
         select_teacher(context)
         _evaluate(context, runs)
@@ -115,8 +116,12 @@ def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
 
 
 def _are_done(config: ml_collections.ConfigDict, folder: Path, runs: Sequence[Run]) -> bool:
-    has_study = workdir.matches_config(folder, config)
-    return has_study and all(workdir.is_done(folder, config, run) for run in runs)
+    if not workdir.matches_config(folder, config):
+        return False
+    if not all(workdir.is_done(folder, config, run) for run in runs):
+        return False
+    workdir.create_workdir(folder, config)  # writes fields that have changed
+    return True
 
 
 def _evaluate(context: StudyContext, runs: Sequence[Run]) -> None:

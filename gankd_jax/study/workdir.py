@@ -1,4 +1,8 @@
-"""A study's work directory: whose config it holds, and how far each run has come."""
+"""A study's work directory: whose config it holds, and how far each run has come.
+
+A field of the config may change as long as nothing in the work directory depends on its value;
+config.json is then written anew.  `_find_dependent` says what depends on which field.
+"""
 
 import dataclasses
 import itertools
@@ -11,8 +15,9 @@ import ml_collections
 from gankd_jax.config import schema
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.family import Generator
+from gankd_jax.study import plan
 from gankd_jax.study.plan import Run
-from gankd_jax.utils import atomic_io
+from gankd_jax.utils import atomic_io, file_lock
 from gankd_jax.utils.checkpoint import MAX_TO_KEEP, is_intact
 from gankd_jax.utils.errors import UserError
 
@@ -22,12 +27,21 @@ CONFIG_FILE = "config.json"
 STRAY_FILES = r"\..*|lost\+found|slurm-.*\.(out|err)|Thumbs\.db"
 LAYERS_FILE = "layers.json"  # scores by the FID network, of a run or of the real images
 
-# Fields that may change after a study has begun: where its data lies, how fast it runs, how often
-# it retries, and what the FID network scores later.
+# Fields that may differ at any time and are not written anew: where the data lies, how fast a study
+# runs, how often it retries, and what the FID network scores later.
 MUTABLE_FIELDS = (
     *("data.dir", "data.placement", "training.devices", "training.retries"),
     *("evaluation.layers", "evaluation.layer_samples"),
 )
+# Fields that list what runs a study has: the kinds of run, and the attribute with the listed value.
+PLAN_FIELDS = {
+    "study.teacher_widths": (("teacher",), "width"),
+    "study.teacher_seeds": (("teacher",), "seed"),
+    "study.widths": (("student", "baseline"), "width"),
+    "study.seeds": (("student", "baseline"), "seed"),
+    "study.students": (("student",), "recipe"),
+    "study.baselines": (("baseline",), "recipe"),
+}
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -53,7 +67,8 @@ def matches_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:
         config: A valid config.
 
     Raises:
-        UserError: A field has another value there, or the folder holds something else.
+        UserError: A field has another value there on which a run or a score depends, or the folder
+            holds something else.
     """
     # Listed before the config is looked for: another process may be about to write it first of all.
     foreign = _foreign_file(workdir)
@@ -63,20 +78,63 @@ def matches_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:
                 f"--workdir={workdir} has files but no study ({foreign}); name an empty folder"
             )
         return False
-    changed = _changed_fields(read_config(workdir), config, source=str(workdir / CONFIG_FILE))
-    if changed:
-        field, (stored_value, value) = next(iter(changed.items()))
-        raise UserError(
-            f"--workdir={workdir} holds another config: config.{field} is {stored_value} there"
-            f" and {value} here ({len(changed)} fields differ); name another folder"
-        )
+    stored = read_config(workdir)
+    changed = _changed_fields(stored, config, source=str(workdir / CONFIG_FILE))
+    for field, (stored_value, value) in changed.items():
+        dependent = _find_dependent(workdir, stored, field, value)
+        if dependent:
+            raise UserError(
+                f"--workdir={workdir} holds another config: config.{field} is {stored_value} there"
+                f" and {value} here ({len(changed)} fields differ), and {dependent}; name another"
+                " folder"
+            )
     return True
+
+
+def _find_dependent(
+    workdir: Path, stored: ml_collections.ConfigDict, field: str, value: Any
+) -> str:
+    """Returns what depends on the stored value of a field; "" if `value` can take its place."""
+    for run in plan.plan_runs(stored):
+        if has_begun(workdir, run) and _run_depends(workdir, stored, run, field, value):
+            return f"{run.name} has begun with it"
+    is_selected = (workdir / "teacher.json").exists()
+    if is_selected and PLAN_FIELDS.get(field, ((), ""))[0] == ("teacher",):
+        return "the teacher is selected already"
+    is_compared = is_selected and len(plan.teacher_runs(stored)) > 1
+    is_of_scores = field.startswith("evaluation.") or field in ("data.pad", "data.validation")
+    if is_of_scores and (is_compared or any(workdir.glob("*/scores.json"))):
+        return "scores were computed with it"
+    return ""
+
+
+def _run_depends(
+    workdir: Path, stored: ml_collections.ConfigDict, run: Run, field: str, value: Any
+) -> bool:
+    """Returns whether a run that has begun would be another, or missing, with a new value."""
+    if field in PLAN_FIELDS:
+        kinds, attribute = PLAN_FIELDS[field]
+        return run.kind in kinds and getattr(run, attribute) not in value
+    if field.startswith("recipes."):
+        return field.split(".")[1] == run.recipe
+    if field in ("data.pad", "data.validation"):
+        is_imported = (workdir / run.name / "imported.json").exists()
+        return stored.recipes[run.recipe].alpha > 0 and not is_imported
+    if field == "study.teacher":
+        return run.kind != "baseline"
+    if field == "evaluation.statistics":  # of batch norm, in the teacher's images
+        return run.kind == "student"
+    if field.startswith("model.teacher."):
+        return run.kind == "teacher"
+    if field.startswith("model.student."):
+        return run.kind != "teacher"
+    return field != "name" and not field.startswith("evaluation.")
 
 
 def _changed_fields(
     stored: ml_collections.ConfigDict, config: ml_collections.ConfigDict, *, source: str
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns the values there and here of every field that differs and must not."""
+    """Returns the values there and here of every field that differs and is not mutable."""
     missing = tuple(f"recipes.{name}" for name in stored.recipes if name not in config.recipes)
     schema.warn_about_ignored_fields(source, missing)
     stored_fields = schema.flatten_config(schema.config_to_dict(stored))
@@ -111,16 +169,18 @@ def require_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def create_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the config into an empty or absent folder; nothing if it is there already.
+    """Writes the config into an empty or absent folder, or over one that it may replace.
 
     Args:
         workdir: The work directory.
-        config: A valid config.
+        config: A valid config.  Nothing is written if it is there already.
 
     Raises:
-        UserError: The folder holds another config or something else, or cannot be written.
+        UserError: The folder holds another study or something else, or cannot be written.
     """
-    if matches_config(workdir, config):
+    path = workdir / CONFIG_FILE
+    is_study = matches_config(workdir, config)
+    if is_study and not _changed_fields(read_config(workdir), config, source=str(path)):
         return
     try:
         atomic_io.write_json(workdir / CONFIG_FILE, schema.config_to_dict(config))
@@ -202,6 +262,13 @@ def is_trained(workdir: Path, config: ml_collections.ConfigDict, run: Run) -> bo
     if run.kind == "teacher" and config.study.teacher:
         return True
     return config.recipes[run.recipe].steps in checkpoint_steps(workdir, run)
+
+
+def has_begun(workdir: Path, run: Run) -> bool:
+    """Returns whether a run is being trained, or something of its training or scores is stored."""
+    is_stored = bool(checkpoint_steps(workdir, run)) or has_failed(workdir, run)
+    is_training = file_lock.is_locked(workdir / file_lock.LOCKS_DIR / run.name)
+    return is_stored or is_training or is_scored(workdir, run)
 
 
 def has_failed(workdir: Path, run: Run) -> bool:

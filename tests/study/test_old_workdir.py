@@ -48,6 +48,20 @@ def test_a_changed_field_is_refused_with_both_values(command, old_workdir):
     assert "config.recipes.mse.ema is 0.0 there and 0.5 here" in errors
 
 
+@pytest.mark.slow
+def test_its_seeds_grow_and_its_runs_stay(command, old_workdir):
+    runs = sorted(path.parent.name for path in old_workdir.glob("*-s0/scores.json"))
+    before = {name: tiny.snapshot(old_workdir / name / "checkpoints") for name in runs}
+    change = "--config.study.seeds=(0, 1)"
+    status, _, errors = command("study", change, f"--workdir={old_workdir}")
+    assert status == 0, errors
+    assert workdir.read_config(old_workdir).study.seeds == (0, 1)
+    assert {name: tiny.snapshot(old_workdir / name / "checkpoints") for name in runs} == before
+    for name in ("student-mse-d1-s1", "baseline-d1-s1"):
+        assert (old_workdir / name / "scores.json").is_file()
+    assert command("study", f"--workdir={old_workdir}")[2].startswith("all 5 runs are done")
+
+
 def test_its_report_has_the_same_scores(command, old_workdir):
     scores = json.loads((old_workdir / STUDENT.name / "scores.json").read_text())["scores"]
     status, out, _ = command("report", f"--workdir={old_workdir}")

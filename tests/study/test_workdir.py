@@ -7,8 +7,9 @@ import pytest
 import tiny
 
 from gankd_jax.config import schema
-from gankd_jax.study import workdir
+from gankd_jax.study import networks, workdir
 from gankd_jax.study.plan import Run
+from gankd_jax.utils import file_lock
 from gankd_jax.utils.checkpoint import Checkpoints
 from gankd_jax.utils.errors import UserError
 
@@ -18,6 +19,12 @@ RUN = Run("student", "mse", 1, 0)
 def touch(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+
+
+def create_begun_study(folder, run=RUN, **changes) -> None:
+    """Makes a work directory in which one run has a checkpoint."""
+    workdir.create_workdir(folder, tiny.config(**changes))
+    touch(folder / run.name / "checkpoints" / "10" / "weights")
 
 
 @pytest.mark.parametrize("existing", [True, False])
@@ -47,14 +54,114 @@ def test_mutable_fields_may_change(tmp_path):
 
 
 def test_another_config_is_refused_naming_the_first_changed_field(tmp_path):
-    workdir.create_workdir(tmp_path, tiny.config())
+    create_begun_study(tmp_path)
     before = tiny.snapshot(tmp_path)
-    other = tiny.config(study__widths=(1, 2), study__seeds=(0,))
-    with pytest.raises(UserError, match=r"config.study.seeds is \[0, 1\] there and \[0\] here"):
+    other = tiny.config(study__widths=(1, 2), study__seeds=(1,))
+    with pytest.raises(UserError, match=r"config.study.seeds is \[0, 1\] there and \[1\] here"):
         workdir.create_workdir(tmp_path, other)
-    with pytest.raises(UserError, match=r"\(2 fields differ\)"):
+    with pytest.raises(UserError, match=r"\(2 fields differ\), and student-mse-d1-s0 has begun"):
         workdir.matches_config(tmp_path, other)
     assert tiny.snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"study__widths": (1, 2, 8)},
+        {"study__seeds": (5, 0)},
+        {"study__students": ("mse",)},
+        {"study__students": ("joint", "mse", "l1")},
+        {"study__baselines": ()},
+        {"study__teacher_seeds": (3, 0)},
+        {"recipes__l1__generator_lr": 0.5},
+        {"recipes__joint__alpha": 0.1},
+        {"recipes__teacher__steps": 80},
+        {"data__validation": 7},
+        {"data__pad": 0},
+        {"evaluation__samples": 300},
+        {"evaluation__classifiers": ("classifier", "mixer")},
+        {"name": "other"},
+    ],
+)
+def test_what_no_run_and_no_score_depends_on_may_change_and_is_stored(tmp_path, changes):
+    create_begun_study(tmp_path)
+    config = tiny.config(**changes)
+    assert workdir.matches_config(tmp_path, config)
+    workdir.create_workdir(tmp_path, config)
+    assert workdir.read_config(tmp_path).to_dict() == config.to_dict()
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", RUN.name}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"study__widths": (2,)},
+        {"study__seeds": (1,)},
+        {"study__students": ("l1",)},
+        {"study__teacher": "mnist-d2"},
+        {"recipes__mse__b1": 0.3},
+        {"model__latent": 7},
+        {"model__student__family": "resnet"},
+        {"data__image_size": 32},
+        {"training__steps_per_call": 10},
+        {"evaluation__statistics": "running"},
+    ],
+)
+def test_what_a_student_that_has_begun_depends_on_may_not_change(tmp_path, changes):
+    create_begun_study(tmp_path)
+    with pytest.raises(UserError, match=r"there and .* student-mse-d1-s0 has begun with it"):
+        workdir.matches_config(tmp_path, tiny.config(**changes))
+
+
+@pytest.mark.parametrize("kind", ["teacher", "baseline"])
+def test_a_run_on_real_images_depends_on_them_unless_it_was_imported(tmp_path, kind):
+    run = Run(kind, kind, 4 if kind == "teacher" else 1, 0)
+    create_begun_study(tmp_path, run)
+    for changes in ({"data__validation": 7}, {"data__pad": 0}):
+        with pytest.raises(UserError, match=f"{run.name} has begun with it"):
+            workdir.matches_config(tmp_path, tiny.config(**changes))
+    assert workdir.matches_config(tmp_path, tiny.config(evaluation__statistics="running"))
+    touch(tmp_path / run.name / "imported.json")
+    assert workdir.matches_config(tmp_path, tiny.config(data__validation=7, data__pad=0))
+
+
+@pytest.mark.parametrize("field", ["evaluation__samples", "evaluation__seed", "data__validation"])
+def test_a_written_score_depends_on_how_it_was_computed(tmp_path, field):
+    create_begun_study(tmp_path)
+    assert workdir.matches_config(tmp_path, tiny.config(**{field: 300}))
+    touch(tmp_path / "reference" / "scores.json")
+    with pytest.raises(UserError, match="and scores were computed with it"):
+        workdir.matches_config(tmp_path, tiny.config(**{field: 300}))
+    assert workdir.matches_config(tmp_path, tiny.config(study__widths=(1, 2)))
+
+
+def test_candidates_may_not_join_once_the_teacher_is_selected(tmp_path):
+    create_begun_study(tmp_path)
+    config = tiny.config(study__teacher_widths=(4, 8))
+    assert workdir.matches_config(tmp_path, config)
+    touch(tmp_path / "teacher.json")
+    with pytest.raises(UserError, match="and the teacher is selected already"):
+        workdir.matches_config(tmp_path, config)
+
+
+def test_a_selection_among_candidates_depends_on_its_scores(tmp_path):
+    workdir.create_workdir(tmp_path, tiny.config(study__teacher_widths=(4, 8)))
+    config = tiny.config(study__teacher_widths=(4, 8), evaluation__samples=300)
+    assert workdir.matches_config(tmp_path, config)
+    touch(tmp_path / "teacher.json")
+    with pytest.raises(UserError, match="and scores were computed with it"):
+        workdir.matches_config(tmp_path, config)
+
+
+def test_a_run_in_training_has_begun(tmp_path):
+    workdir.create_workdir(tmp_path, tiny.config())
+    config = tiny.config(recipes__mse__ema=0.5)
+    with (
+        file_lock.hold_lock(tmp_path / file_lock.LOCKS_DIR / RUN.name, RUN.name),
+        pytest.raises(UserError, match="student-mse-d1-s0 has begun with it"),
+    ):
+        workdir.matches_config(tmp_path, config)
+    assert workdir.matches_config(tmp_path, config)
 
 
 def edit_config(folder, edit) -> None:
@@ -66,6 +173,7 @@ def edit_config(folder, edit) -> None:
 
 def test_a_field_that_the_stored_config_lacks_has_its_default(tmp_path):
     workdir.create_workdir(tmp_path, tiny.config())
+    touch(tmp_path / RUN.name / "checkpoints" / "10" / "weights")
     edit_config(tmp_path, lambda stored: stored["recipes"]["mse"].pop("ema"))
     assert workdir.matches_config(tmp_path, tiny.config())
     assert workdir.read_config(tmp_path).recipes.mse.ema == 0.0
@@ -85,7 +193,7 @@ def test_an_unknown_stored_field_is_named_in_one_warning(tmp_path, caplog):
 
 
 def test_a_renamed_field_is_read_under_its_old_name(tmp_path):
-    workdir.create_workdir(tmp_path, tiny.config(recipes__mse__lr_width_exponent=0.5))
+    create_begun_study(tmp_path, recipes__mse__lr_width_exponent=0.5)
 
     def use_old_names(stored) -> None:
         recipe = stored["recipes"]["mse"]
@@ -184,7 +292,7 @@ def test_checkpoint_steps_are_those_of_orbax(tmp_path):
 
 
 def test_run_info_has_the_size_of_the_generator(tmp_path):
-    workdir.write_run_info(tmp_path, tiny.config(), RUN)
+    workdir.write_run_info(tmp_path, RUN, networks.build_generator(tiny.config(), RUN))
     info = json.loads((tmp_path / RUN.name / "run.json").read_text())
     # 16 pixels, d = 1: 100 latents to 2 channels, to 1, to 1; kernels 4x4, biases, batch norm.
     kernels, biases, norms = 16 * (100 * 2 + 2 * 1 + 1 * 1), 2 + 1 + 1, 2 * (2 + 1)
