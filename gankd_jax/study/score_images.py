@@ -239,7 +239,7 @@ def load_source_stats(
     assert extractor is not None
     if not isinstance(source, str | Path):
         images = image_arrays.check_image_array(source, "an array")
-        return _array_stats(images, _describe_source(source), extractor, settings.samples)
+        return _array_stats(images, "an array", extractor, settings.samples)
     path = paths.expand_path(source)
     if path.suffix.lower() in (".npy", ".npz") and not path.is_dir():
         images = image_arrays.read_image_array(path)
