@@ -6,6 +6,7 @@ import graphlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def modules_in(name: str) -> list[str]:
 def test_every_folder_has_a_floor():
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
     assert folders == FLOORS.keys()
+
+
+def test_an_installed_package_has_every_folder():
+    settings = tomllib.loads((tiny.REPO / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {module_of(path.parent / "__init__.py") for path in FILES}
+    assert set(settings["packages"]) == folders | settings["package-dir"].keys()
 
 
 def test_the_root_holds_the_entry_points_alone():

@@ -1,14 +1,20 @@
-"""The flag --config=FILE:variant and its --config.FIELD=VALUE, read by ml_collections."""
+"""The flag --config=FILE:variant and its --config.FIELD=VALUE, read by ml_collections.
+
+`--config=gankd:NAME:variant` names a config of the package, wherever that is installed.
+"""
 
 import dataclasses
 import re
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gankd_jax.config import schema
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.paths import expand_path
+from gankd_jax.utils.paths import configs_dir, expand_path
+
+PACKAGE = "gankd"  # in place of a file's name, before the name of a config of the package
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ def split_config_words(words: list[str]) -> tuple[ConfigFlag | None, list[str]]:
 
 
 def _expand_config_file(words: list[str]) -> list[str]:
-    """Writes the config as `--config=FILE`, with the home folder in place of ~.
+    """Writes the config as `--config=FILE`, with whole paths in place of ~ and `gankd:NAME`.
 
     Raises:
         UserError: There is no such file.
@@ -95,13 +101,30 @@ def _expand_config_file(words: list[str]) -> list[str]:
         if word in ("--config", "-config"):
             word = f"--config={next(remaining, '')}"
         if word.startswith(("--config=", "-config=")):
-            name, colon, variants = word.split("=", 1)[1].partition(":")
-            path = expand_path(name)
-            if not path.is_file():
-                raise UserError(f"--config={name} is not a file; try --config=configs/digits.py")
+            path, colon, variants = _find_config(word.split("=", 1)[1])
             word = f"--config={path}{colon}{variants}"
         expanded.append(word)
     return expanded
+
+
+def _find_config(value: str) -> tuple[Path, str, str]:
+    """Returns the file that a value of --config names, and its variants behind a colon.
+
+    Raises:
+        UserError: There is no such file, or the package has no config of that name.
+    """
+    name, colon, variants = value.partition(":")
+    if name != PACKAGE:
+        path = expand_path(name)
+        if not path.is_file():
+            raise UserError(f"--config={name} is not a file; try --config={PACKAGE}:digits")
+        return path, colon, variants
+    name, colon, variants = variants.partition(":")
+    files = {path.stem: path for path in sorted(configs_dir().glob("*.py"))}
+    if name not in files:
+        names = ", ".join(files)
+        raise UserError(f"--config={PACKAGE}:{name}: the package has no such config, but {names}")
+    return files[name], colon, variants
 
 
 def _describe_unknown_field(message: str, words: list[str]) -> str:

@@ -76,7 +76,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "config": {
         "metavar": "FILE",
         "complete": "file",
-        "help": "a study's config, FILE[:variant,...]; --config.FIELD=VALUE changes a field",
+        "help": "a study's config, FILE[:variant,...], or gankd:NAME[:variant,...] for one of the"
+        " package; --config.FIELD=VALUE changes a field",
     },
     "workdir": {
         "metavar": "DIR",
@@ -453,7 +454,7 @@ def _add_sample_command(parser: CommandParser) -> None:
         metavar="NAME",
         type=parse_text,
         complete="file",
-        help="a generator of the checkout, such as mnist-d2, or a .safetensors file",
+        help="a generator of the package, such as mnist-d2, or a .safetensors file",
     )
     sample.add_flags("config", "workdir", "run")
 

@@ -1,4 +1,4 @@
-"""Pretrained generators: those in the repository by name, any other by its file."""
+"""Pretrained generators: those of the package by name, any other by its file."""
 
 from pathlib import Path
 
@@ -11,14 +11,13 @@ from gankd_jax.interop.external_generator import (
 )
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.paths import expand_path
-
-RESULTS = Path(__file__).resolve().parents[2] / "configs" / "results"  # of a checkout
+from gankd_jax.utils.paths import configs_dir, expand_path
 
 
 def pretrained_paths() -> dict[str, Path]:
-    """Returns the files of the generators in the repository by name, such as `mnist-d2`."""
-    return {path.stem: path for path in sorted(RESULTS.glob("*/pretrained/*.safetensors"))}
+    """Returns the files of the package's generators by name, such as `mnist-d2`."""
+    paths = configs_dir().glob("results/*/pretrained/*.safetensors")
+    return {path.stem: path for path in sorted(paths)}
 
 
 def load_file(
@@ -54,7 +53,7 @@ def load_pretrained(name: str) -> TrainedGenerator:
     paths = pretrained_paths()
     path = expand_path(name) if name.endswith(".safetensors") else paths.get(name)
     if path is None:
-        names = ", ".join(paths) or "none, as this is not a checkout: give the path of a file"
+        names = ", ".join(paths)
         raise UserError(f"no pretrained generator {name!r}; there are: {names}")
     if not path.is_file():
         raise UserError(f"{path} does not exist")

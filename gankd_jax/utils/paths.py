@@ -34,6 +34,16 @@ def user_cache_dir() -> Path:
     return expand_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gankd-jax"
 
 
+def configs_dir() -> Path:
+    """Returns the folder of the package's configs and pretrained generators.
+
+    An installed package has it inside; in a checkout it lies beside the package.
+    """
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
 def write_cache(path: Path, write: Callable[[], None]) -> None:
     """Writes to a cache, or warns once and goes on if that is not possible.
 
