@@ -13,7 +13,7 @@ from gankd_jax.config.presets import distillation_recipes
 from gankd_jax.config.schema import base_config, recipe_config
 from gankd_jax.export import formats
 from gankd_jax.interop.external_generator import Function
-from gankd_jax.models.family import is_in_family
+from gankd_jax.models.family import FAMILIES, family_of, is_in_family
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import generators, plan, runner, workdir
 from gankd_jax.study.context import StudyContext
@@ -54,6 +54,7 @@ def distill(
     widths: Iterable[int] = (8,),
     steps: int = STEPS,
     recipe: str | Mapping[str, Any] = "best",
+    family: str = "dcgan",
     batch_size: int = BATCH_SIZE,
     image_size: int = 0,
     latent_dim: int = 0,
@@ -73,6 +74,7 @@ def distill(
             the square.
         steps: Training steps.
         recipe: 'mse', 'l1' or 'best'; or the fields of a `Recipe`.
+        family: Of the students' networks: 'dcgan' or 'resnet'.
         batch_size: Latents of a step.
         image_size: The size that the teacher's images must have, in pixels; 0 for any.
         latent_dim: Numbers in a latent, for a function that does not say.
@@ -110,6 +112,7 @@ def distill(
         widths=widths,
         steps=steps,
         recipe=recipe,
+        family=family,
         batch_size=batch_size,
     )
     with contextlib.ExitStack() as stack:
@@ -134,17 +137,21 @@ def describe_teacher(teacher: TrainedGenerator) -> str:
     return f"{kind}, {size}x{size}x{teacher.channels} images of {teacher.latent_dim} numbers"
 
 
-def plan_files(out: Path, widths: Sequence[int]) -> dict[int, Path]:
+def plan_files(out: Path, widths: Sequence[int], family: str = "dcgan") -> dict[int, Path]:
     """Returns the file of each width, and tries them before the work.
 
     Args:
         out: The file of one student.  For several, the width is added to its name.
         widths: Of the students.
+        family: Of the students, a key of `FAMILIES`.
 
     Raises:
-        UserError: No format has such files, a package is missing, or a file exists.
+        UserError: No format has such files, or not of this family, a package is missing, or a file
+            exists.
     """
     formats.require_packages(formats.format_of(out))
+    if family in FAMILIES:
+        formats.require_family(formats.format_of(out), FAMILIES[family], "the student")
     files = {width: out.with_stem(f"{out.stem}-d{width}") for width in widths}
     files = files if len(files) > 1 else dict.fromkeys(widths, out)
     for file in files.values():
@@ -159,6 +166,7 @@ def make_config(
     widths: Iterable[int],
     steps: int,
     recipe: str | Mapping[str, Any],
+    family: str = "dcgan",
     batch_size: int = BATCH_SIZE,
 ) -> ml_collections.ConfigDict:
     """Returns the config of a study of a given teacher's students.
@@ -169,6 +177,7 @@ def make_config(
         widths: Of the students.
         steps: Training steps.
         recipe: A key of `distillation_recipes`, or the fields of a `Recipe`.
+        family: Of the students, a key of `FAMILIES`.
         batch_size: Latents of a step.
 
     Raises:
@@ -180,6 +189,9 @@ def make_config(
         name="none", channels=teacher.channels, image_size=teacher.image_size, validation=0
     )
     config.model.latent = teacher.latent_dim
+    config.model.student.family = family
+    if is_in_family(teacher.module):
+        config.model.teacher.family = family_of(teacher.module).name
     config.study.update(
         teacher=source,
         teacher_widths=(getattr(teacher.module, "width", 0),),
@@ -193,7 +205,8 @@ def make_config(
     elif recipe not in recipes:
         raise UserError(f"the recipe is {recipe!r}; it can be {', '.join(recipes)}")
     chosen = recipes[recipe]
-    if recipe == "best" and not _can_start_from(teacher, max(config.study.widths, default=0)):
+    width = max(config.study.widths, default=0)
+    if recipe == "best" and not _can_start_from(teacher, family, width):
         chosen.warm_start = False
     config.recipes[recipe] = chosen
     config.study.students = (recipe,)
@@ -207,10 +220,13 @@ def make_config(
     return config
 
 
-def _can_start_from(teacher: TrainedGenerator, width: int) -> bool:
-    """Returns whether a student of that width can begin with channels of the teacher."""
+def _can_start_from(teacher: TrainedGenerator, family: str, width: int) -> bool:
+    """Returns whether a student of that family and width can begin with channels of the teacher."""
     module = teacher.module
-    return is_in_family(module) and module.norm == "batch" and module.width >= width
+    if not is_in_family(module) or family_of(module).name != family:
+        return False
+    has_channels = module.norm == "batch" and module.width >= width
+    return family_of(module).prune is not None and has_channels
 
 
 def train_students(

@@ -84,14 +84,15 @@ def run_distill(args: Namespace) -> None:
     require_platform()
     if not (args.out or args.workdir):
         raise UserError("`gankd distill` needs --out=FILE for the student, or --workdir=DIR")
-    outs = distill.plan_files(args.out, args.width) if args.out else {}
+    outs = distill.plan_files(args.out, args.width, args.family) if args.out else {}
     workdir = args.workdir or args.out.with_name(f"{args.out.name}.study")
     hints = {"latent_dim": args.latent_dim, "value_range": args.value_range}
     teacher = load_generator(args.teacher, **hints)
     source = distill.describe_source(args.teacher)
     logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
     options = {"steps": args.steps, "recipe": args.recipe, "batch_size": args.batch_size}
-    config = distill.make_config(teacher, source, widths=args.width, **options)
+    options |= {"widths": args.width, "family": args.family}
+    config = distill.make_config(teacher, source, **options)
     if args.reference:  # before the work, which a missing network would waste
         inception_weights.available_layers(inception_weights.default_weights_path())
     preemption.install_handlers()

@@ -400,6 +400,9 @@ def _add_distill_command(parser: CommandParser) -> None:
         "recipe", metavar="NAME", default="best", help="mse, l1 or best (default: best)"
     )
     distill.add_flag(
+        "family", default="dcgan", help="of the students: dcgan or resnet (default: dcgan)"
+    )
+    distill.add_flag(
         "latent-dim",
         metavar="N",
         type=_positive,

@@ -68,7 +68,7 @@ def base_config() -> ml_collections.ConfigDict:
     # Implementation of the 4x4 stride-2 layers: auto (by backend), dilated, phase, matmul.  They
     # compute the same values at different speed.
     model.conv = "auto"
-    # Network family: dcgan.  Students and baselines have the same.
+    # Network family: dcgan, resnet.  Baselines have the students'.
     model.teacher = ml_collections.ConfigDict({"family": "dcgan"})
     model.student = ml_collections.ConfigDict({"family": "dcgan"})
 

@@ -14,7 +14,7 @@ from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
 from gankd_jax.metrics.inputs import check_features, check_scores
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
-from gankd_jax.models.family import Generator, PyTree
+from gankd_jax.models.family import Generator, PyTree, family_of
 from gankd_jax.models.folding import fold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import preemption
@@ -220,9 +220,12 @@ def folded_arrays(generator: TrainedGenerator) -> dict[str, Float[np.ndarray, ".
 
     Returns:
         `kernel0` `(4, 4, i, o)`, `bias0` `(o,)` and so on, with batch norm folded in; `latents`
-        `(n, z)` of the grid of `report_samples`.
+        `(n, z)` of the grid of `report_samples`.  The latents alone for a family that the demo
+        does not know.
     """
     arrays = {"latents": np.asarray(sampling.grid_latents(generator.latent_dim))}
+    if not family_of(generator.module).is_sequential:
+        return arrays
     for k, layer in enumerate(fold_generator(generator)):
         arrays |= {f"kernel{k}": layer.kernel, f"bias{k}": layer.bias}
     return arrays

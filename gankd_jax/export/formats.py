@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gankd_jax.models import sampling
-from gankd_jax.models.family import FoldedLayer, Generator
+from gankd_jax.models.family import Family, FoldedLayer, Generator, family_of
 from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import atomic_io
@@ -42,6 +42,7 @@ class ExportFormat:
         extra: The extra of gankd-jax that installs these packages.
         add_card: Maps a file and a JSON object to the file with the object in it; None if the
           format has no place for it.
+        sequential_only: Whether only generators of a family with `is_sequential` can be written.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ExportFormat:
     packages: tuple[str, ...] = ()
     extra: str = ""
     add_card: Callable[[bytes, dict[str, Any]], bytes] | None = None
+    sequential_only: bool = False
 
 
 FORMATS: dict[str, ExportFormat] = {}
@@ -97,10 +99,11 @@ def export_generator(
         run_name: The generator's name in an error.
 
     Raises:
-        UserError: The file's images differ from the model's by more than `MAX_DIFFERENCE`.  A
-          float32 file is compared with the original model, any other with the model of rounded
-          weights.
+        UserError: The format has no place for the generator's family, or the file's images differ
+          from the model's by more than `MAX_DIFFERENCE`.  A float32 file is compared with the
+          original model, any other with the model of rounded weights.
     """
+    require_family(format_name, family_of(generator.module), run_name)
     layers = [quantize(layer, precision) for layer in fold_generator(generator)]
     rounded = unfold_generator(generator.module, layers)
     content = FORMATS[format_name].write(generator.module, layers)
@@ -188,6 +191,25 @@ def require_packages(format_name: str) -> None:
         if importlib.util.find_spec(package) is None:
             extra = f"pip install 'gankd-jax[{export_format.extra}]'"
             raise UserError(f"{format_name} files need {package}: {extra}")
+
+
+def require_family(format_name: str, family: Family, run_name: str) -> None:
+    """Checks that a format has a place for the generators of a family.
+
+    Args:
+        format_name: A key of `FORMATS`.
+        family: The generator's.
+        run_name: The generator's name in an error.
+
+    Raises:
+        UserError: It has none; names the formats that have.
+    """
+    if FORMATS[format_name].sequential_only and not family.is_sequential:
+        formats = ", ".join(name for name in FORMATS if not FORMATS[name].sequential_only)
+        raise UserError(
+            f"no {format_name} file: {run_name} is a {family.name} generator, whose layers do not"
+            f" simply follow one another; formats for it are {formats}"
+        )
 
 
 def _max_difference(

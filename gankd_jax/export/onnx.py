@@ -109,5 +109,6 @@ register_format(
         run=run_onnx,
         packages=("onnx", "onnxruntime"),
         extra="export",
+        sequential_only=True,
     )
 )

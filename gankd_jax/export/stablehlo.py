@@ -30,18 +30,19 @@ def write_stablehlo(generator: Generator, layers: list[FoldedLayer]) -> bytes:
     Returns:
         The serialised program, for the platforms of `PLATFORMS`.
     """
-    plain, _ = family_of(generator).unfold(generator, layers)
     # The other implementations are tuned for one backend; this one suits all.
-    plain = dataclasses.replace(plain, conv_impl="dilated")  # type: ignore[type-var]
+    portable = dataclasses.replace(generator, conv_impl="dilated")  # type: ignore[type-var]
 
     def generate(latents: Float[Array, "n z"]) -> Float[Array, "n s s c"]:
-        params = {}
-        for k, layer in enumerate(layers):
-            # Without the barrier, XLA would store the cast weights in the program.
-            kernel = jax.lax.optimization_barrier(jnp.asarray(layer.kernel))
-            weights = kernel.astype(jnp.float32) * layer.scale
-            params[f"layer{k}"] = {"kernel": weights, "bias": jnp.asarray(layer.bias)}
-        return plain.apply({"params": params}, latents, train=False)
+        # Without the barrier, XLA would store the cast weights in the program.
+        stored = [
+            dataclasses.replace(
+                layer, kernel=jax.lax.optimization_barrier(jnp.asarray(layer.kernel))
+            )
+            for layer in layers
+        ]
+        plain, variables = family_of(generator).unfold(portable, stored)
+        return plain.apply(variables, latents, train=False)
 
     (count,) = jax.export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((count, generator.latent_dim), jnp.float32)

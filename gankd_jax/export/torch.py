@@ -69,5 +69,6 @@ register_format(
         run=run_torch,
         packages=("torch",),
         extra="torch",
+        sequential_only=True,
     )
 )

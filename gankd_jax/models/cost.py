@@ -14,7 +14,7 @@ class GeneratorCost:
     """The size of one generator."""
 
     parameters: int  # trained numbers
-    paper_parameters: int  # as the paper counts them
+    paper_parameters: int  # as the paper counts them; all of a family that it does not count
     multiply_adds: int  # of the convolutions and the projection, for one image
     bytes_float32: int  # of the trained numbers
 
@@ -32,10 +32,11 @@ def generator_cost(generator: Generator) -> GeneratorCost:
         jax.random.key(0),
     )
     family = family_of(generator)
+    count_as_paper = family.count_paper_parameters
     parameters = int(parameter_overview.count_parameters(shapes["params"]))
     return GeneratorCost(
         parameters=parameters,
-        paper_parameters=family.count_paper_parameters(generator),
+        paper_parameters=count_as_paper(generator) if count_as_paper else parameters,
         multiply_adds=sum(family.count_layer_macs(generator)),
         bytes_float32=4 * parameters,
     )

@@ -275,5 +275,6 @@ register_family(
         count_paper_parameters=lambda generator: count_paper_parameters(
             generator.width, generator.image_size, generator.latent_dim
         ),
+        is_sequential=True,
     )
 )

@@ -1,6 +1,6 @@
 """The interface of a network family: what training, evaluation and export need to know of it.
 
-A new family is a module beside `dcgan.py` that ends with `register_family(Family(...))` and is
+A new family is a module beside `resnet.py` that ends with `register_family(Family(...))` and is
 imported in `models/__init__.py`.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 PyTree = Any  # a pytree of arrays, such as Flax variables
 
@@ -25,7 +25,7 @@ class Generator(Protocol):
         image_size: Pixels a side of the images.
         channels: 1 for grey images, 3 for colour.
         latent_dim: Numbers in a latent.
-        norm: Normalisation after each hidden layer: 'batch', 'layer' or 'none'.
+        norm: Normalisation, one of the family's norms; 'none' for none.
         conv_impl: Implementation of the convolutions, one of `conv.CONV_IMPLS`.
     """
 
@@ -120,13 +120,16 @@ class FeatureNetwork(Protocol):
 class FoldedLayer:
     """A convolution into which the batch norm that follows it is folded.
 
+    A batch norm that no convolution can take in is a layer of its own, which multiplies each
+    channel by its kernel `[1, 1, 1, o]`.
+
     Attributes:
-        kernel: `[4, 4, i, o]`, in float32, float16 or int8.
+        kernel: `[h, w, i, o]`, in float32, float16 or int8; a JAX array while a program is traced.
         scale: `[o]`, the factor of each output channel: ones unless the kernel is of integers.
         bias: `[o]`, added after the scale.
     """
 
-    kernel: np.ndarray
+    kernel: Any
     scale: Float[np.ndarray, " o"]
     bias: Float[np.ndarray, " o"]
 
@@ -136,7 +139,7 @@ class FoldedLayer:
         return np.issubdtype(self.kernel.dtype, np.integer)
 
     @property
-    def weights(self) -> Float[np.ndarray, "4 4 i o"]:
+    def weights(self) -> Float[np.ndarray, "h w i o"] | Float[Array, "h w i o"]:
         """The scaled kernel in float32."""
         return self.kernel.astype(np.float32) * self.scale
 
@@ -158,11 +161,15 @@ class Family:
         generator_norms: The norms that a generator can have.
         critic_norms: The norms that a critic can have.
         fold: Maps a generator's variables to its layers, first to last, with batch norm folded in.
-        unfold: Maps a generator and folded layers to a generator without norm and its variables.
-        prune: Maps the params of a student and of a wider teacher to the student's initial params,
-          taken from the teacher's most important channels.
+        unfold: Maps a generator and folded layers to a generator and its variables that equal them.
         count_layer_macs: Counts the multiply-adds of each layer for one image, first to last.
-        count_paper_parameters: Counts a generator's parameters as the paper does.
+        prune: Maps the params of a student and of a wider teacher to the student's initial params,
+          taken from the teacher's most important channels.  None if no student starts warm.
+        count_paper_parameters: Counts a generator's parameters as the paper does.  None if they are
+          simply all trained numbers.
+        is_sequential: Whether a generator is nothing but its folded layers one after another: one
+          that projects latents to 4x4 pixels, then transposed 4x4 convolutions, ReLU behind each
+          and tanh behind the last.  ONNX, PyTorch and the page's demo know such generators.
     """
 
     name: str
@@ -173,9 +180,10 @@ class Family:
     critic_norms: tuple[str, ...]
     fold: Callable[[PyTree], list[FoldedLayer]]
     unfold: Callable[[Generator, list[FoldedLayer]], tuple[Generator, PyTree]]
-    prune: Callable[[PyTree, PyTree], PyTree]
     count_layer_macs: Callable[[Generator | Critic], list[int]]
-    count_paper_parameters: Callable[[Generator], int]
+    prune: Callable[[PyTree, PyTree], PyTree] | None = None
+    count_paper_parameters: Callable[[Generator], int] | None = None
+    is_sequential: bool = False
 
 
 FAMILIES: dict[str, Family] = {}

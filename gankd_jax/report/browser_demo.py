@@ -94,7 +94,12 @@ def _student_rows(rows: list[ScoreRow]) -> list[ScoreRow]:
 def _find_folded_run(study: StudyResults, row: ScoreRow) -> RunResults | None:
     """Returns the lowest seed whose folded weights were saved."""
     runs = study.runs_of("student", row.recipe, row.width or 0)
-    return min((run for run in runs if run.folded_path), key=lambda run: run.seed, default=None)
+    return min(filter(_has_layers, runs), key=lambda run: run.seed, default=None)
+
+
+def _has_layers(run: RunResults) -> bool:
+    """Returns whether a run's layers were saved, as they are of families that the page knows."""
+    return bool(run.folded_path and "kernel0" in read_own_npz(run.folded_path))
 
 
 def _choose_best_row(rows: list[ScoreRow], preferred_recipe: str) -> ScoreRow:
@@ -129,6 +134,8 @@ def _explain_choice(row: ScoreRow) -> str:
 def _explain_no_demo(study: StudyResults, *, too_large: bool) -> str:
     if too_large:
         return "The students' weights are too large for a page: see `gankd export`."
+    if any(run.folded_path and not _has_layers(run) for run in study.runs):
+        return "No student runs in a page, since its layers do not simply follow one another."
     if any(run.kind == "student" and run.scores for run in study.runs):
         return f"No student's weights were kept for this page: {KEEP_ARRAYS_HINT}."
     return "No student is scored yet, so none runs here."

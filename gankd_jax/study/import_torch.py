@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from gankd_jax.config import schema
 from gankd_jax.interop import torch_weights
 from gankd_jax.interop.torch_weights import ParamsAndStats
-from gankd_jax.models.family import Critic, Generator
+from gankd_jax.models.family import Critic, Generator, family_of
 from gankd_jax.study import evaluate, networks, plan, runner, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
@@ -107,7 +107,7 @@ def _read_fields(
             f" have {networks.image_channels(config)}; set config.data.name to another data set"
         )
     fields: Fields = {
-        "model.teacher.family": "dcgan",
+        "model.teacher.family": family_of(module).name,
         "data.image_size": module.image_size,
         "model.latent": module.latent_dim,
         "model.generator_norm": module.norm,

@@ -50,7 +50,8 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         UserError: A field is wrong; names the first one and what it may be.
     """
     schema.validate_fields(config, field_options())
-    for owner in ("teacher", "student"):
+    # A given teacher is not trained, so that its recipe does not matter.
+    for owner in ("student",) if config.study.teacher else ("teacher", "student"):
         _validate_family(config, owner)
 
 

@@ -212,7 +212,9 @@ def _init_generator(
     variables = spec.generator.init(key, latents, train=False)
     params = variables["params"]
     if teacher_params is not None:
-        params = family_of(spec.generator).prune(params, teacher_params)
+        prune = family_of(spec.generator).prune
+        assert prune is not None  # as the config was checked
+        params = prune(params, teacher_params)
     return init_network(params, variables.get("batch_stats", {}), optimizer)
 
 

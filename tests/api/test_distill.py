@@ -8,6 +8,9 @@ import tiny
 
 import gankd_jax
 from gankd_jax.api import distill
+from gankd_jax.models.dcgan import DCGANGenerator
+from gankd_jax.models.resnet import ResNetGenerator
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.report import study_results
 from gankd_jax.report.page import write_report
 from gankd_jax.study import runner
@@ -110,6 +113,26 @@ def test_a_wrong_argument_is_refused_before_any_work(tmp_path, name):
     with pytest.raises(UserError, match=message):
         gankd_jax.distill(paint_gradient, latent_dim=4, workdir=tmp_path / "study", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_students_of_another_family_than_the_teachers_start_cold():
+    module = ResNetGenerator(4, 32, 1, latent_dim=3)
+    teacher = TrainedGenerator(module, {})
+    for family in ("dcgan", "resnet"):
+        config = distill.make_config(
+            teacher, "x", widths=(2,), steps=5, recipe="best", family=family
+        )
+        assert config.model.student.family == family
+        assert config.model.teacher.family == "resnet"
+        assert not config.recipes.best.warm_start
+    dcgan = TrainedGenerator(DCGANGenerator(4, 32, 1), {})
+    config = distill.make_config(dcgan, "x", widths=(2,), steps=5, recipe="best")
+    assert config.recipes.best.warm_start
+
+
+def test_a_file_that_no_resnet_fits_is_refused_before_the_work(tmp_path):
+    with pytest.raises(UserError, match="no onnx file: the student is a resnet generator"):
+        distill.plan_files(tmp_path / "student.onnx", [4], "resnet")
 
 
 def test_several_students_get_a_file_each(tmp_path):

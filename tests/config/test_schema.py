@@ -296,5 +296,46 @@ def test_gradient_penalty_without_batch_norm_is_valid():
     validate_config(config)
 
 
+def resnet_config() -> ConfigDict:
+    """A teacher and students of the family resnet, which train without a baseline."""
+    config = base_config()
+    config.model.teacher.family = config.model.student.family = "resnet"
+    config.recipes.teacher.critic_norm = "spectral"
+    config.study.baselines = ()
+    validate_config(config)
+    return config
+
+
+RESNET_ERRORS = [
+    ("model.student.family", "vit", "it can be dcgan, resnet"),
+    ("data.image_size", 128, "config.model.teacher.family is 'resnet', whose networks have 32, 64"),
+    ("model.generator_norm", "none", "whose networks have batch"),
+    ("recipes.teacher.critic_norm", "batch", "whose networks have spectral, none"),
+    ("recipes.mse.warm_start", True, "a resnet student cannot take from a resnet teacher"),
+    ("study.baselines", ("baseline",), "config.recipes.baseline.critic_norm is 'batch'"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), RESNET_ERRORS)
+def test_what_a_family_does_not_have_is_rejected_in_one_line(field, value, message):
+    config = resnet_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as error:
+        validate_config(config)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_students_of_another_family_start_cold():
+    config = base_config()
+    config.recipes.mse.warm_start = True
+    validate_config(config)
+    config.model.teacher.family, config.recipes.teacher.critic_norm = "resnet", "spectral"
+    with pytest.raises(UserError, match="a dcgan student cannot take from a resnet teacher"):
+        validate_config(config)
+    config.recipes.mse.warm_start = False
+    validate_config(config)
+
+
 if __name__ == "__main__":
     rewrite_golden_dumps()

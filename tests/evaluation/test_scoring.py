@@ -20,6 +20,8 @@ from gankd_jax.metrics.inception_score import inception_score
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANGenerator
+from gankd_jax.models.resnet import ResNetGenerator
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import preemption
 from gankd_jax.utils.errors import UserError
 
@@ -210,6 +212,12 @@ def test_folded_weights_reproduce_the_grid(generator):
     difference = np.abs(images.astype(int) - scoring.report_samples(generator)["grid"])
     assert images.std() > 0
     assert difference.max() <= 1
+
+
+def test_layers_that_no_page_knows_are_not_among_the_arrays():
+    module = ResNetGenerator(1, 32, 1, latent_dim=3)
+    variables = module.init(jax.random.key(0), jnp.zeros((2, 3)), train=False)
+    assert sorted(scoring.folded_arrays(TrainedGenerator(module, variables))) == ["latents"]
 
 
 def test_library_versions_are_the_installed_ones():

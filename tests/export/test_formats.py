@@ -9,6 +9,8 @@ import jax.export
 import numpy as np
 import pytest
 import tiny
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
 
 from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.export import formats, onnx, safetensors, stablehlo
@@ -115,6 +117,41 @@ def test_torch_file_loads_strictly_into_a_sequential(generator, precision):
         images = network(torch.tensor(latents)[:, :, None, None]).permute(0, 2, 3, 1)
     np.testing.assert_allclose(images, expected_images(generator, layers, latents), atol=2e-5)
     np.testing.assert_array_equal(torch_format.run_torch(file, latents), images)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["safetensors", "stablehlo"])
+def test_formats_of_any_family_give_a_resnets_images(resnet_generator, name, precision):
+    exported = formats.export_generator(resnet_generator, name, precision, run_name="the run")
+    latents = random_latents(resnet_generator, 4)
+    images = formats.FORMATS[name].run(exported.content, latents)
+    rounded = sampling.sample_images(*exported.generator, latents)
+    np.testing.assert_allclose(images, rounded, atol=1e-5)
+    original = sampling.sample_images(*resnet_generator, latents)
+    error = np.abs(np.asarray(rounded - original)).max()
+    assert error <= {"float32": 1e-5, "float16": 0.02, "int8": 0.5}[precision]
+    assert original.std() > 0.1
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_formats_of_sequential_generators_refuse_a_resnet(resnet_generator, name):
+    with pytest.raises(UserError) as error:
+        formats.export_generator(resnet_generator, name, "float32", run_name="the run")
+    assert f"no {name} file: the run is a resnet generator" in str(error.value)
+    assert "formats for it are safetensors, stablehlo" in str(error.value)
+
+
+def test_safetensors_name_their_family_and_are_dcgan_without_a_name(generator, resnet_generator):
+    for original in (generator, resnet_generator):
+        layers = fold_generator(original)
+        file = safetensors.write_safetensors(original.module, layers)
+        assert type(safetensors.read_safetensors(file).module) is type(original.module)
+    file = safetensors.write_safetensors(generator.module, fold_generator(generator))
+    metadata = safetensors._read_metadata(file)
+    assert metadata.pop("family") == "dcgan"
+    old_file = save_safetensors(load_safetensors(file), metadata)
+    loaded = safetensors.read_safetensors(old_file)
+    np.testing.assert_array_equal(loaded.sample(), safetensors.read_safetensors(file).sample())
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -55,6 +55,14 @@ def test_missing_weights_are_explained(folder):
     assert "`gankd evaluate --workdir=...` keeps them" in students.reason
 
 
+def test_students_of_a_family_that_no_page_knows_are_explained(folder):
+    for path in folder.glob("*/folded.npz"):
+        np.savez(path, latents=np.zeros((64, 3), np.float32))
+    students = choose_demo_students(load_study(folder))
+    assert students.runs == ()
+    assert "its layers do not simply follow one another" in students.reason
+
+
 def test_widest_student_is_first_without_a_ranking_metric(tmp_path):
     scores = ("sharpness",)
     recipes = ("mse_paper", "best")

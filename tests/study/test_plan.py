@@ -4,7 +4,9 @@ import pytest
 import tiny
 
 from gankd_jax.config.recipe import Recipe
+from gankd_jax.models import conv
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+from gankd_jax.models.resnet import ResNetCritic, ResNetGenerator
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
 from gankd_jax.utils.errors import UserError
@@ -80,6 +82,19 @@ def test_networks_have_the_sizes_of_the_config():
     run = Run("baseline", "baseline", 3, 0)
     assert networks.build_generator(config, run) == DCGANGenerator(3, 16, 1, 7, "none", "phase")
     assert networks.build_critic(config, run) == DCGANCritic(3, 16, 1, "layer", "phase")
+
+
+def test_teacher_and_others_have_their_own_family():
+    config = tiny.config(data__image_size=32, model__teacher__family="resnet", model__latent=7)
+    config.recipes.joint.update({"alpha": 0.5, "critic": "teacher"})
+    config.recipes.teacher.update({"critic_norm": "spectral", "critic_width": 0})
+    teacher, student = Run("teacher", "teacher", 4, 0), Run("student", "joint", 2, 0)
+    conv_impl = conv.resolve_conv_impl("auto")
+    spec = networks.make_run_spec(config, student, teacher).spec
+    assert spec.generator == DCGANGenerator(2, 32, 1, 7, conv_impl=conv_impl)
+    assert spec.critic == ResNetCritic(4, 32, 1, conv_impl=conv_impl)
+    teacher_generator = ResNetGenerator(4, 32, 1, 7, conv_impl=conv_impl)
+    assert networks.build_generator(config, teacher) == teacher_generator
 
 
 @pytest.mark.parametrize(("name", "count"), [("digits", 1), ("cifar10", 3), ("celeb_a", 3)])

@@ -1,6 +1,8 @@
-"""4x4 convolution and transposed convolution at stride 2, in three implementations of equal value.
+"""Convolutions in implementations of equal value: 4x4 at stride 2, also transposed, and 3x3.
 
 All implementations share one set of parameters: a kernel `(4, 4, in, out)` and a bias `(out,)`.
+
+Those of 4x4 have three:
 
 - `dilated`: the backend's own strided and transposed convolution (cuDNN, the TPU compiler).
 - `phase`: a 2x2 convolution at stride 1.  Transposed: into four times the channels, one set for
@@ -11,7 +13,8 @@ All implementations share one set of parameters: a kernel `(4, 4, in, out)` and 
   a single product (`im2col`), by whichever of its two layouts moves less memory.
 
 Padding is 1 on every side, as in PyTorch's `Conv2d(4, 2, 1)` and `ConvTranspose2d(4, 2, 1)`: a
-convolution halves the side, a transposed one doubles it.
+convolution halves the side, a transposed one doubles it.  The 3x3 convolution has two
+implementations: the backend's own, and a single product for `matmul`.
 """
 
 import jax
@@ -88,6 +91,26 @@ def conv_stride2(
         _, conv = _choose_matmul((h // 2, w // 2), adjoint.shape[2:])
         return conv(images, adjoint)
     return _conv2x2(im2col.space_to_depth(images), im2col.space_to_depth_kernel(kernel))
+
+
+def conv_stride1(
+    images: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"], impl: str
+) -> Float[Array, "b h w o"]:
+    """Convolution: 3x3, stride 1, padding 1, without bias.
+
+    Args:
+        images: Any height and width.
+        kernel: PyTorch's weight `(out, in, 3, 3)`, permuted by `(2, 3, 1, 0)`.
+        impl: 'matmul' for one matrix product; all others mean the backend's own convolution, which
+          XLA's CPU backend computes up to 60 times as slowly inside a compiled loop.
+    """
+    if impl != "matmul":
+        return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+    b, h, w, i = images.shape
+    padded = im2col.pad_border(images)
+    windows = [padded[:, r : r + h, s : s + w] for r in range(3) for s in range(3)]
+    rows = jnp.concatenate(windows, axis=3).reshape(-1, 9 * i)
+    return (rows @ kernel.reshape(9 * i, -1)).reshape(b, h, w, -1)
 
 
 def _conv2x2(
