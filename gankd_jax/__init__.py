@@ -20,6 +20,14 @@ _MODULES = {
     "distill": "gankd_jax.api.distill",
     "load_generator": "gankd_jax.study.generators",
     "load_study": "gankd_jax.report.study_results",
+    "register_dataset": "gankd_jax.data.registry",
+    "register_distance": "gankd_jax.training.registration",
+    "register_family": "gankd_jax.models.family",
+    "register_feature_distance": "gankd_jax.training.registration",
+    "register_format": "gankd_jax.export.formats",
+    "register_gan_loss": "gankd_jax.training.registration",
+    "register_metric": "gankd_jax.metrics.registry",
+    "register_optimizer": "gankd_jax.training.registration",
     "score": "gankd_jax.study.score_images",
 }
 __all__ = list(_MODULES)

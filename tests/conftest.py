@@ -7,6 +7,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -91,6 +92,28 @@ def checkout(tmp_path: Path, monkeypatch, root: Path, old_workdir: Path) -> Path
         },
     )
     return tmp_path
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Takes out of the registries again what a test registers."""
+    from gankd_jax.data.registry import DATASETS
+    from gankd_jax.export.formats import FORMATS
+    from gankd_jax.metrics.registry import FEATURE_FUNCTIONS, METRICS
+    from gankd_jax.models.family import FAMILIES
+    from gankd_jax.training import losses
+    from gankd_jax.training.train_state import OPTIMIZERS
+
+    all_registries: list[dict[str, Any]] = [
+        *(losses.DISTANCES, losses.FEATURE_DISTANCES),
+        *(losses.CRITIC_LOSSES, losses.GENERATOR_LOSSES, losses.PENALTIES, OPTIMIZERS),
+        *(METRICS, FEATURE_FUNCTIONS, FAMILIES, DATASETS, FORMATS),
+    ]
+    copies = [dict(registry) for registry in all_registries]
+    yield
+    for registry, copy in zip(all_registries, copies, strict=True):
+        registry.clear()
+        registry.update(copy)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ RUN = "student-mse-d1-s0"
 
 
 @pytest.mark.parametrize("name", gankd_jax.__all__)
-def test_the_example_of_a_docstring_runs(checkout, name):
+def test_the_example_of_a_docstring_runs(checkout, registries, name):
     [example] = doctest.DocTestFinder(recurse=False).find(
         getattr(gankd_jax, name), name, module=False, globs={}
     )

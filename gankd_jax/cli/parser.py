@@ -340,6 +340,12 @@ def _add_study_commands(parser: CommandParser) -> None:
     evaluate.add_flags("coordinator", "processes", "process")
     report = parser.add_command("report", commands.run_report, "gankd report --workdir=runs/digits")
     report.add_flags("workdir", required=True)
+    report.add_flag(
+        "config",
+        **FLAGS["config"]
+        | {"help": "a config file that registers metrics, which get their labels in the report"},
+        default=argparse.SUPPRESS,  # without it no config is read, and no JAX
+    )
     watch = parser.add_command(
         "watch",
         commands.run_watch,

@@ -69,6 +69,13 @@ def register_dataset(dataset: Dataset) -> None:
 
     Raises:
         ValueError: The name is taken.
+
+    Example:
+        >>> import gankd_jax
+        >>> from gankd_jax.data.registry import Dataset
+        >>> gankd_jax.register_dataset(
+        ...     Dataset("shapes", (32, 32, 3), 5, {"train": 900, "test": 100}, "1.0.0", "")
+        ... )
     """
     if dataset.name in DATASETS:
         raise ValueError(f"a data set named {dataset.name!r} is registered already")

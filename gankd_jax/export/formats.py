@@ -66,6 +66,13 @@ def register_format(export_format: ExportFormat) -> None:
 
     Raises:
         ValueError: The name is taken.
+
+    Example:
+        >>> import dataclasses
+        >>> import gankd_jax
+        >>> from gankd_jax.export.formats import FORMATS
+        >>> plain = dataclasses.replace(FORMATS["safetensors"], name="plain", add_card=None)
+        >>> gankd_jax.register_format(plain)
     """
     if export_format.name in FORMATS:
         raise ValueError(f"an export format named {export_format.name!r} is registered already")

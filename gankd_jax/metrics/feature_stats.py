@@ -186,10 +186,12 @@ def _pair_scores(
         subset_size=subset_size,
         within_b=_real_kernel_sums(real, layer, len(fake_features), subset_size),
     )
-    kid = {registry.KID: mean, registry.deviation_name(registry.KID): deviation}
+    scores = {registry.KID: mean, registry.deviation_name(registry.KID): deviation}
+    for name, function in registry.FEATURE_FUNCTIONS.items():
+        scores[name] = float(function(fake_features, real_features))
     if min(len(fake_features), len(real_features)) < MIN_NEIGHBOUR_IMAGES:
-        return kid
-    return kid | prdc_scores(fake_features, real_features, real_radii=_real_radii(real, layer))
+        return scores
+    return scores | prdc_scores(fake_features, real_features, real_radii=_real_radii(real, layer))
 
 
 # The reference images are the same for every run of a study and the larger set, so caching their

@@ -4,7 +4,11 @@ Imports no JAX, so that reports can read it.  Keys are composed here and parsed 
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from gankd_jax.utils.errors import UserError
 
 CLASSIFIER = "classifier"  # the study's own classifier
 MIXER = "mixer"  # the second classifier, which nothing is selected by
@@ -19,6 +23,8 @@ FRECHET_DISTANCE, INCEPTION_SCORE, KID, SHARPNESS = (
 )
 
 _FRECHET = "Fréchet distance of the features of the images from those of the reference set"
+
+FeatureFunction = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,9 +219,65 @@ def _all_metrics() -> list[Metric]:
 
 
 METRICS: dict[str, Metric] = {}  # by key, in the order of a report
+# Metrics that users register, by `Metric.name`: functions of the features of generated images and
+# of those of real ones.
+FEATURE_FUNCTIONS: dict[str, FeatureFunction] = {}
 
 
-def register_metric(metric: Metric) -> Metric:
+def register_metric(
+    name: str, *, better: str = "", label: str = "", about: str = ""
+) -> Callable[[FeatureFunction], FeatureFunction]:
+    """Registers a function of features as a metric: every evaluation computes it and shows it.
+
+    It is computed for the widest layer of each evaluation network.  Its keys are `NAME_classifier`
+    for the study's classifier, `NAME_mixer`, `NAME_768` and the like, and `NAME` for the layer of
+    FID.  The function takes the features `[n, f]` of generated images and `[m, f]` of real ones, at
+    most 10,000 of each, as NumPy arrays; it returns a number.
+
+    Args:
+        name: A new name.
+        better: "higher", "lower", or "" where neither is better in itself.
+        label: Its name in reports; "": `name`.
+        about: What it measures, for a note below a table.
+
+    Returns:
+        A decorator, which leaves the function as it is.
+
+    Raises:
+        UserError: The name is taken.
+
+    Example:
+        >>> import gankd_jax
+        >>> import numpy as np
+        >>> @gankd_jax.register_metric("distance_of_means", better="lower")
+        ... def distance_of_means(fake_features, real_features):
+        ...     return np.linalg.norm(fake_features.mean(axis=0) - real_features.mean(axis=0))
+    """
+    known = {metric.name: FEATURE_FUNCTIONS.get(metric.name) for metric in METRICS.values()}
+
+    def register(function: FeatureFunction) -> FeatureFunction:
+        if name in known and source_of(known[name]) != source_of(function):
+            raise UserError(f"a metric named {name!r} is registered already; choose another name")
+        FEATURE_FUNCTIONS[name] = function
+        for network in (CLASSIFIER, MIXER, *INCEPTION_LAYERS):
+            text = f"{label or name}, {network} features"
+            key = metric_key(name, network)
+            add_metric(Metric(key, name, network, better, text, about, main=network == CLASSIFIER))
+        return function
+
+    return register
+
+
+def source_of(function: object) -> tuple[object, object]:
+    """Returns where a function is defined; the same when its file or cell is executed again.
+
+    Args:
+        function: A function, or None.
+    """
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", function)
+
+
+def add_metric(metric: Metric) -> Metric:
     """Adds a metric to `METRICS`, behind the others; replaces the one of the same key.
 
     Registered metrics have a label, a better side and a place in reports.  Others are shown too, by
@@ -237,4 +299,4 @@ def get_metric(key: str) -> Metric:
 
 
 for _metric in _all_metrics():
-    register_metric(_metric)
+    add_metric(_metric)

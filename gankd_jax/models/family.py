@@ -197,6 +197,16 @@ def register_family(family: Family) -> None:
 
     Raises:
         ValueError: The name is taken.
+
+    Example:
+        >>> import dataclasses
+        >>> import gankd_jax
+        >>> from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+        >>> from gankd_jax.models.family import FAMILIES
+        >>> generator = type("MyGenerator", (DCGANGenerator,), {})
+        >>> critic = type("MyCritic", (DCGANCritic,), {})
+        >>> changes = {"name": "mine", "generator": generator, "critic": critic}
+        >>> gankd_jax.register_family(dataclasses.replace(FAMILIES["dcgan"], **changes))
     """
     if family.name in FAMILIES:
         raise ValueError(f"a network family named {family.name!r} is registered already")

@@ -7,6 +7,7 @@ config.json is then written anew.  `_find_dependent` says what depends on which 
 import dataclasses
 import itertools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import ml_collections
 
 from gankd_jax.config import schema
 from gankd_jax.models.cost import generator_cost
-from gankd_jax.models.family import Generator
+from gankd_jax.models.family import FAMILIES, Generator
 from gankd_jax.study import plan
 from gankd_jax.study.plan import Run
+from gankd_jax.training import losses
+from gankd_jax.training.train_state import OPTIMIZERS
 from gankd_jax.utils import atomic_io, file_lock
 from gankd_jax.utils.checkpoint import MAX_TO_KEEP, is_intact
 from gankd_jax.utils.errors import UserError
@@ -43,17 +46,35 @@ PLAN_FIELDS = {
     "study.baselines": (("baseline",), "recipe"),
 }
 
+# Registries that a config file can add to, by the last part of the name of the field they serve.
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "distance": losses.DISTANCES,
+    "features": losses.FEATURE_DISTANCES,
+    "loss": losses.GENERATOR_LOSSES,
+    "optimizer": OPTIMIZERS,
+    "family": FAMILIES,
+}
+
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """Reads the config of a study, possibly one that another version of the program began.
 
     Raises:
-        UserError: There is no study, its config is damaged, or it uses an option that was removed.
+        UserError: There is no study, its config is damaged, or it uses an option that was removed
+            or a name that its config file registers and that this process does not know.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{workdir} holds no study (no {CONFIG_FILE}); name the --workdir of one")
-    return schema.config_from_dict(read_study_json(path, "name another folder"), str(path))
+    config = schema.config_from_dict(read_study_json(path, "name another folder"), str(path))
+    for field, value in schema.flatten_config(config.to_dict()).items():
+        registry = REGISTRIES.get(field.rpartition(".")[2])
+        if registry is not None and value not in registry and value != "none":
+            raise UserError(
+                f"{path}: config.{field} is {value!r}, which is not registered; the study's config"
+                " file registers it: name it by --config=FILE, or import it in Python"
+            )
+    return config
 
 
 def matches_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:

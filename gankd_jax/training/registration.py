@@ -7,6 +7,7 @@ notebook's cell, replaces what it registered before.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from gankd_jax.metrics.registry import source_of
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import OPTIMIZERS
 from gankd_jax.utils.errors import UserError
@@ -49,6 +50,14 @@ def register_feature_distance(name: str) -> Callable[[Function], Function]:
 
     Raises:
         UserError: The name is taken.
+
+    Example:
+        >>> import gankd_jax
+        >>> import jax.numpy as jnp
+        >>> @gankd_jax.register_feature_distance("squares")
+        ... def squares(student, teacher):
+        ...     terms = [jnp.mean((s - t) ** 2) for s, t in zip(student, teacher)]
+        ...     return jnp.mean(jnp.stack(terms))
     """
     return _register_in(losses.FEATURE_DISTANCES, name, "a feature distance")
 
@@ -95,6 +104,15 @@ def register_gan_loss(
 
     Raises:
         UserError: The name is taken.
+
+    Example:
+        >>> import gankd_jax
+        >>> import jax.numpy as jnp
+        >>> gankd_jax.register_gan_loss(
+        ...     "least_squares",
+        ...     critic=lambda real, fake: jnp.mean((real - 1) ** 2 + fake**2),
+        ...     generator=lambda fake, real: jnp.mean((fake - 1) ** 2),
+        ... )
     """
     _register_in(losses.CRITIC_LOSSES, name, "a GAN loss")(critic)
     _register_in(losses.GENERATOR_LOSSES, name, "a GAN loss")(generator)
@@ -106,14 +124,9 @@ def _register_in(registry: dict[str, Any], name: str, kind: str) -> Callable[[Fu
     """Returns a decorator that adds a function to a registry and leaves it as it is."""
 
     def register(function: Function) -> Function:
-        if name in registry and _source(registry[name]) != _source(function):
+        if name in registry and source_of(registry[name]) != source_of(function):
             raise UserError(f"{kind} named {name!r} is registered already; choose another name")
         registry[name] = function
         return function
 
     return register
-
-
-def _source(function: Callable[..., Any]) -> tuple[Any, Any]:
-    """Returns where a function is defined; the same when its file or cell is executed again."""
-    return getattr(function, "__module__", None), getattr(function, "__qualname__", function)

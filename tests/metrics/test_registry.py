@@ -3,20 +3,24 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny
 
 from gankd_jax.metrics import registry
+from gankd_jax.metrics.feature_stats import FeatureStats, compare_stats
 from gankd_jax.metrics.registry import (
     CLASSIFIER,
     INCEPTION_LAYERS,
     METRICS,
     Metric,
+    add_metric,
     get_metric,
     metric_key,
     register_metric,
 )
 from gankd_jax.models.inception import POOL_LAYERS
+from gankd_jax.utils.errors import UserError
 
 
 def test_every_metric_is_registered_under_its_key_with_a_label():
@@ -73,9 +77,41 @@ def test_title_says_which_way_is_better():
 
 def test_registered_metric_is_found_and_comes_last(monkeypatch):
     monkeypatch.setattr(registry, "METRICS", dict(METRICS))
-    metric = register_metric(Metric("lpips", "lpips", better="lower", label="LPIPS"))
+    metric = add_metric(Metric("lpips", "lpips", better="lower", label="LPIPS"))
     assert get_metric("lpips") is metric
     assert list(registry.METRICS)[-1] == "lpips"
+
+
+def test_registered_function_is_computed_from_the_features_of_each_network(monkeypatch):
+    monkeypatch.setattr(registry, "METRICS", dict(METRICS))
+    monkeypatch.setattr(registry, "FEATURE_FUNCTIONS", {})
+
+    @register_metric("offset", better="lower", label="Offset")
+    def offset(fake_features, real_features):
+        return fake_features.mean() - real_features.mean()
+
+    real = np.random.default_rng(0).normal(size=(20, 3))
+    fake_stats, real_stats = (
+        FeatureStats(
+            count=20,
+            sharpness=None,
+            moments={},
+            features={CLASSIFIER: features},
+            inception_score_stats=None,
+        )
+        for features in (real + 2, real)
+    )
+    scores = compare_stats(fake_stats, real_stats)
+    assert scores["offset_classifier"] == pytest.approx(2)
+    assert get_metric("offset_classifier").title == "Offset, classifier features (lower is better)"
+    assert get_metric("offset").network == registry.FID_LAYER
+
+
+@pytest.mark.parametrize("name", ["kid", "frechet_distance", "sharpness", "pixel_error"])
+def test_name_of_another_metric_is_refused(name):
+    with pytest.raises(UserError, match=f"a metric named {name!r} is registered already"):
+        register_metric(name)(lambda fake_features, real_features: 0.0)
+    assert name not in registry.FEATURE_FUNCTIONS
 
 
 def test_registry_does_not_import_jax():

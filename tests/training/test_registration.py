@@ -8,23 +8,7 @@ from gankd_jax.config.recipe import Recipe
 from gankd_jax.training import losses, registration, train_state
 from gankd_jax.utils.errors import UserError
 
-REGISTRIES = (
-    losses.DISTANCES,
-    losses.FEATURE_DISTANCES,
-    losses.CRITIC_LOSSES,
-    losses.GENERATOR_LOSSES,
-    losses.PENALTIES,
-    train_state.OPTIMIZERS,
-)
-
-
-@pytest.fixture(autouse=True)
-def restored_registries():
-    copies = [dict(registry) for registry in REGISTRIES]
-    yield
-    for registry, copy in zip(REGISTRIES, copies, strict=True):
-        registry.clear()
-        registry.update(copy)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 def test_a_registered_function_is_the_registry_s_and_stays_a_function():
