@@ -16,6 +16,18 @@ from ml_collections import ConfigDict
 from gankd_jax.data.loading import load_split
 from gankd_jax.evaluation import classifier
 
+NEW_VARIABLE = "NEW VARIABLE"
+REPORT_NEW_VARIABLES = f"""
+import os, runpy, sys
+
+def report_new_variable(event, arguments):
+    if event == "os.putenv" and os.fsdecode(arguments[0]) not in os.environ:
+        if getattr(sys.modules.get("jax._src.xla_bridge"), "_backends", None):
+            sys.stderr.write("{NEW_VARIABLE} " + repr(arguments[0]) + chr(10))
+
+sys.addaudithook(report_new_variable)
+runpy.run_module("gankd_jax", run_name="__main__", alter_sys=True)
+"""
 REPO = Path(__file__).resolve().parents[1]
 DIGITS = REPO / "configs" / "digits.py"
 STEPS = 40
@@ -125,10 +137,19 @@ def run_gankd(root: Path, *arguments: str, **variables: str) -> subprocess.Compl
 
 
 def run_finished_study(root: Path) -> Path:
-    """Runs the tiny study once; returns its work directory, with stdout and stderr beside it."""
+    """Runs the tiny study once; returns its work directory, with stdout and stderr beside it.
+
+    On stderr it also says which environment variables were added while XLA ran.
+    """
 
     def run_study(folder: Path) -> None:
-        result = run_gankd(root, "study", *flags(), f"--workdir={folder}")
+        command = [sys.executable, "-c", REPORT_NEW_VARIABLES, "study", *flags()]
+        # These are set when modules are imported, which must not happen late.
+        set_by_imports = ("CRC32C_SW_MODE", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+        env = {k: v for k, v in environment(root).items() if k not in set_by_imports}
+        command.append(f"--workdir={folder}")
+        streams = {"capture_output": True, "text": True}
+        result = subprocess.run(command, cwd=REPO, env=env, check=False, **streams)
         folder.with_suffix(".stdout").write_text(result.stdout)
         folder.with_suffix(".stderr").write_text(result.stderr)
         assert result.returncode == 0, result.stderr
