@@ -89,10 +89,10 @@ def run_distill(args: Namespace) -> None:
     hints = {"latent_dim": args.latent_dim, "value_range": args.value_range}
     teacher = load_generator(args.teacher, **hints)
     source = distill.describe_source(args.teacher)
-    logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
     options = {"steps": args.steps, "recipe": args.recipe, "batch_size": args.batch_size}
     options |= {"widths": args.width, "family": args.family}
     config = distill.make_config(teacher, source, **options)
+    logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
     if args.reference:  # before the work, which a missing network would waste
         inception_weights.available_layers(inception_weights.default_weights_path())
     preemption.install_handlers()

@@ -198,7 +198,6 @@ MISTAKES = {
         "the name of the file must end in .onnx",
     ),
     "distill nothing": (["distill", "no.onnx", "--out={new}.pth"], "no.onnx does not exist"),
-    "distill a study": (["distill", "{finished}", "--out={new}.pth"], "no pretrained generator"),
     "distill to width 0": (["distill", "mnist-d2", "--width=4,0", "{new}"], "'0' is not a whole"),
     "distill to a width twice": (
         ["distill", "mnist-d2", "--width=4,4", "{new}"],
