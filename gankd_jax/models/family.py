@@ -192,6 +192,8 @@ FAMILIES: dict[str, Family] = {}
 def register_family(family: Family) -> None:
     """Adds a family to `FAMILIES` under its name.
 
+    A config file or notebook cell that is executed again replaces the family that it registered.
+
     Args:
         family: Its classes must belong to no other family.
 
@@ -208,7 +210,7 @@ def register_family(family: Family) -> None:
         >>> changes = {"name": "mine", "generator": generator, "critic": critic}
         >>> gankd_jax.register_family(dataclasses.replace(FAMILIES["dcgan"], **changes))
     """
-    if family.name in FAMILIES:
+    if family.name in FAMILIES and repr(FAMILIES[family.name].critic) != repr(family.critic):
         raise ValueError(f"a network family named {family.name!r} is registered already")
     FAMILIES[family.name] = family
 

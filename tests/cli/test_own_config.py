@@ -8,6 +8,7 @@ import tiny
 
 import gankd_jax
 from gankd_jax.metrics.registry import FEATURE_FUNCTIONS, METRICS
+from gankd_jax.models.family import FAMILIES
 from gankd_jax.study import workdir
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import OPTIMIZERS
@@ -36,6 +37,36 @@ FIELDS = {
     "evaluation.samples": 20,
     "evaluation.batch_size": 20,
 }
+
+
+FAMILY = """
+import dataclasses
+import gankd_jax
+from gankd_jax.config.schema import apply_variants, base_config, recipe_config
+from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+from gankd_jax.models.family import FAMILIES
+
+class OwnGenerator(DCGANGenerator):
+    pass
+
+class OwnCritic(DCGANCritic):
+    pass
+
+names = {"name": "own", "generator": OwnGenerator, "critic": OwnCritic}
+gankd_jax.register_family(dataclasses.replace(FAMILIES["dcgan"], **names))
+
+def get_config(variants=""):
+    config = base_config()
+    config.data.update({"name": "digits", "image_size": 16, "pad": 1, "validation": 0})
+    config.model.student.family = "own"
+    study = {"teacher_widths": (2,), "widths": (1,), "students": ("mse",), "baselines": ()}
+    config.study.update(study)
+    config.recipes.teacher = recipe_config(steps=5)
+    config.recipes.mse = recipe_config(alpha=0.0, steps=5, optimizer="muon", gradient_clip=1.0)
+    intervals = {"steps_per_call": 5, "log_every": 5, "grid_every": 0, "checkpoint_every": 5}
+    config.training.update(intervals)
+    return apply_variants(config, variants, {})
+"""
 
 
 @pytest.fixture
@@ -93,6 +124,29 @@ def test_every_command_takes_what_the_file_registers(command, own_config, tmp_pa
     status, _, err = command("report", f"--workdir={folder}")  # without the file: by its key
     assert (status, err) == (0, "")
     assert "mean_distance_classifier" in (folder / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_family_of_a_config_file_trains_and_samples(command, tmp_path):
+    path, folder, out = tmp_path / "own_family.py", tmp_path / "runs", tmp_path / "grid.png"
+    path.write_text(FAMILY)
+    words = [f"--config={path}", f"--workdir={folder}"]
+    for name in ("teacher-d2-s0", "student-mse-d1-s0"):
+        assert command("train", *words, f"--run={name}")[0] == 0
+    run = "--run=student-mse-d1-s0"
+    assert command("sample", *words, run, f"--out={out}") == (0, f"{out}\n", "")
+    del FAMILIES["own"]
+    status, _, err = command("sample", f"--workdir={folder}", run, f"--out={tmp_path / 'b.png'}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "config.model.student.family is 'own', which is not registered" in err
+
+
+def test_name_of_a_family_of_the_package_is_refused_in_one_line(command, tmp_path):
+    path = tmp_path / "own_family.py"
+    path.write_text(FAMILY.replace('"name": "own"', '"name": "resnet"'))
+    status, _, err = command("describe", f"--config={path}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "a network family named 'resnet' is registered already" in err
 
 
 def test_the_file_is_valid_and_may_be_read_again(command, own_config):
