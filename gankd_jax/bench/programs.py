@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from gankd_jax.data import registry
+from gankd_jax.config.dataset import config_dataset
 from gankd_jax.models import sampling
 from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
 from gankd_jax.models.inception import INPUT_SIZE, LOGIT_LAYERS, FidInception, preprocess_images
@@ -124,7 +124,7 @@ def _data_shapes(
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Returns the shapes of the data set on the device, and of a call's indices into it."""
     recipe = next(iter(specs.values())).spec.recipe
-    size, count = config.data.image_size, registry.get_dataset(config.data.name).counts["train"]
+    size, count = config.data.image_size, config_dataset(config).counts["train"]
     images = (count - config.data.validation, size, size, networks.image_channels(config))
     steps = config.training.steps_per_call
     indices = (steps, len(data_seeds(specs)), recipe.critic_steps, recipe.batch_size)

@@ -27,11 +27,25 @@ def run_describe(args: Namespace) -> None:
 
 
 def run_data_prepare(args: Namespace) -> None:
-    """Prepare a data set: digits, mnist, cifar10 or celeb_a."""
-    from gankd_jax.data.loading import default_data_dir
+    """Prepare digits, mnist, cifar10 or celeb_a, or images of your own under a name of your own."""
+    from gankd_jax.data import image_folder, registry, stored
     from gankd_jax.data.prepare import prepare_dataset
 
-    print(prepare_dataset(args.name, args.source_dir, args.data_dir or default_data_dir()))
+    data_dir = args.data_dir or stored.default_data_dir()
+    flags = {name: getattr(args, name) for name in ("crop", "image_size", "labels")}
+    options = {name: value for name, value in flags.items() if value is not None}
+    if args.name in registry.DATASETS:
+        for name in options:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for images of your own, not for {args.name}"
+            )
+        print(prepare_dataset(args.name, args.source_dir, data_dir))
+    elif args.source_dir is None:
+        registry.get_dataset(args.name, data_dir)  # refuses an unknown name
+        print(stored.prepared_dir(args.name, data_dir))
+    else:
+        image_options = image_folder.ImageOptions(**options)
+        print(image_folder.prepare_images(args.name, args.source_dir, data_dir, image_options))
 
 
 def run_study(args: Namespace) -> None:
@@ -109,7 +123,7 @@ def run_distill(args: Namespace) -> None:
 
 def _score_students(reference: str, workdir: Path, config: ConfigDict) -> None:
     """Prints the scores of every student against real images."""
-    from gankd_jax.data.loading import default_data_dir
+    from gankd_jax.data.stored import default_data_dir
     from gankd_jax.study import plan, score_images
 
     data_dir = default_data_dir()
@@ -171,7 +185,7 @@ def run_compare(args: Namespace) -> None:
 
 def run_score(args: Namespace) -> None:
     """Print all scores of images A against images B, or save the statistics of A."""
-    from gankd_jax.data.loading import default_data_dir
+    from gankd_jax.data.stored import default_data_dir
     from gankd_jax.study import score_images
     from gankd_jax.utils import atomic_io
     from gankd_jax.utils.sharding import require_platform

@@ -35,15 +35,17 @@ class ConfigFlag:
         """Returns the config after the checks that need JAX's modules.
 
         Raises:
-            UserError: It is not a study's config, or a field has a value that it cannot have.
+            UserError: It is not a study's config, or a field has a value that it cannot have, or
+                the data set is not prepared.
         """
-        from gankd_jax.study.validation import validate_config
+        from gankd_jax.study.validation import resolve_layers, validate_config
 
         if not isinstance(self.value, ConfigDict):
             raise UserError(
                 f"get_config in {self.filename} returns {self.value!r}; it must return a ConfigDict"
             )
         validate_config(self.value)
+        resolve_layers(self.value)
         return self.value
 
     def to_words(self) -> list[str]:

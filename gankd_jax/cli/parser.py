@@ -660,15 +660,35 @@ def _add_setup_commands(parser: CommandParser) -> None:
         commands.run_data_prepare,
         "gankd data prepare digits",
         "gankd data prepare mnist",
+        "gankd data prepare flowers --source-dir=PHOTOS",
     )
-    prepare.add_flag("NAME", help="digits, mnist, cifar10 or celeb_a")
+    prepare.add_flag(
+        "NAME", help="digits, mnist, cifar10 or celeb_a; or a new name, for images of your own"
+    )
     prepare.add_flag(
         "source-dir",
         metavar="DIR",
         type=parse_path,
         complete="directory",
         help="the folder or archive of the original files (default: download, where that is"
-        " allowed)",
+        " allowed); or the folder or .zip of your own images, with sub-folders",
+    )
+    prepare.add_flag(
+        "crop",
+        choices=("centre", "none"),
+        help="cut out the centre square of your own images, or squeeze the whole image into the"
+        " square (default: centre)",
+    )
+    prepare.add_flag(
+        "image-size",
+        metavar="PIXELS",
+        type=_positive,
+        help="the side of the stored images of your own (default: 64)",
+    )
+    prepare.add_flag(
+        "labels",
+        choices=("folders", "none"),
+        help="whether the sub-folders are class labels (default: if every image lies in one)",
     )
     prepare.add_flags("data-dir")
     completion = parser.add_command(

@@ -4,8 +4,8 @@ from typing import Any
 
 import ml_collections
 
+from gankd_jax.config.dataset import config_dataset
 from gankd_jax.config.schema import recipe_config
-from gankd_jax.data import registry
 
 # Tuned on MNIST at 32x32, where a student's best learning rate falls with the root of its width.
 STUDENT_OPTIMIZER = {
@@ -94,7 +94,8 @@ def use_best_recipes(config: ml_collections.ConfigDict) -> None:
 
     `mse_paper` and `gan_paper` have the paper's learning rates, `mse` and `baseline` tuned ones.
     `best` scored best without training a critic; `joint_best` also trains the teacher's critic on.
-    All train for as many steps as the config's baseline.
+    All train for as many steps as the config's baseline.  A data set that is not named yet is
+    taken to be in colour.
 
     Args:
         config: Changed in place.  `joint_best` (long steps) and `gan_paper` are defined but not
@@ -117,7 +118,7 @@ def use_best_recipes(config: ml_collections.ConfigDict) -> None:
             "baseline": short["baseline"],
         }
     )
-    if registry.get_dataset(config.data.name).image_shape[2] == 3:
+    if not config.data.name or config_dataset(config).image_shape[2] == 3:
         config.recipes.baseline.update(WGAN_GP)
     config.study.students = ("mse_paper", "mse", "best")
     config.study.baselines = ("baseline",)

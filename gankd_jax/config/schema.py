@@ -54,7 +54,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.name = "base"  # the study's name in its report
 
     config.data = data = ml_collections.ConfigDict()
-    data.name = "mnist"  # digits, mnist, cifar10, celeb_a; none: students of a given teacher alone
+    data.name = "mnist"  # digits, mnist, cifar10, celeb_a, or the name of any prepared data set
+    # none: students of a given teacher alone.
     data.channels = 0  # of the images without a data set: 1 grey, 3 colour; 0: the data set's
     data.dir = ""  # folder of the TFDS data sets; '': TFDS_DATA_DIR, else TFDS's own default
     data.image_size = 64  # 16, 32, 64, 128
@@ -108,7 +109,8 @@ def base_config() -> ml_collections.ConfigDict:
     evaluation.seed = 1_000_000  # of the latents; never used in training
     # Evaluation networks of a labelled data set: classifier, mixer.  The first selects the teacher.
     evaluation.classifiers = ("classifier",)
-    # Layers of the FID Inception network, as text: 64, 192, 768, 1280, 2048; (): not used.
+    # Layers of the FID Inception network, as text: 64, 192, 768, 1280, 2048; (): not used; auto:
+    # without labels, the last one that the fetched weights serve.
     evaluation.layers = ()
     # Images of each set that it compares, since it is slow; 0: `samples`, and all training images.
     evaluation.layer_samples = 0

@@ -4,16 +4,17 @@ import collections
 import functools
 import io
 import logging
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8, UInt32
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gankd_jax.utils.errors import UserError
 
@@ -31,6 +32,7 @@ _MACOS_SIDECARS = "__MACOSX"  # the folder of them in a zip that macOS made
 _SWAPPED_ORDER = {"16B": "16L", "16L": "16B", "16N": {"little": "16B", "big": "16L"}[sys.byteorder]}
 _GREY_ALPHA = "LA;16B"  # Pillow's name for grey and alpha of 16 bits
 _MAX_16_BIT = 0xFFFF
+_ORIENTATION_KEYS = {"exif", "xmp"}  # of Pillow's `info`, where a rotation may stand
 _BITS_TAG, _PHOTOMETRIC_TAG, _PLANES_TAG = 258, 262, 284  # of TIFF
 
 
@@ -50,23 +52,53 @@ def find_images(folder: Path, *, recursive: bool = False, min_count: int = 1) ->
     Raises:
         UserError: There are too few images.
     """
+    entries = [
+        (path, _kind_beside_images(path)) for path in _walk(folder, recursive=recursive, parents=())
+    ]
+    hint = "" if recursive else " (--recursive reads folders)"
+    return _select_images(folder, entries, min_count=min_count, folder_hint=hint)
+
+
+def find_packed_images(archive: Path, names: Iterable[str], *, min_count: int = 1) -> list[str]:
+    """Lists the images among the names in an archive, as `find_images` does for a folder.
+
+    Args:
+        archive: The archive, for messages.
+        names: The paths of its files.
+        min_count: Fewer images are refused.
+
+    Raises:
+        UserError: There are too few images.
+    """
+    entries = [(name, _kind_of_name(name)) for name in sorted(names)]
+    return _select_images(archive, entries, min_count=min_count)
+
+
+_Entry = TypeVar("_Entry", Path, str)
+
+
+def _select_images(
+    source: Path, entries: Iterable[tuple[_Entry, str]], *, min_count: int, folder_hint: str = ""
+) -> list[_Entry]:
+    """Returns the entries whose kind is "", an image; logs how many there are of other kinds."""
     images = []
     left_out: collections.Counter[str] = collections.Counter()
-    for path in _walk(folder, recursive=recursive, parents=()):
-        if kind := _kind_beside_images(path):
+    for entry, kind in entries:
+        if kind:
             left_out[kind] += 1
         else:
-            images.append(path)
+            images.append(entry)
     others = ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in left_out.most_common())
-    if left_out[_FOLDER] and not recursive:
-        others += " (--recursive reads folders)"
+    if left_out[_FOLDER]:
+        others += folder_hint
     end = f"; left out: {others}" if others else ""
     if not images:
-        raise UserError(f"{folder} has no images ({' '.join(IMAGE_SUFFIXES)}){end}")
+        raise UserError(f"{source} has no images ({' '.join(IMAGE_SUFFIXES)}){end}")
     if len(images) < min_count:
-        raise UserError(f"{folder} has {len(images)} image; {min_count} or more are needed{end}")
+        count = f"{len(images)} image{'s' * (len(images) > 1)}"
+        raise UserError(f"{source} has {count}; {min_count} or more are needed{end}")
     if others:
-        logger.info("%s: %d images%s", folder, len(images), end)
+        logger.info("%s: %d images%s", source, len(images), end)
     return images
 
 
@@ -83,10 +115,16 @@ def _walk(folder: Path, *, recursive: bool, parents: tuple[Path, ...]) -> Iterat
 
 def _kind_beside_images(path: Path) -> str:
     """Returns what a folder's entry is if it is no image; "" for an image."""
-    if is_hidden(path.name):
-        return "hidden file"
-    if path.is_dir():
+    if not is_hidden(path.name) and path.is_dir():
         return _FOLDER
+    return _kind_of_name(path.name)
+
+
+def _kind_of_name(name: str) -> str:
+    """Returns what a file is, by its name or path below a folder; "" for an image."""
+    path = PurePosixPath(name)
+    if any(map(is_hidden, path.parts)):
+        return "hidden file"
     return "" if path.suffix.lower() in IMAGE_SUFFIXES else f"{path.suffix or 'other'} file"
 
 
@@ -101,7 +139,7 @@ def has_images(folder: Path) -> bool:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Reads an image file as RGB, in its own size; transparency is dropped, as pytorch-fid does.
+    """Reads an image file as RGB, in its own size, as pytorch-fid does.
 
     Raises:
         UserError: As `decode_image`.
@@ -110,7 +148,9 @@ def read_image(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
         return np.asarray(decode_image(stream, path, "RGB"))
 
 
-def decode_image(stream: ImageStream, name: str | Path, mode: str) -> Image.Image:
+def decode_image(
+    stream: ImageStream, name: str | Path, mode: str, *, as_shown: bool = False
+) -> Image.Image:
     """Decodes an image file of any format that Pillow reads, to 8 bits a channel.
 
     Values of 16 bits are divided by 257 and rounded.  Of several frames or pages it is the first.
@@ -119,21 +159,65 @@ def decode_image(stream: ImageStream, name: str | Path, mode: str) -> Image.Imag
         stream: The file.
         name: Names it in messages.
         mode: 'L' for a grey image, 'RGB' for a colour image.
+        as_shown: Whether to turn it as its metadata says, and to lay it on white where it is
+            transparent, as a viewer shows it.  Without that, transparency is dropped.
 
     Raises:
         UserError: It is no image, is damaged or too large, or has values of another kind.
     """
     with _reading_image(name), Image.open(stream) as image:
-        rawmodes = {_rawmode(tile) for tile in image.tile}
-        _require_whole_values(image, rawmodes, name)
-        image.load()
-        if image.mode.startswith("I"):
-            values, mode_of_values = _grey_values(image), "L"
-        elif rawmodes and all(rawmode.endswith(tuple(_SWAPPED_ORDER)) for rawmode in rawmodes):
-            values, mode_of_values = _colour_values(image, stream, rawmodes)
-        else:
-            return image.convert(mode)
-        return _scale_to_8_bits(values, mode_of_values, name).convert(mode)
+        pixels = _decode_to_8_bits(image, stream, name)
+        if as_shown:
+            pixels = _lay_on_white(ImageOps.exif_transpose(pixels))
+        return pixels.convert(mode)
+
+
+def _decode_to_8_bits(image: Image.Image, stream: ImageStream, name: str | Path) -> Image.Image:
+    """Decodes an opened file, in its own mode."""
+    rawmodes = {_rawmode(tile) for tile in getattr(image, "tile", ())}
+    _require_whole_values(image, rawmodes, name)
+    image.load()
+    if image.mode.startswith("I"):
+        values, mode_of_values = _grey_values(image), "L"
+    elif rawmodes and all(rawmode.endswith(tuple(_SWAPPED_ORDER)) for rawmode in rawmodes):
+        values, mode_of_values = _colour_values(image, stream, rawmodes)
+    else:
+        return image
+    scaled = _scale_to_8_bits(values, mode_of_values, name)
+    scaled.info = {key: image.info[key] for key in _ORIENTATION_KEYS & image.info.keys()}
+    return scaled
+
+
+def _lay_on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white
+
+
+def preprocess(
+    image: Image.Image, *, image_size: int, pad: int
+) -> UInt8[np.ndarray, "{image_size} {image_size} c"]:
+    """Pads an image with zeros, resizes its short side and cuts out the centre square.
+
+    Sizes and offsets are rounded as torchvision's `Resize` and `CenterCrop` do.  The resampling is
+    Pillow's antialiased bilinear one; an image whose short side fits is not resampled.
+
+    Args:
+        image: Grey or colour; grey images keep one channel.
+        image_size: Pixels of the result's side.
+        pad: Zero pixels added on each side before the image is resized.
+    """
+    if pad:
+        image = ImageOps.expand(image, border=pad, fill=0)
+    short = min(image.size)
+    if short != image_size:
+        width, height = (image_size * side // short for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (round((side - image_size) / 2) for side in image.size)
+    pixels = np.asarray(image.crop((left, top, left + image_size, top + image_size)))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _colour_values(
@@ -227,5 +311,6 @@ def _reading_image(name: str | Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        text = re.sub(r" <_io\..*>$", "", " ".join(str(error).split()))  # Pillow names the stream
+        reason = getattr(error, "strerror", None) or text[:200]
         raise UserError(f"{name} cannot be read as an image: {reason}") from error

@@ -4,10 +4,8 @@ import functools
 import hashlib
 import io
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,20 @@ from typing import Any
 import numpy as np
 import PIL
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from gankd_jax.data import registry
-from gankd_jax.data.image_files import decode_image
-from gankd_jax.data.prepare import prepare_dataset, prepared_dir, prepared_versions
+from gankd_jax.data.image_files import decode_image, preprocess
+from gankd_jax.data.prepare import prepare_dataset
+from gankd_jax.data.stored import (
+    class_names,
+    open_image_builder,
+    prepared_dir,
+    prepared_versions,
+    reporting_damage,
+)
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.paths import expand_path, write_cache
+from gankd_jax.utils.paths import write_cache
 
 _CACHE_FORMAT = 2  # raise it with any change of the preprocessing
 _RECORDS_PER_READ = 256
@@ -68,11 +72,6 @@ class _Records:
     decode: Callable[[bytes], Mapping[str, Any]]
     channels: int
     has_labels: bool
-
-
-def default_data_dir() -> Path:
-    """Returns the folder of the TFDS data sets: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return expand_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def load_split(
@@ -122,30 +121,6 @@ def load_split(
     )
 
 
-def preprocess(
-    image: Image.Image, *, image_size: int, pad: int
-) -> UInt8[np.ndarray, "{image_size} {image_size} c"]:
-    """Pads an image with zeros, resizes its short side and cuts out the centre square.
-
-    Sizes and offsets are rounded as torchvision's `Resize` and `CenterCrop` do.  The resampling is
-    Pillow's antialiased bilinear one; an image whose short side fits is not resampled.
-
-    Args:
-        image: Grey or colour; grey images keep one channel.
-        image_size: Pixels of the result's side.
-        pad: Zero pixels added on each side before the image is resized.
-    """
-    if pad:
-        image = ImageOps.expand(image, border=pad, fill=0)
-    short = min(image.size)
-    if short != image_size:
-        width, height = (image_size * side // short for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (round((side - image_size) / 2) for side in image.size)
-    pixels = np.asarray(image.crop((left, top, left + image_size, top + image_size)))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
 def _find_folder(name: str, data_dir: Path) -> Path:
     """Returns the folder of the prepared data set, or says in a UserError how to prepare it."""
     folder = prepared_dir(name, data_dir)
@@ -159,12 +134,8 @@ def _find_folder(name: str, data_dir: Path) -> Path:
             f"{others[0][0]} is not stored as array_record, so TensorFlow alone could read it:"
             f" run `gankd data prepare {name}` to write a copy beside it"
         )
-    if name in registry.DATASETS:
-        raise UserError(f"{data_dir} holds no {name}: run `gankd data prepare {name}` first")
-    raise UserError(
-        f"{data_dir} holds no {name} as array_record: prepare it there with TFDS, or choose one"
-        f" of {', '.join(registry.DATASETS)}"
-    )
+    registry.get_dataset(name, data_dir)  # refuses an unknown name
+    raise UserError(f"{data_dir} holds no {name}: run `gankd data prepare {name}` first")
 
 
 def _load_or_preprocess(
@@ -233,7 +204,7 @@ def _preprocess_split(folder: Path, split: str, *, image_size: int, pad: int) ->
     labels = np.empty(count, np.int64) if records.has_labels else None
     mode = "L" if records.channels == 1 else "RGB"
     bar = tqdm(total=count, desc=f"reading {folder} {split}", leave=False, disable=None)
-    with _reporting_damage(folder), bar:
+    with reporting_damage(folder), bar:
         for index, example in enumerate(_decode_records(records)):
             image = decode_image(io.BytesIO(example["image"]), f"record {index}", mode)
             pixels[index] = preprocess(image, image_size=image_size, pad=pad)
@@ -255,19 +226,15 @@ def _decode_records(records: _Records) -> Iterator[Mapping[str, Any]]:
 def _open_records(folder: Path, split: str) -> _Records:
     import tensorflow_datasets as tfds  # slow to import, and not needed once the cache is filled
 
-    with _reporting_damage(folder):
-        builder = tfds.builder_from_directory(folder)
-        features = builder.info.features
-        splits = list(builder.info.splits)
+    builder = open_image_builder(folder)
+    features, splits = builder.info.features, list(builder.info.splits)
     if split not in splits:
         hint = "; validation > 0 cuts it from train" if split == "validation" else ""
         raise UserError(f"{folder} has no split {split!r}, only {', '.join(splits)}{hint}")
-    if "image" not in features or features["image"].shape[-1] not in (1, 3):
-        raise UserError(f"{folder} has no grey or colour images under the name 'image'")
-    names = [name for name in ("image", "label") if name in features]
+    names = ["image", "label"] if class_names(builder) else ["image"]
     part = tfds.features.FeaturesDict({name: features[name] for name in names})
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    with _reporting_damage(folder):
+    with reporting_damage(folder):
         source = builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
     skip = {"image": tfds.decode.SkipDecoding()}  # the image is decoded by Pillow alone
     return _Records(
@@ -276,22 +243,3 @@ def _open_records(folder: Path, split: str) -> _Records:
         channels=features["image"].shape[-1],
         has_labels="label" in names,
     )
-
-
-@contextmanager
-def _reporting_damage(folder: Path) -> Iterator[None]:
-    """Turns any error of reading into a UserError that names the folder.
-
-    JSON, protocol buffers, array_record and Pillow each have errors of their own for damaged bytes,
-    hence the broad `except`.
-    """
-    try:
-        yield
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the data set in {folder} is damaged ({reason}): remove that folder and run"
-            f" `gankd data prepare {folder.parent.name}`"
-        ) from error

@@ -4,63 +4,25 @@ import contextlib
 import hashlib
 import io
 import json
-import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from gankd_jax.data import original_files, readers, registry
+from gankd_jax.data import registry
+from gankd_jax.data.originals import original_files, readers
 from gankd_jax.data.registry import Dataset, SourceFile
+from gankd_jax.data.stored import prepared_dir
 from gankd_jax.utils.download import download_file
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.file_lock import hold_lock, is_locked
 
 _PROVENANCE = "provenance.json"
+_LOCK = "lock"  # in a folder that is being written
 _MAX_CONTENT = 1 << 28  # bytes of a gunzipped original file; the largest has 47 MB
-
-
-def prepared_versions(name: str, data_dir: Path) -> list[tuple[Path, frozenset[str]]]:
-    """Lists the TFDS folders of a data set.
-
-    Args:
-        name: The data set.
-        data_dir: The folder of the TFDS data sets.
-
-    Returns:
-        Each version's folder and file formats, such as "array_record"; the newest version first.
-    """
-    versions = []
-    for info in (data_dir / name).glob("*/dataset_info.json"):
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name):
-            versions.append((info.parent, _file_formats(info)))
-    return sorted(
-        versions, key=lambda version: [int(n) for n in version[0].name.split(".")], reverse=True
-    )
-
-
-def _file_formats(info: Path) -> frozenset[str]:
-    try:
-        content = json.loads(info.read_text())
-        return frozenset([content["fileFormat"], *content.get("alternativeFileFormats", [])])
-    except (OSError, ValueError, LookupError, TypeError):
-        return frozenset()
-
-
-def prepared_dir(name: str, data_dir: Path) -> Path | None:
-    """Returns the newest version of a data set that is stored as array_record, or None.
-
-    It may have been written by `prepare_dataset` or by TFDS itself.
-
-    Args:
-        name: The data set.
-        data_dir: The folder of the TFDS data sets.
-    """
-    for folder, formats in prepared_versions(name, data_dir):
-        if "array_record" in formats:
-            return folder
-    return None
 
 
 def read_provenance(name: str, data_dir: Path) -> dict[str, Any]:
@@ -117,10 +79,9 @@ def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
             "version": dataset.version,
             "source": _origin(files, source_dir),
             "files": files,
-            "counts": {name: len(split.keys) for name, split in source.splits.items()},
             "warnings": warnings,
         }
-        folder = _write_dataset(dataset, source, record, data_dir=data_dir)
+        folder = write_dataset(dataset, source.splits, record, data_dir=data_dir)
         for warning in warnings:
             logging.warning("%s: %s", name, warning)
         return folder
@@ -192,24 +153,35 @@ def _hash_warnings(files: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _write_dataset(
-    dataset: Dataset, source: readers.SourceSplits, record: Mapping[str, Any], *, data_dir: Path
+def write_dataset(
+    dataset: Dataset,
+    splits: Mapping[str, readers.ExampleSplit],
+    record: Mapping[str, Any],
+    *,
+    data_dir: Path,
 ) -> Path:
-    """Writes the data set to a temporary folder and renames that: whole or not at all."""
-    from gankd_jax.data.tfds_builder import ArrayRecordBuilder  # imports TFDS, which is slow
+    """Writes a data set to a temporary folder and renames that: whole or not at all.
 
+    Args:
+        dataset: What it is.
+        splits: Its examples.
+        record: Where they come from; it is stored beside them with their counts.
+        data_dir: The folder of the TFDS data sets.
+
+    Returns:
+        The folder of the prepared data, `data_dir`/NAME/VERSION.
+
+    Raises:
+        UserError: It cannot be written, or a split has no examples.
+    """
     target = data_dir / dataset.name / dataset.version
     if target.exists() and prepared_dir(dataset.name, data_dir) != target:
         raise UserError(f"{target} holds something else or is damaged: move it away")
     is_new_dir = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{dataset.name}-", dir=data_dir) as work:
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ):  # TFDS prints a message about a download
-                folder = ArrayRecordBuilder(dataset, source.splits, Path(work)).write()
-            (folder / _PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
+        with _open_work_dir(dataset.name, data_dir) as work:
+            folder = _write_records(dataset, splits, record, work)
             target.parent.mkdir(exist_ok=True)
             folder.rename(target)
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's, of a full disk
@@ -222,3 +194,33 @@ def _write_dataset(
             with contextlib.suppress(OSError):  # not empty, unless writing failed
                 data_dir.rmdir()
     return target
+
+
+@contextlib.contextmanager
+def _open_work_dir(name: str, data_dir: Path) -> Iterator[Path]:
+    """Yields a new temporary folder, after removing those that killed processes have left."""
+    for folder in data_dir.glob(f".{name}-*"):
+        if (folder / _LOCK).exists() and not is_locked(folder / _LOCK):
+            shutil.rmtree(folder)
+    work_dir = tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir)
+    with work_dir as work, hold_lock(Path(work, _LOCK), name):
+        yield Path(work)
+
+
+def _write_records(
+    dataset: Dataset,
+    splits: Mapping[str, readers.ExampleSplit],
+    record: Mapping[str, Any],
+    work: Path,
+) -> Path:
+    """Writes a data set and its provenance below a folder, and returns its own folder."""
+    from gankd_jax.data.tfds_builder import ArrayRecordBuilder  # imports TFDS, which is slow
+
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a message about a download
+        folder, counts = ArrayRecordBuilder(dataset, splits, work).write()
+    for name, count in counts.items():
+        if not count:
+            raise UserError(f"{dataset.name} would have no {name} images: more are needed")
+    content = json.dumps({**record, "counts": counts}, indent=2) + "\n"
+    (folder / _PROVENANCE).write_text(content)
+    return folder

@@ -1,11 +1,14 @@
 """The registry of data sets: shapes, counts, and where their original files come from.
 
-A new data set is a `register_dataset(Dataset(...))` here.  If `gankd data prepare` is to write it,
-it also needs a reader of its original files in `readers.py`.
+A data set that is prepared needs no entry: what is stored says the same.  One whose original files
+`gankd data prepare` is to read needs a `register_dataset(Dataset(...))` here, and a reader in
+`originals/readers.py`.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from gankd_jax.data import stored
 from gankd_jax.utils.errors import UserError
 
 
@@ -49,6 +52,7 @@ class Dataset:
         homepage: Where a person finds the original files.
         files: The original files; empty if they come with a library or are prepared by TFDS itself.
         ids: Whether each example has an `id` text.
+        class_names: The names of the classes; empty where they are numbers.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Dataset:
     homepage: str
     files: tuple[SourceFile, ...] = ()
     ids: bool = False
+    class_names: tuple[str, ...] = ()
 
 
 DATASETS: dict[str, Dataset] = {}
@@ -82,15 +87,47 @@ def register_dataset(dataset: Dataset) -> None:
     DATASETS[dataset.name] = dataset
 
 
-def get_dataset(name: str) -> Dataset:
-    """Returns the data set of that name.
+def get_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+    """Returns the data set of that name: a registered one, or any that is prepared.
+
+    Args:
+        name: The data set, as `NAME` or, where TFDS has several configurations, `NAME/CONFIG`.
+        data_dir: The folder of the TFDS data sets; None: TFDS's own default.
 
     Raises:
         UserError: There is none; lists the names.
     """
-    if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    return DATASETS[name]
+    if name in DATASETS:
+        return DATASETS[name]
+    data_dir = data_dir or stored.default_data_dir()
+    folder = stored.prepared_dir(name, data_dir) if name else None
+    if folder is None:
+        raise UserError(_describe_unknown(name, data_dir))
+    builder = stored.open_image_builder(folder)
+    names = stored.class_names(builder)
+    return Dataset(
+        name=name,
+        image_shape=builder.info.features["image"].shape,
+        classes=len(names) or None,
+        counts={split: info.num_examples for split, info in builder.info.splits.items()},
+        version=str(builder.version),
+        homepage=builder.info.homepage,
+        class_names=names,
+    )
+
+
+def _describe_unknown(name: str, data_dir: Path) -> str:
+    """Says which data sets there are, and how another is prepared."""
+    if name and (versions := stored.prepared_versions(name, data_dir)):
+        return (
+            f"{versions[0][0]} is not stored as array_record, so TensorFlow alone could read it:"
+            " prepare it again with TFDS and file_format='array_record'"
+        )
+    names = dict.fromkeys([*DATASETS, *stored.prepared_names(data_dir)])
+    return (
+        f"unknown data set {name!r}: choose one of {', '.join(names)}, or prepare images of your"
+        " own with `gankd data prepare NAME --source-dir=PHOTOS`"
+    )
 
 
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from gankd_jax.data.readers import ExampleSplit
+from gankd_jax.data.originals.readers import ExampleSplit
 from gankd_jax.data.registry import Dataset
 
 # Images in a file.  TFDS holds those of one file in memory: more take more memory, fewer give more
@@ -45,17 +45,20 @@ class ArrayRecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  
         self._splits = splits
         super().__init__(data_dir=data_dir)
 
-    def write(self) -> Path:
-        """Writes the data set and returns its folder."""
+    def write(self) -> tuple[Path, dict[str, int]]:
+        """Writes the data set; returns its folder and the number of examples of each split."""
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         self.download_and_prepare(file_format="array_record", download_config=config)
-        return Path(self.data_dir)
+        counts = {name: split.num_examples for name, split in self.info.splits.items()}
+        return Path(self.data_dir), counts
 
     def _info(self) -> tfds.core.DatasetInfo:
         dataset = self._dataset
         features: dict[str, Any] = {"image": tfds.features.Image(shape=dataset.image_shape)}
         if dataset.classes is not None:
-            features["label"] = tfds.features.ClassLabel(num_classes=dataset.classes)
+            classes = None if dataset.class_names else dataset.classes
+            names = list(dataset.class_names) or None
+            features["label"] = tfds.features.ClassLabel(num_classes=classes, names=names)
         if dataset.ids:
             features["id"] = tfds.features.Text()
         return tfds.core.DatasetInfo(
@@ -80,8 +83,9 @@ class ArrayRecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  
             label = f"{self.name} {name} {first // _SHARD_SIZE + 1}/{-(-len(keys) // _SHARD_SIZE)}"
             # `disable=None` shows a progress bar on a terminal only.
             return lambda: (
-                (key, split.example(key))
+                (key, example)
                 for key in tqdm(shard_keys, label, leave=False, disable=None)
+                if (example := split.example(key)) is not None
             )
 
         return [make_shard(first) for first in range(0, len(keys), _SHARD_SIZE)]

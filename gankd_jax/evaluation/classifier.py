@@ -130,13 +130,11 @@ def _train(network: Network, train: ImageSplit, title: str) -> PyTree:
     params = network.init(jax.random.key(SEED), dummy_image)["params"]
     state = _optimizer().init(params)
     progress = ProgressBar(title, first=0, total=STEPS)
+    sizes = {"count": len(train.pixels), "batch_size": min(BATCH_SIZE, len(train.pixels))}
     for step in range(0, STEPS, STEPS_PER_CALL):
         preemption.raise_if_requested()  # a minute's work, which begins anew after a restart
         indices = np.stack(
-            [
-                batch_indices(step + k, count=len(train.pixels), batch_size=BATCH_SIZE, seed=SEED)
-                for k in range(STEPS_PER_CALL)
-            ]
+            [batch_indices(step + k, **sizes, seed=SEED) for k in range(STEPS_PER_CALL)]
         )
         key = jax.random.fold_in(jax.random.key(SEED), step)
         batch = (train.pixels[indices], np.asarray(train.labels)[indices])

@@ -191,7 +191,11 @@ def _build_sample_grid(
     strips = []
     if study.real_grid is not None:
         strips.append(
-            ImageStrip("real (unmatched)", "images of the real test set", study.real_grid[columns])
+            ImageStrip(
+                "real (unmatched)",
+                "images of the real test set",
+                _select_columns(study.real_grid, columns),
+            )
         )
     teacher_grid = study.teacher.grid if study.teacher else None
     teacher_images = _select_columns(teacher_grid, columns)

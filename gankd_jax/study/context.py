@@ -12,7 +12,8 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gankd_jax.data.loading import ImageSplit, default_data_dir, load_split
+from gankd_jax.config.dataset import config_data_dir, config_dataset
+from gankd_jax.data.loading import ImageSplit, load_split
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classifier
 from gankd_jax.evaluation.inception import available_maps, load_inception_extractor
@@ -82,7 +83,7 @@ class StudyContext:
     @property
     def data_dir(self) -> Path:
         """Folder of prepared data sets."""
-        return expand_path(self.config.data.dir) if self.config.data.dir else default_data_dir()
+        return config_data_dir(self.config)
 
     @property
     def has_data(self) -> bool:
@@ -115,6 +116,24 @@ class StudyContext:
         return self.load_split("train")
 
     @functools.cached_property
+    def test_images(self) -> ImageSplit:
+        """The images of the test split, or where there is none, of the validation split.
+
+        Raises:
+            UserError: The data set has neither.
+        """
+        data = self.config.data
+        splits = config_dataset(self.config).counts if self.has_data else ("test",)
+        if "test" in splits:
+            return self.load_split("test")
+        if "validation" in splits or data.validation:
+            return self.load_split("validation")
+        raise UserError(
+            f"{data.name} has no test split: config.data.validation=1000 would hold back as many"
+            " of its training images"
+        )
+
+    @functools.cached_property
     def inception_extractor(self) -> FeatureExtractor | None:
         """The FID network; None if `evaluation.layers` is empty."""
         layers = self.config.evaluation.layers
@@ -130,7 +149,7 @@ class StudyContext:
         """
         if self.train_images.labels is None:
             return ()
-        test, kinds = self.load_split("test"), self.config.evaluation.classifiers
+        test, kinds = self.test_images, self.config.evaluation.classifiers
         return tuple(
             load_or_train_classifier(self.train_images, test, self.cache_dir, kind)
             for kind in kinds

@@ -119,12 +119,12 @@ def _evaluate_test_images(context: StudyContext) -> None:
     """
     folder, evaluation = context.workdir / "reference", context.config.evaluation
     if not _has_samples(context, folder):
-        grid = np.asarray(context.load_split("test").pixels[: sampling.GRID_SIDE**2])
+        grid = np.asarray(context.test_images.pixels[: sampling.GRID_SIDE**2])
         nearest = context.find_nearest_training_images(grid)
         atomic_io.write_npz(folder / SAMPLES_FILE, grid=grid, **nearest)
     if (folder / "scores.json").exists():
         return
-    test = context.load_split("test")
+    test = context.test_images
     indices = reference_stats.subset_indices(len(test.pixels), evaluation.samples)
     pixels, count = test.pixels[indices], len(indices)
     batches = functools.partial(inference.iterate_batches, pixels, evaluation.batch_size)
@@ -279,7 +279,7 @@ def evaluate_inception_layers(context: StudyContext, runs: Sequence[Run]) -> Non
 def _inception_stats_of_test_images(context: StudyContext) -> FeatureStats:
     assert context.inception_extractor
     return context.load_or_compute_stats(
-        context.load_split("test"), context.inception_extractor, _layer_samples(context)
+        context.test_images, context.inception_extractor, _layer_samples(context)
     )
 
 

@@ -3,8 +3,8 @@
 import ml_collections
 import numpy as np
 
+from gankd_jax.config.dataset import config_dataset
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.data import registry
 from gankd_jax.evaluation.classifier import CLASSIFIERS
 from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.models import conv
@@ -102,7 +102,7 @@ def _build_feature_network(
     if recipe.feature_network == "inception":
         return InceptionMaps(available_maps())
     return CLASSIFIERS[recipe.feature_network](
-        classes=registry.get_dataset(config.data.name).classes,
+        classes=config_dataset(config).classes,
         image_size=config.data.image_size,
         channels=image_channels(config),
     )
@@ -128,4 +128,4 @@ def retry_seed(seed: int, retries: int) -> int:
 
 def image_channels(config: ml_collections.ConfigDict) -> int:
     """Returns 1 for grey images, 3 for colour."""
-    return config.data.channels or registry.get_dataset(config.data.name).image_shape[2]
+    return config.data.channels or config_dataset(config).image_shape[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ml_collections
 
-from gankd_jax.data import registry
+from gankd_jax.config.dataset import config_dataset
 from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.interop import inception_weights
 from gankd_jax.models.sampling import TrainedGenerator
@@ -205,7 +205,7 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
             scores or compares images has no labels or no weights.
     """
     has_data = config.data.name != "none"
-    has_labels = has_data and registry.get_dataset(config.data.name).classes is not None
+    has_labels = has_data and config_dataset(config).classes is not None
     names = networks.feature_network_names(config)
     if "classifier" in names and not has_labels:
         owner = config.data.name if has_data else "a study without data"
@@ -221,6 +221,13 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             "config.study names several teachers, and they are compared by a classifier on"
             " validation images: the data set needs labels and data.validation above 0"
+        )
+    if not (has_labels or config.evaluation.layers):
+        logger.warning(
+            "%s has no labels, so no classifier scores its images: Fréchet distance, KID, precision"
+            " and recall are missing until `gankd weights fetch` has fetched the FID network and"
+            " `gankd evaluate` runs with --config.evaluation.layers=\"('768',)\"",
+            config.data.name,
         )
     if config.evaluation.layers:
         inception_weights.load_weights(

@@ -16,7 +16,8 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from gankd_jax.data import image_arrays, image_files, registry
-from gankd_jax.data.loading import default_data_dir, load_split
+from gankd_jax.data.loading import load_split
+from gankd_jax.data.stored import default_data_dir
 from gankd_jax.evaluation import inference, reference_stats
 from gankd_jax.evaluation.inception import load_inception_extractor
 from gankd_jax.export import pretrained
@@ -387,7 +388,7 @@ def _folder_stats(
 def _split_stats(
     name: str, split: str, extractor: FeatureExtractor, settings: ScoreSettings
 ) -> FeatureStats:
-    size = settings.image_size or registry.get_dataset(name).image_shape[0] or 64
+    size = settings.image_size or registry.get_dataset(name, settings.data_dir).image_shape[0] or 64
     images = load_split(
         name,
         split,

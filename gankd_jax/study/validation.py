@@ -6,8 +6,10 @@ from collections.abc import Iterable
 import ml_collections
 
 from gankd_jax.config import schema
+from gankd_jax.config.dataset import config_dataset
 from gankd_jax.evaluation.classifier import CLASSIFIERS
 from gankd_jax.evaluation.inference import BATCH_STATISTICS
+from gankd_jax.interop import inception_weights
 from gankd_jax.models.conv import CONV_IMPLS
 from gankd_jax.models.family import FAMILIES
 from gankd_jax.models.inception import POOL_LAYERS
@@ -17,6 +19,8 @@ from gankd_jax.training import losses
 from gankd_jax.training.train_state import CRITIC_SOURCES, OPTIMIZERS, SCHEDULES
 from gankd_jax.training.train_step import REAL_SOURCES
 from gankd_jax.utils.errors import UserError
+
+AUTO_LAYERS = "auto"  # of `config.evaluation.layers`
 
 
 def field_options() -> dict[str, tuple[str, ...]]:
@@ -38,7 +42,7 @@ def field_options() -> dict[str, tuple[str, ...]]:
         "conv": ("auto", *CONV_IMPLS),
         "placement": PLACEMENTS,
         "classifiers": tuple(CLASSIFIERS),
-        "layers": POOL_LAYERS,
+        "layers": (AUTO_LAYERS, *POOL_LAYERS),
         "statistics": BATCH_STATISTICS,
     }
 
@@ -53,6 +57,24 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     # A given teacher is not trained, so that its recipe does not matter.
     for owner in ("student",) if config.study.teacher else ("teacher", "student"):
         _validate_family(config, owner)
+
+
+def resolve_layers(config: ml_collections.ConfigDict) -> None:
+    """Replaces the FID layers `auto` by those that serve.
+
+    Args:
+        config: Changed in place.  A data set with labels needs no layer; without, it is the last
+            one that the fetched weights serve, if there are any.
+
+    Raises:
+        UserError: The data set is neither registered nor prepared.
+    """
+    if AUTO_LAYERS not in config.evaluation.layers:
+        return
+    path = inception_weights.default_weights_path()
+    is_needed = config_dataset(config).classes is None and path.exists()
+    layers = inception_weights.available_layers(path) if is_needed else ()
+    config.evaluation.layers = tuple(layer for layer in layers if layer in POOL_LAYERS)[-1:]
 
 
 def _merge_options(options: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -231,7 +231,7 @@ INVALID_VALUES = [
     ("evaluation.seed", -1, "config.evaluation.seed is -1"),
     ("evaluation.seed", 2**31 - 1, "config.evaluation.seed is 2147483647"),
     ("evaluation.statistics", "none", "it can be recomputed, running"),
-    ("evaluation.layers", ("2049",), "it can be 64, 192, 768, 1280, 2048"),
+    ("evaluation.layers", ("2049",), "it can be auto, 64, 192, 768, 1280, 2048"),
 ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from python2_pickle import dump_python2_pickle
 
-from gankd_jax.data.array_pickle import load_byte_arrays
+from gankd_jax.data.originals.array_pickle import load_byte_arrays
 
 
 def make_batch() -> dict:

@@ -333,3 +333,68 @@ def test_a_folder_without_images_says_what_it_has(tmp_path):
         find_images(tmp_path / "cat", min_count=2)
     assert not image_files.has_images(tmp_path)
     assert image_files.has_images(tmp_path / "cat")
+
+
+def decode_as_shown(content: bytes) -> np.ndarray:
+    return np.asarray(decode_image(io.BytesIO(content), "a", "RGB", as_shown=True))
+
+
+def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, file_format, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_metadata_says(orientation, file_format):
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :8], upright[8:, 8:] = (255, 0, 0), (0, 255, 0)
+    # What a camera stores, by the EXIF standard: where row 0 and column 0 of the file belong.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright)[:, ::-1][::-1, ::-1][:, ::-1],
+        8: np.rot90(upright, -1),
+    }
+    if orientation == 7:
+        stored[7] = upright[::-1, ::-1].transpose(1, 0, 2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    image = Image.fromarray(np.ascontiguousarray(stored[orientation]))
+    content = encode(image, file_format, exif=exif, **options.get(file_format, {}))
+    assert np.abs(decode_as_shown(content).astype(int) - upright).max() <= 3
+
+
+def test_a_16_bit_image_is_turned_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.array([[0, 257 * 7], [257 * 200, 65535]], np.uint16)
+    content = encode(Image.fromarray(values), "PNG", exif=exif)
+    assert decode_as_shown(content)[..., 0].tolist() == [[200, 0], [255, 7]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGB key", "P key"])
+def test_transparency_is_laid_on_white(mode):
+    """Half-transparent black is grey on white, and fully transparent black is white."""
+    options = {"transparency": 0} if mode == "P key" else {}
+    if mode == "RGB key":
+        image, options = Image.new("RGB", (4, 4)), {"transparency": (0, 0, 0)}
+    elif mode == "P key":
+        image = Image.new("P", (4, 4))
+        image.putpalette([0, 0, 0, 255, 255, 255])
+    else:
+        image = Image.new("LA", (4, 4), (0, 128))
+        image = image.convert(mode)
+    file_format = "TIFF" if mode == "PA" else "PNG"
+    if mode == "PA":
+        image = Image.new("PA", (4, 4), (0, 128))
+        image.putpalette([0, 0, 0])
+    expected = 255 if "key" in mode else 127
+    pixels = decode_as_shown(encode(image, file_format, **options))
+    assert set(pixels.ravel()) == {expected}

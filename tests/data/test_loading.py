@@ -12,8 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from gankd_jax.data import loading
-from gankd_jax.data.loading import default_data_dir, load_split, preprocess
+from gankd_jax.data.image_files import preprocess
+from gankd_jax.data.loading import load_split
 from gankd_jax.data.prepare import prepare_dataset
+from gankd_jax.data.stored import default_data_dir
 from gankd_jax.utils.errors import UserError
 
 PLAIN = {"image_size": 8, "pad": 0}

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from python2_pickle import dump_python2_pickle
 
-from gankd_jax.data import original_files, readers, registry
+from gankd_jax.data import registry
+from gankd_jax.data.originals import original_files, readers
 from gankd_jax.data.prepare import prepare_dataset, read_provenance
 from gankd_jax.utils.errors import UserError
 

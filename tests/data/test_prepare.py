@@ -22,9 +22,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tensorflow_datasets.core import hashing, shuffle
 
-from gankd_jax.data import readers, registry, tfds_builder
+from gankd_jax.data import registry, tfds_builder
 from gankd_jax.data.loading import load_split
-from gankd_jax.data.prepare import prepare_dataset, prepared_dir, read_provenance
+from gankd_jax.data.originals import readers
+from gankd_jax.data.prepare import prepare_dataset, read_provenance
+from gankd_jax.data.stored import prepared_dir
 from gankd_jax.utils.errors import UserError
 
 REAL_DATA = Path(
@@ -497,7 +499,7 @@ def test_files_in_the_target_folder_are_not_overwritten(tmp_path):
 def test_data_of_a_faster_process_is_used(tmp_path, monkeypatch):
     write = tfds_builder.ArrayRecordBuilder.write
 
-    def write_after_other_process(self) -> Path:
+    def write_after_other_process(self) -> tuple[Path, dict[str, int]]:
         monkeypatch.setattr(tfds_builder.ArrayRecordBuilder, "write", write)
         prepare_dataset("digits", None, tmp_path)
         return write(self)
@@ -576,7 +578,7 @@ def test_downloads_are_checked_and_each_file_is_fetched_once(tmp_path, monkeypat
         (site / TEST_LABELS).write_bytes(read_real_files()[TEST_LABELS])
         (tmp_path / "dataset").mkdir()
         monkeypatch.setattr(
-            "gankd_jax.data.prepare._write_dataset", lambda *args, **kwargs: tmp_path / "dataset"
+            "gankd_jax.data.prepare.write_dataset", lambda *args, **kwargs: tmp_path / "dataset"
         )
         assert prepare_dataset("mnist", None, data_dir) == tmp_path / "dataset"
         assert {path.name: path.read_bytes() for path in downloads.iterdir()} == read_real_files()

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from gankd_jax.data.array_pickle import load_byte_arrays
-from gankd_jax.data.original_files import Member, open_members, read_content, reading_file
+from gankd_jax.data.originals.array_pickle import load_byte_arrays
+from gankd_jax.data.originals.original_files import Member, open_members, read_content, reading_file
 from gankd_jax.data.registry import Dataset
 from gankd_jax.utils.atomic_io import encode_png
 from gankd_jax.utils.errors import UserError
@@ -33,11 +33,12 @@ class ExampleSplit:
 
     Attributes:
         keys: A key for each example: that of stock TFDS, which orders its records by them.
-        example: Maps a key to the example's features, such as `{"image": bytes, "label": int}`.
+        example: Maps a key to the example's features, such as `{"image": bytes, "label": int}`;
+            to None, to leave it out.
     """
 
     keys: Sequence[int | str]
-    example: Callable[[Any], dict[str, Any]]
+    example: Callable[[Any], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
