@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gankd_jax.bench import cost_model
 from gankd_jax.bench.worker import WorkerCase
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models import conv, sampling
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.models.family import Critic, Generator
+from gankd_jax.training import cost_model
 from gankd_jax.training.multi_run import RunSpec, RunSpecs, make_multi_step
 from gankd_jax.training.train_state import StepSpec, TeacherParams, create_train_state
 

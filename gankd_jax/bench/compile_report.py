@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from tabulate import tabulate
 
 from gankd_jax.bench import programs
-from gankd_jax.bench.cost_model import CHIPS, Chip
+from gankd_jax.bench.chips import CHIPS, Chip
 from gankd_jax.bench.programs import CompiledStats, Program, compile_program
 from gankd_jax.models import conv
 from gankd_jax.utils import sharding

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 import ml_collections
 from tabulate import tabulate
 
-from gankd_jax.bench import cost_model
+from gankd_jax.bench import chips
 from gankd_jax.models.cost import GeneratorCost, generator_cost
 from gankd_jax.models.family import Generator, family_of
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
+from gankd_jax.training import cost_model
 
 WIDTH_HEADER = (
     *("family", "width", "paper's count", "parameters", "multiply-adds", "bytes"),
@@ -29,6 +30,12 @@ GROUP_NOTES = (
     "state: weights and Adam's moments; gradient: what devices that share a batch add up in a step."
 )
 CHIP_HEADER = ("chip", "TFLOP/s", "hours")
+SHARD_HEADER = ("shards", "10^15 in turn", "hours", "its runs")
+SHARD_NOTES = (
+    "10^15 in turn: operations of its runs and, for students of another shard's teacher, of that"
+    " before;\nwithout the teacher's images, which each shard of students computes again."
+)
+SHARD_ALIGN = ("right", "right", "right", "left")
 # The assumed share of a chip's peak.  The TPU compiler estimates twice as much for the paper's
 # widest teacher and as much for its narrow students.
 UTILIZATION = 0.25
@@ -59,8 +66,9 @@ def describe_costs(config: ml_collections.ConfigDict, rate: float = 1.0) -> str:
         rate: TFLOP/s that the machine sustains, > 0; the hours of each group follow from it.
 
     Returns:
-        Three tables: a row for each family and width, with ratios to the widest teacher; a row for
-        each group of runs that train together; a row for each kind of chip.
+        Four tables: a row for each family and width, with ratios to the widest teacher; a row for
+        each group of runs that train together; a row for each kind of chip; a row for numbers of
+        shards up to the most that help.
     """
     teacher = networks.build_generator(config, plan.widest_teacher(config))
     teacher_cost = generator_cost(teacher)
@@ -69,7 +77,8 @@ def describe_costs(config: ml_collections.ConfigDict, rate: float = 1.0) -> str:
     title = f"{config.name}: {size}x{size}x{channels}, teacher d={teacher.width}"
     widths_table = _format_table(WIDTH_HEADER, rows)
     groups = [_group_cost(config, g) for g in plan.group_runs(config, plan.plan_runs(config))]
-    return "\n".join([title, widths_table, WIDTH_NOTES, "", _describe_groups(groups, rate)])
+    tables = [_describe_groups(groups, rate), "", _describe_shards(config, rate)]
+    return "\n".join([title, widths_table, WIDTH_NOTES, "", *tables])
 
 
 def _width_generators(config: ml_collections.ConfigDict) -> list[Generator]:
@@ -84,7 +93,7 @@ def _describe_groups(groups: list[GroupCost], rate: float) -> str:
     total = sum(group.total_flops for group in groups)
     chip_rows = [
         (name, f"{peak / 1e12:,.0f}", _format_hours(total, UTILIZATION * peak))
-        for name, peak in cost_model.PEAK_FLOPS.items()
+        for name, peak in chips.PEAK_FLOPS.items()
     ]
     return "\n".join(
         [
@@ -97,6 +106,38 @@ def _describe_groups(groups: list[GroupCost], rate: float) -> str:
             _format_table(CHIP_HEADER, chip_rows),
         ]
     )
+
+
+def _describe_shards(config: ml_collections.ConfigDict, rate: float) -> str:
+    """Returns a row for 1, 2, 4, ... shards, and for the fewest that end as soon as any number."""
+    costs = {run: networks.run_flops(config, run) for run in plan.plan_runs(config)}
+    ends = {n: _last_shard(config, n, costs)[0] for n in range(1, len(costs) + 1)}
+    count = min(n for n, end in ends.items() if end == min(ends.values()))
+    rows = []
+    for n in sorted({count} | {2**k for k in range(count.bit_length())}):
+        end, runs = _last_shard(config, n, costs)
+        hours = _format_hours(end, rate * 1e12)
+        rows.append((str(n), f"{end / 1e15:,.2f}", hours, plan.describe_runs(runs)))
+    return "\n".join(
+        [
+            f"Up to {count} shards help (`gankd study --shard=1/{count}`). The last ends after:",
+            tabulate(rows, SHARD_HEADER, "plain", disable_numparse=True, colalign=SHARD_ALIGN),
+            SHARD_NOTES,
+        ]
+    )
+
+
+def _last_shard(
+    config: ml_collections.ConfigDict, n: int, costs: dict[Run, int]
+) -> tuple[int, list[Run]]:
+    """Returns the operations until the last of `n` shards ends, and the runs of that shard."""
+    teacher = max(costs[run] for run in plan.teacher_runs(config))
+    ends = []
+    for runs in plan.shard_runs(config, n, costs.__getitem__):
+        kinds = {run.kind for run in runs}
+        waits = "student" in kinds and "teacher" not in kinds
+        ends.append((sum(costs[run] for run in runs) + waits * teacher, runs))
+    return max(ends, key=lambda end: end[0])
 
 
 def _group_cost(config: ml_collections.ConfigDict, group: list[Run]) -> GroupCost:

@@ -101,7 +101,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "K/N",
         "type": parse_shard,
         "default": (1, 1),
-        "help": "train only this share of the study's groups: 1/4 to 4/4 (default: all)",
+        "help": "train only this share of the study's runs: 1/4 to 4/4 (default: all)",
     },
     "wait": {
         "metavar": "SECONDS",

@@ -10,7 +10,9 @@ from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.models import conv
 from gankd_jax.models.family import FAMILIES, Critic, Family, FeatureNetwork, Generator
 from gankd_jax.models.inception import InceptionMaps
+from gankd_jax.study import plan
 from gankd_jax.study.plan import Run
+from gankd_jax.training import cost_model
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_state import StepSpec
 
@@ -112,6 +114,17 @@ def feature_network_names(config: ml_collections.ConfigDict) -> set[str]:
     """Returns the names of the networks in whose hidden layers students are compared."""
     recipes = [config.recipes[name] for name in config.study.students]
     return {recipe.feature_network for recipe in recipes if recipe.features != "none"}
+
+
+def run_flops(config: ml_collections.ConfigDict, run: Run) -> int:
+    """Counts the operations of a run's training, without the teacher's images.
+
+    Args:
+        config: The study's config.
+        run: The run.
+    """
+    spec = make_run_spec(config, run, plan.widest_teacher(config))
+    return spec.spec.recipe.steps * cost_model.group_step_flops({run.name: spec}, None)
 
 
 def retry_seed(seed: int, retries: int) -> int:

@@ -4,7 +4,7 @@ Imports no JAX, so that reports and completion can read it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
@@ -69,18 +69,55 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[Run]:
     return teacher_runs(config) + student_runs(config) + baseline_runs(config)
 
 
-def shard_runs(config: ml_collections.ConfigDict, k: int, n: int) -> list[Run]:
-    """Returns the runs of shard `k` of `n`, for a sweep over several machines.
+def shard_runs(
+    config: ml_collections.ConfigDict, n: int, cost: Callable[[Run], int]
+) -> list[list[Run]]:
+    """Shares the runs of a study among `n` shards, for a sweep over several machines.
+
+    Groups stay whole, since they compile to one program, as long as there are as many as shards.
+    With more shards every group has at least one, and the costliest are split by width and seed.
 
     Args:
         config: The study's config.
-        k: The shard, from 1 to `n`.
         n: The number of shards.
+        cost: Operations of a run's training, by which the shards of a group are balanced; it is not
+            called for whole groups.
 
     Returns:
-        Every n-th group of runs.  Groups are not split, since they compile to one program.
+        The runs of each shard; the last ones are empty if there are more shards than runs.
     """
-    return [run for group in group_runs(config, plan_runs(config))[k - 1 :: n] for run in group]
+    groups = group_runs(config, plan_runs(config))
+    if n <= len(groups):
+        return [[run for group in groups[k::n] for run in group] for k in range(n)]
+    costs = {run: cost(run) for group in groups for run in group}
+    parts = {k: [group] for k, group in enumerate(groups)}
+    for _ in range(min(n, len(costs)) - len(groups)):
+        # Splitting a group helps if its costliest part that can be split gets cheaper.
+        largest = {k: _largest_cost(parts[k], costs) for k in parts}
+        k = max(largest, key=largest.__getitem__)
+        parts[k] = _split_group(groups[k], len(parts[k]) + 1, costs)
+    shards = [part for k in parts for part in parts[k]]
+    return shards + [[] for _ in range(n - len(shards))]
+
+
+def _largest_cost(parts: list[list[Run]], costs: dict[Run, int]) -> int:
+    """Returns the cost of the costliest part of several runs; -1 if every run is alone."""
+    return max((sum(costs[run] for run in part) for part in parts if len(part) > 1), default=-1)
+
+
+def _split_group(group: list[Run], count: int, costs: dict[Run, int]) -> list[list[Run]]:
+    """Splits a group into parts of similar cost: each run, costly ones first, to the cheapest."""
+    parts: list[list[Run]] = [[] for _ in range(count)]
+    for run in sorted(group, key=costs.__getitem__, reverse=True):
+        min(parts, key=lambda part: (sum(costs[r] for r in part), len(part))).append(run)
+    return [[run for run in group if run in part] for part in parts]
+
+
+def describe_runs(runs: Sequence[Run]) -> str:
+    """Returns the names of some runs; of many their number, and the first and last name."""
+    if len(runs) > 3:
+        return f"{len(runs)} runs, {runs[0].name} to {runs[-1].name}"
+    return ", ".join(run.name for run in runs) or "no run"
 
 
 def find_run(config: ml_collections.ConfigDict, name: str) -> Run:

@@ -4,6 +4,7 @@ Every process of a study executes these functions.  Whatever reads or writes the
 through `multihost.on_primary`.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def run_study(
         UserError: The shard has students, their teacher is not trained, and no process has been
             training it for `wait_seconds`.
     """
-    runs = plan.shard_runs(config, *shard)
+    runs = _select_shard(config, *shard)
     if multihost.on_primary(lambda: _are_done(config, folder, runs)):
         logger.info("all %d runs are done", len(runs))
         return
@@ -63,6 +64,16 @@ def run_study(
         train_runs(context, students, plan.find_run(config, teacher))
     train_runs(context, baselines)
     multihost.on_primary(lambda: _evaluate(context, runs))
+
+
+def _select_shard(config: ml_collections.ConfigDict, k: int, n: int) -> list[Run]:
+    """Returns the runs of shard `k` of `n`, and logs what every shard does."""
+    shards = plan.shard_runs(config, n, functools.partial(networks.run_flops, config))
+    for number, runs in enumerate(shards, start=1):
+        if n > 1:
+            mark = " (this one)" if number == k else ""
+            logger.info("shard %d/%d%s: %s", number, n, mark, plan.describe_runs(runs))
+    return shards[k - 1]
 
 
 def train_run(config: ml_collections.ConfigDict, folder: Path, name: str) -> None:

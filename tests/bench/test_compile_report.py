@@ -11,10 +11,11 @@ import os
 import pytest
 import tiny
 
-from gankd_jax.bench import compile_report, cost_model, programs
+from gankd_jax.bench import compile_report, programs
 from gankd_jax.bench.compile_report import describe_memory, describe_tpu_programs
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.study import networks, plan
+from gankd_jax.training import cost_model
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.sharding import mesh_of_devices
 

@@ -1,6 +1,7 @@
 """The tables of `gankd describe`."""
 
 import math
+import re
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ import tiny
 from gankd_jax.bench.cost_report import describe_costs
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
+from gankd_jax.study import networks, plan
 
 
 def test_tables_add_up():
@@ -32,3 +34,22 @@ def test_tables_add_up():
     states, gradients = (float(word) * 1e6 for word in rows["teachers"][5:])
     assert gradients == pytest.approx(4 * parameters, abs=0.051e6)
     assert states == pytest.approx(12 * parameters, rel=0.01)
+
+
+def test_shards_help_until_the_longest_student_follows_the_teacher():
+    config = tiny.repository_config("mnist", study__widths=(2, 4), study__teacher_widths=(8,))
+    text = describe_costs(config)
+    count = int(re.search(r"Up to (\d+) shards help", text)[1])
+    rows = [line.split() for line in text.splitlines() if re.fullmatch(r" +\d+ .* \S+-s0", line)]
+    hours = {int(row[0]): float(row[2]) for row in rows}
+    assert list(hours) == sorted({*(n for n in (1, 2, 4) if n <= count), count})
+    assert sorted(hours.values(), reverse=True) == list(hours.values())
+    # One joint student of the largest width, which has the teacher's critic.
+    assert rows[-1][3:] == ["student-joint-d4-s0"]
+    teacher, student = (networks.run_flops(config, run) for run in last_runs(config))
+    assert float(rows[-1][1]) == pytest.approx((teacher + student) / 1e15, abs=0.0051)
+
+
+def last_runs(config):
+    """The teacher and the costliest student."""
+    return [plan.find_run(config, name) for name in ("teacher-d8-s0", "student-joint-d4-s0")]

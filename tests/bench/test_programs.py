@@ -84,7 +84,8 @@ COMPILE_ON_1_AND_8 = """
 import json
 import jax
 import tiny
-from gankd_jax.bench import cost_model, programs
+from gankd_jax.bench import programs
+from gankd_jax.training import cost_model
 from gankd_jax.study import networks, plan
 from gankd_jax.utils.sharding import mesh_of_devices
 widths = {"study__teacher_widths": (8,), "study__widths": (4,)}

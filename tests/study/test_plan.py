@@ -135,15 +135,58 @@ def test_a_critic_that_starts_from_the_teachers_has_its_width_and_norm():
     assert networks.make_run_spec(config, run, teacher).spec.critic.width == 1
 
 
-def test_shards_are_whole_groups_and_together_the_plan():
+def width_squared(run: Run) -> int:
+    return run.width**2
+
+
+@pytest.mark.parametrize("n", range(1, 14))
+def test_shards_are_together_the_plan_and_none_is_empty_while_runs_are_left(n):
+    config = tiny.config(recipes__l1__steps=50, study__widths=(1, 2), study__seeds=(0, 1))
+    runs = plan.plan_runs(config)
+    assert len(runs) == 13
+    shards = plan.shard_runs(config, n, width_squared)
+    together = [run for shard in shards for run in shard]
+    assert len(shards) == n
+    assert len(together) == len(set(together))
+    assert set(together) == set(runs)
+    assert all(shards)
+
+
+def test_groups_stay_whole_up_to_their_number():
     config = tiny.config(recipes__l1__steps=50)  # students of another length: a group of their own
-    for n in (1, 2, 3, 5):
-        shards = [plan.shard_runs(config, k, n) for k in range(1, n + 1)]
-        together = [run for shard in shards for run in shard]
-        assert len(together) == len(set(together))
-        assert set(together) == set(plan.plan_runs(config))
-        for group in plan.group_runs(config, plan.plan_runs(config)):
+    groups = plan.group_runs(config, plan.plan_runs(config))
+    for n in range(1, len(groups) + 1):
+        shards = plan.shard_runs(config, n, cost=pytest.fail)
+        for group in groups:
             assert sum(set(group) <= set(shard) for shard in shards) == 1
+    assert shards == groups
+
+
+def test_more_shards_than_runs_leave_the_last_ones_empty():
+    config = tiny.config(study__students=("mse",), study__seeds=(0,), study__baselines=())
+    shards = plan.shard_runs(config, 4, width_squared)
+    assert [names(shard) for shard in shards] == [["teacher-d4-s0"], ["student-mse-d1-s0"], [], []]
+
+
+def test_split_groups_are_balanced_by_cost():
+    """No shard of a group is dearer than the cheapest by more than its cheapest run."""
+    config = tiny.config(study__widths=(1, 2, 3, 4, 8), study__seeds=(0, 1, 2))
+    for n in range(4, 20):
+        shards = plan.shard_runs(config, n, width_squared)
+        for kind in ("student", "baseline"):
+            parts = [shard for shard in shards if shard[0].kind == kind]
+            costs = [sum(map(width_squared, part)) for part in parts]
+            largest = parts[costs.index(max(costs))]
+            assert max(costs) - min(costs) <= min(map(width_squared, largest))
+
+
+def test_the_cost_of_a_run_is_that_of_its_steps():
+    config = tiny.config(recipes__l1__steps=80)
+    runs = {run.name: run for run in plan.plan_runs(config)}
+    by_name = {name: networks.run_flops(config, run) for name, run in runs.items()}
+    assert by_name["student-l1-d1-s0"] == 2 * by_name["student-mse-d1-s0"]
+    assert by_name["student-mse-d1-s0"] == by_name["student-mse-d1-s1"]
+    assert by_name["baseline-d1-s0"] > by_name["student-mse-d1-s0"]  # it has a critic
 
 
 @pytest.mark.parametrize(("warm_start", "stream"), [(False, 9), (True, 5)])

@@ -281,13 +281,29 @@ def test_shards_in_any_order_with_one_missing_equal_the_whole_study(root, finish
     assert "a student needs a teacher, and none is trained" in rejected.stderr
     assert run_shard("1/3").returncode == 0
     second_call = run_shard("3/3")
-    assert (second_call.returncode, second_call.stderr) == (0, "all 2 runs are done\n")
+    assert second_call.returncode == 0
+    assert second_call.stderr.splitlines() == [
+        "shard 1/3: teacher-d4-s0",
+        "shard 2/3: 4 runs, student-mse-d1-s0 to student-l1-d1-s1",
+        "shard 3/3 (this one): baseline-d1-s0, baseline-d1-s1",
+        "all 2 runs are done",
+    ]
     # Shard 2 never ran; the whole study trains its runs.
     whole = run_shard("1/1")
     assert whole.returncode == 0, whole.stderr
     assert "baseline" not in whole.stderr
     # The same seeds give the same bits in other processes.
     assert kill_study.compare_studies(tiny.config(), folder, finished) == []
+
+
+def test_a_shard_logs_what_every_shard_does(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(runner, "_are_done", lambda *_: True)
+    caplog.set_level("INFO", logger="gankd_jax")
+    runner.run_study(tiny.config(), tmp_path, (2, 8))
+    lines = caplog.messages
+    assert lines[0] == "shard 1/8: teacher-d4-s0"
+    assert lines[1] == "shard 2/8 (this one): student-mse-d1-s0"
+    assert lines[7:] == ["shard 8/8: no run", "all 1 runs are done"]
 
 
 def test_shard_waits_for_a_teacher_that_has_not_started(tmp_path, monkeypatch):

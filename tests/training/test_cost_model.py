@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from gankd_jax.bench import cost_model, programs
+from gankd_jax.bench import programs
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.models.classifiers import LeNet
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.study import networks, plan
-from gankd_jax.training import train_step
+from gankd_jax.training import cost_model, train_step
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_state import StepSpec, create_train_state
 

@@ -6,8 +6,8 @@ cost what the layer costs each; the first layer's input needs none.  Faster algo
 need fewer operations.
 """
 
-import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,34 +18,18 @@ from gankd_jax.training.multi_run import RunSpecs, data_seeds
 from gankd_jax.training.train_state import StepSpec, TrainState, create_train_state
 from gankd_jax.training.train_step import hidden_layers
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """The limits of a TPU chip, from its data sheet."""
-
-    memory: int  # bytes
-    bandwidth: float  # of the memory, bytes/s
-    peak: float  # operations/s of bfloat16 products, to which JAX rounds float32 on a TPU
-    clock: float  # cycles/s: the peak over 4 units per core of 128x128 multiply-adds
-    layout: str  # libtpu's name for its cores: 'megacore' where two work as one device
-
-
-# https://cloud.google.com/tpu/docs/v4, /v5e and /v5p, "key chip specifications".
-CHIPS = {
-    "v4": Chip(32 * 2**30, 1_200e9, 275e12, 1.05e9, "megacore"),
-    "v5e": Chip(16 * 2**30, 819e9, 197e12, 1.50e9, "default"),
-    "v5p": Chip(95 * 2**30, 2_765e9, 459e12, 1.75e9, "megacore"),
-}
-# Most operations/s in products of float32 as JAX rounds it there: to bfloat16 on TPUs, to TF32 on
-# GPUs (NVIDIA's data sheets of the A100 and the H200 SXM, without sparsity).
-PEAK_FLOPS = {name: chip.peak for name, chip in CHIPS.items()} | {"A100": 156e12, "H200": 494.5e12}
-
 # Batches of images at which a loss penalises the critic's slope.
 PENALISED_BATCHES = {"wgan_gp": 1, "rpgan": 2}
 
 
 def generator_flops(generator: Generator) -> int:
     """Operations to generate one image."""
+    module: Any = generator  # a Flax module, which can be hashed
+    return _trace_flops(module)
+
+
+@functools.cache
+def _trace_flops(generator: Any) -> int:
     return 2 * generator_cost(generator).multiply_adds
 
 
