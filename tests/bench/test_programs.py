@@ -41,14 +41,14 @@ def test_every_program_lowers_for_gpu_and_tpu(name):
 def test_program_has_the_critic_that_only_its_last_run_compares_features_in():
     fields = {"recipes__l1__features": "energy", "recipes__l1__feature_batch": 4}
     config = tiny.config(**fields)
-    critics = {
-        program.title: program.arguments[1] and program.arguments[1].critic
+    features = {
+        program.title: program.arguments[1] and program.arguments[1].features
         for program in programs.training_programs(config)
     }
     teacher = networks.build_critic(config, plan.widest_teacher(config))
-    kernel = critics["students"]["params"]["layer0"]["kernel"]
+    kernel = features["students"]["critic"]["params"]["layer0"]["kernel"]
     assert kernel.shape == (4, 4, teacher.channels, teacher.width)
-    assert critics["teachers"] is critics["baselines"] is None
+    assert features["teachers"] is features["baselines"] is None
 
 
 HLO = """\
