@@ -151,6 +151,12 @@ class CommandParser(argparse.ArgumentParser):
         for name in names:
             self.add_flag(name, required=required, **FLAGS[name])
 
+    def add_registering_config(self) -> None:
+        """Adds the flag of a config file of which only what it registers is used."""
+        summary = "a config file that registers the losses, networks or metrics of a user's study"
+        # Without the flag there is no attribute, so that no config is read from a work directory.
+        self.add_flag("config", **FLAGS["config"] | {"help": summary, "default": argparse.SUPPRESS})
+
     def add_study_flags(self, *names: str) -> None:
         """Adds the flags that name a study: its work directory, a config, and flags of `FLAGS`."""
         summary = f"{FLAGS['config']['help']} (default: the config of the study in --workdir)"
@@ -340,12 +346,7 @@ def _add_study_commands(parser: CommandParser) -> None:
     evaluate.add_flags("coordinator", "processes", "process")
     report = parser.add_command("report", commands.run_report, "gankd report --workdir=runs/digits")
     report.add_flags("workdir", required=True)
-    report.add_flag(
-        "config",
-        **FLAGS["config"]
-        | {"help": "a config file that registers metrics, which get their labels in the report"},
-        default=argparse.SUPPRESS,  # without it no config is read, and no JAX
-    )
+    report.add_registering_config()
     watch = parser.add_command(
         "watch",
         commands.run_watch,
@@ -378,6 +379,7 @@ def _add_distill_command(parser: CommandParser) -> None:
         "gankd distill mnist-d4 --width=1,2 --steps=100 --workdir=runs/distilled",
         "gankd distill mnist-d16 --width=4 --steps=100 --out=student.onnx",
     )
+    distill.add_registering_config()
     distill.add_flag(
         "TEACHER",
         complete="file",
@@ -477,6 +479,7 @@ def _add_score_command(parser: CommandParser) -> None:
         "gankd score digits:test --image-size=16 --pad=1 --out=digits-test.npz",
         "gankd score runs/digits/student-mse-d4-s0 digits-test.npz",
     )
+    score.add_registering_config()
     score.add_flag(
         "A",
         complete="file",

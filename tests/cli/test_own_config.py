@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 import gankd_jax
+from gankd_jax.cli.parser import parse_command, stored_config_words
 from gankd_jax.metrics.registry import FEATURE_FUNCTIONS, METRICS
 from gankd_jax.models.family import FAMILIES
 from gankd_jax.study import workdir
@@ -173,3 +174,10 @@ def test_a_name_that_nobody_registers_is_refused_with_those_there_are(command, o
 
 def test_a_study_whose_names_are_registered_opens(command, old_workdir):
     assert workdir.read_config(old_workdir).recipes.mse.optimizer == "adam"
+
+
+@pytest.mark.parametrize("words", [["report"], ["score", "a", "b"], ["distill", "mnist-d2"]])
+def test_command_without_a_study_takes_the_file_for_what_it_registers(words):
+    words = [*words, "--workdir=x"] if "score" not in words else words
+    assert stored_config_words(words) == []  # nor is a config read from the work directory
+    assert parse_command([*words, "--config=own.py"]).config == "own.py"
