@@ -45,13 +45,13 @@ class ImageOptions:
         crop: 'centre': the short side is resized to `image_size` and the centre square cut out, as
             a study does.  'none': the whole image is resized to the square.
         image_size: Pixels of a stored image's side.
-        labels: 'folders': the sub-folders are the classes.  'none': there are no labels.  '':
-            folders, if every image lies in one.
+        labels: 'folders': the sub-folders are the classes.  'none': there are no labels.
+            'auto': folders, if every image lies in one.
     """
 
     crop: str = "centre"
     image_size: int = 64
-    labels: str = ""
+    labels: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _find_labels(
 ) -> dict[str, str]:
     """Returns the sub-folder of each image, if these are the labels."""
     outside = [path for path, parts in parents.items() if not parts]
-    if labels == "none" or (outside and not labels):
+    if labels == "none" or (outside and labels == "auto"):
         return {}
     classes = {path: parts[0] for path, parts in parents.items() if parts}
     if len(set(classes.values())) > 1 and not outside:
