@@ -92,7 +92,7 @@ def distill(
 
     Example:
         >>> import gankd_jax
-        >>> students = gankd_jax.distill("mnist-d4", widths=(1, 2), steps=20)
+        >>> students = gankd_jax.distill("mnist-d4", widths=(2,), steps=20)
         >>> students[2].sample(seed=0, n=16).shape
         (16, 32, 32, 1)
         >>> students[2].export("student.stablehlo")

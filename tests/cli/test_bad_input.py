@@ -286,7 +286,7 @@ CASES: dict[str, tuple[MakeFiles, list[str], str]] = {
     "empty statistics": (write("bad.npz", b""), STATISTICS, "has no statistics"),
     "text as statistics": (write("bad.npz", b"x"), STATISTICS, "has no statistics"),
     "other arrays": (statistics(a=[1]), STATISTICS, "has no statistics"),
-    "other shapes": (statistics(mu=[1.0, 2.0], sigma=[[1.0]]), STATISTICS, "do not fit"),
+    "other shapes": (statistics(mu=[1.0, 2.0], sigma=[[1.0]]), STATISTICS, "does not fit"),
     "words": (statistics(mu=["a"], sigma=[["b"]]), STATISTICS, "has no statistics"),
     "not finite": (statistics(mu=[np.nan], sigma=[[1.0]]), STATISTICS, "not finite"),
     "endless count": (statistics(mu=[1], sigma=[[1]], count=np.inf), STATISTICS, "not finite"),

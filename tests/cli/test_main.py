@@ -151,7 +151,7 @@ MISTAKES = {
         ["report", "{finished}", "--shard=1/2"],
         "`gankd report` takes no --shard; see `gankd report --help`",
     ),
-    "another command's config": (["report", DIGITS, "{finished}"], "takes no --config; see"),
+    "another command's config": (["watch", DIGITS, "{finished}"], "takes no --config; see"),
     "no config": (["study", "{new}"], "holds no study, whose config could be used; name --config"),
     "no config file": (
         ["describe", "--config=configs/none.py"],

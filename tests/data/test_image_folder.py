@@ -239,7 +239,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 
 
 def test_images_are_read_one_at_a_time(tmp_path, monkeypatch):
-    source = write_images(tmp_path / "photos", [f"{k:02d}.png" for k in range(20)])
+    source = write_images(tmp_path / "photos", [f"{k:02d}.png" for k in range(10)])
     decode, decoded, counts = image_files.decode_image, [], []
 
     def count_and_decode(*args, **options):
@@ -251,7 +251,7 @@ def test_images_are_read_one_at_a_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(image_files, "decode_image", count_and_decode)
     prepare_images("flowers", source, tmp_path / "data", SMALL)
-    assert len(counts) == 20
+    assert len(counts) == 10
     assert max(counts) <= 1
 
 

@@ -119,7 +119,7 @@ def test_signal_stops_only_its_task_of_a_slurm_array(slurm, tmp_path):
     stop_on_signal = f"trap 'echo stopped $SLURM_ARRAY_TASK_ID >>{tmp_path}/calls; exit 143' TERM"
     gankd = write_script(
         tmp_path / "gankd",
-        "\n".join([log_start, exit_if_restarted, stop_on_signal, "sleep 300 & wait"]),
+        "\n".join([stop_on_signal, log_start, exit_if_restarted, "sleep 300 & wait"]),
     )
     array = ["--array=1-2"]
     job = slurm.submit(tmp_path / "log", "--config=a", sbatch_flags=array, GANKD=str(gankd))

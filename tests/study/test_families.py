@@ -39,7 +39,7 @@ NORMS = {"dcgan": "batch", "resnet": "spectral"}  # of the baseline's critic
 @pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
-@pytest.mark.parametrize("family", ["dcgan", "resnet"])
+@pytest.mark.parametrize("family", ["resnet", pytest.param("dcgan", marks=tiny.ONLY_IF_ALL)])
 def test_a_resnet_teacher_has_students_of_either_family(family, command, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 20)
     workdir = tmp_path / "study"

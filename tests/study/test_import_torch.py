@@ -281,7 +281,7 @@ def test_only_a_teacher_that_has_not_started_can_be_imported(
     with pytest.raises(UserError, match="the run has started"):
         import_files(config, folder, files)
     with pytest.raises(UserError, match="another config"):
-        import_files(tiny_config(name="other"), folder, files)
+        import_files(tiny_config(**{"recipes.teacher.b1": 0.4}), folder, files)
     assert sorted(folder.rglob("*")) == before
 
 

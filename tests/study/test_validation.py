@@ -102,6 +102,7 @@ def test_the_validation_split_stands_in_for_a_missing_test_split(
 
 
 @pytest.mark.slow
+@tiny.ONLY_IF_ALL
 def test_a_study_of_images_without_labels_says_what_is_missing_and_makes_the_rest(root, tmp_path):
     data_dir, workdir = prepare_noise(tmp_path, "none"), tmp_path / "run"
     result = tiny.run_gankd(
