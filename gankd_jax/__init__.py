@@ -16,6 +16,7 @@ from typing import Any
 # Where each public name is defined.  It is imported when it is first used, so that the import of
 # the package, and with it every command, does not wait for JAX.
 _MODULES = {
+    "MetricWriter": "gankd_jax.utils.metric_writer",
     "TrainedGenerator": "gankd_jax.models.sampling",
     "distill": "gankd_jax.api.distill",
     "load_generator": "gankd_jax.study.generators",
@@ -28,6 +29,7 @@ _MODULES = {
     "register_gan_loss": "gankd_jax.training.registration",
     "register_metric": "gankd_jax.metrics.registry",
     "register_optimizer": "gankd_jax.training.registration",
+    "register_writer": "gankd_jax.training.registration",
     "score": "gankd_jax.study.score_images",
 }
 __all__ = list(_MODULES)
@@ -38,6 +40,7 @@ __all__ = list(_MODULES)
 os.environ.setdefault("CRC32C_SW_MODE", "auto")
 os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "True")
 os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
+os.environ.setdefault("WANDB_SERVICE", "")  # W&B replaces it, which moves nothing
 
 
 def __getattr__(name: str) -> Any:

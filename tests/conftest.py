@@ -103,11 +103,12 @@ def registries() -> Iterator[None]:
     from gankd_jax.models.family import FAMILIES
     from gankd_jax.training import losses
     from gankd_jax.training.train_state import OPTIMIZERS
+    from gankd_jax.utils.metric_writer import WRITERS
 
     all_registries: list[dict[str, Any]] = [
         *(losses.DISTANCES, losses.FEATURE_DISTANCES),
         *(losses.CRITIC_LOSSES, losses.GENERATOR_LOSSES, losses.PENALTIES, OPTIMIZERS),
-        *(METRICS, FEATURE_FUNCTIONS, FAMILIES, DATASETS, FORMATS),
+        *(METRICS, FEATURE_FUNCTIONS, FAMILIES, DATASETS, FORMATS, WRITERS),
     ]
     copies = [dict(registry) for registry in all_registries]
     yield

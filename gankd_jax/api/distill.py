@@ -23,6 +23,7 @@ from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path, require_new_file
 
 STEPS, BATCH_SIZE = 5_000, 64
+WRITERS = ("jsonl", "tensorboard")
 MAX_STEPS_PER_CALL = 50
 
 
@@ -60,6 +61,7 @@ def distill(
     latent_dim: int = 0,
     value_range: str = "",
     workdir: str | Path | None = None,
+    writers: Sequence[str] = WRITERS,
 ) -> dict[int, Student]:
     """Trains small generators to make a teacher's images of the same latents.
 
@@ -82,6 +84,7 @@ def distill(
             from a few images.
         workdir: Folder of checkpoints, logs and scores, which `gankd report` reads; None for a
             temporary one.
+        writers: Where metrics are written: 'jsonl', 'tensorboard', 'wandb' or a registered name.
 
     Returns:
         The students by width.
@@ -114,6 +117,7 @@ def distill(
         recipe=recipe,
         family=family,
         batch_size=batch_size,
+        writers=writers,
     )
     with contextlib.ExitStack() as stack:
         folder = expand_path(workdir or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -168,6 +172,7 @@ def make_config(
     recipe: str | Mapping[str, Any],
     family: str = "dcgan",
     batch_size: int = BATCH_SIZE,
+    writers: Sequence[str] = WRITERS,
 ) -> ml_collections.ConfigDict:
     """Returns the config of a study of a given teacher's students.
 
@@ -179,6 +184,7 @@ def make_config(
         recipe: A key of `distillation_recipes`, or the fields of a `Recipe`.
         family: Of the students, a key of `FAMILIES`.
         batch_size: Latents of a step.
+        writers: Of metrics, names of `register_writer` among them.
 
     Raises:
         UserError: A field is wrong.
@@ -214,6 +220,7 @@ def make_config(
     config.training.update(
         steps_per_call=call, log_every=2 * call, checkpoint_every=20 * call, grid_every=40 * call
     )
+    config.training.writers = tuple(writers)
     config.evaluation.samples = 2_500
     config.lock()
     validate_config(config)

@@ -80,7 +80,8 @@ def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], No
     """Joins the other processes, if there are any, and does the same work in each."""
     from gankd_jax.utils import multihost, sharding
 
-    config = args.config.load()
+    writers = getattr(args, "writers", None)
+    config = args.config.load({"training.writers": tuple(writers)} if writers else {})
     multihost.initialize(args.coordinator, args.processes, args.process)
     sharding.require_platform()
     preemption.install_handlers()
@@ -105,6 +106,8 @@ def run_distill(args: Namespace) -> None:
     source = distill.describe_source(args.teacher)
     options = {"steps": args.steps, "recipe": args.recipe, "batch_size": args.batch_size}
     options |= {"widths": args.width, "family": args.family}
+    if args.writers:
+        options["writers"] = args.writers
     config = distill.make_config(teacher, source, **options)
     logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
     if args.reference:  # before the work, which a missing network would waste

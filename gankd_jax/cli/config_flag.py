@@ -5,6 +5,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -31,8 +32,11 @@ class ConfigFlag:
     changes: dict[str, object]
     value: object
 
-    def load(self) -> ConfigDict:
+    def load(self, fields: Mapping[str, object] | None = None) -> ConfigDict:
         """Returns the config after the checks that need JAX's modules.
+
+        Args:
+            fields: Values that other flags set, by the dotted name of the field.
 
         Raises:
             UserError: It is not a study's config, or a field has a value that it cannot have, or
@@ -44,6 +48,7 @@ class ConfigFlag:
             raise UserError(
                 f"get_config in {self.filename} returns {self.value!r}; it must return a ConfigDict"
             )
+        self.value.update_from_flattened_dict(fields or {})
         validate_config(self.value)
         resolve_layers(self.value)
         return self.value

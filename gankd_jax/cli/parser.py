@@ -109,6 +109,12 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": 0,
         "help": "how long to wait for the shard that trains the teacher to begin (default: 0)",
     },
+    "writers": {
+        "metavar": "NAME,...",
+        "type": parse_names,
+        "help": "where metrics, images and scores are written, jsonl always: jsonl, tensorboard,"
+        " wandb (default: config.training.writers, as a rule jsonl,tensorboard)",
+    },
     "coordinator": {
         "metavar": "ADDRESS",
         "help": "HOST:PORT of process 0, where several processes meet to train as one",
@@ -330,7 +336,7 @@ def _add_study_commands(parser: CommandParser) -> None:
         " --workdir=runs/two-widths",
     )
     study.add_study_flags()
-    study.add_flags("shard", "wait", "coordinator", "processes", "process")
+    study.add_flags("shard", "wait", "writers", "coordinator", "processes", "process")
     train = parser.add_command(
         "train",
         commands.run_train,
@@ -338,7 +344,7 @@ def _add_study_commands(parser: CommandParser) -> None:
         "gankd train --config=configs/digits.py --workdir=runs/new --run=teacher-d32-s0",
     )
     train.add_study_flags("run")
-    train.add_flags("coordinator", "processes", "process")
+    train.add_flags("writers", "coordinator", "processes", "process")
     evaluate = parser.add_command(
         "evaluate", commands.run_evaluate, "gankd evaluate --workdir=runs/digits"
     )
@@ -429,7 +435,7 @@ def _add_distill_command(parser: CommandParser) -> None:
         default="",
         help="real images to score the students against, as the B of `gankd score`",
     )
-    distill.add_flags("out", "workdir")
+    distill.add_flags("out", "workdir", "writers")
     distill.add_flag(
         "precision",
         metavar="PRECISION",

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -102,6 +102,9 @@ def base_config() -> ml_collections.ConfigDict:
     # How often a run that becomes non-finite resumes from its last checkpoint with another seed.
     # It then trains alone, after its group has ended.
     training.retries = 0
+    # Where metrics, images, hyperparameters and scores are written: jsonl (must be among them),
+    # tensorboard, wandb.
+    training.writers = ("jsonl", "tensorboard")
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.samples = 10_000  # images sampled from each generator
@@ -285,6 +288,7 @@ def validate_fields(
     for field in ("classifiers", "layers"):
         for name in config.evaluation[field]:
             _require_option(f"evaluation.{field}", name, options[field])
+    _validate_writers(config.training.writers, options["writers"])
     _validate_numbers(config)
     _validate_study(config)
     for name, fields in config.recipes.items():
@@ -334,6 +338,13 @@ def _require_option(field: str, value: Any, options: Iterable[Any]) -> None:
 def _require(field: str, value: Any, condition: bool, requirement: str) -> None:
     if not condition:
         raise UserError(f"config.{field} is {value!r}; it must be {requirement}")
+
+
+def _validate_writers(names: Sequence[str], options: Iterable[str]) -> None:
+    for name in names:
+        _require_option("training.writers", name, options)
+    _require("training.writers", names, "jsonl" in names, "with jsonl, which resuming reads")
+    _require("training.writers", names, len(set(names)) == len(names), "without repeats")
 
 
 def _validate_numbers(config: ml_collections.ConfigDict) -> None:

@@ -35,6 +35,7 @@ from gankd_jax.training.train_state import (
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import Checkpoints, is_intact
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.metric_writer import WriterSettings
 from gankd_jax.utils.paths import expand_path, write_cache
 
 logger = logging.getLogger(__name__)
@@ -294,6 +295,11 @@ class StudyContext:
             return {"params": inception_weights.load_weights(weights, available_maps())}
 
         return {name: load(name) for name in networks.feature_network_names(self.config)}
+
+    def writer_settings(self, run: Run) -> WriterSettings:
+        """Returns what the writers of a run are opened with."""
+        names = tuple(self.config.training.writers)
+        return WriterSettings(names, self.config.name, plan.hyperparameters(self.config, run))
 
     def make_run_spec(self, run: Run) -> RunSpec:
         """Returns the networks, recipe and seeds of a run, after as many retries as it has had."""

@@ -28,7 +28,7 @@ from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.train_step import sample_noise
-from gankd_jax.utils import atomic_io, preemption
+from gankd_jax.utils import atomic_io, metric_writer, preemption
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +153,14 @@ def _evaluate_run(context: StudyContext, run: Run) -> None:
     # Last, because this file marks the run as scored.
     results = {"scores": scores, "made": provenance, "precisions": precisions}
     atomic_io.write_json(folder / "scores.json", results)
+    _log_scores(context, run, scores)
+
+
+def _log_scores(context: StudyContext, run: Run, scores: dict[str, float]) -> None:
+    """Gives scores that are in a file to the writers of the run."""
+    step = max(workdir.checkpoint_steps(context.workdir, run), default=0)
+    settings = context.writer_settings(run)
+    metric_writer.write_scores(context.workdir / run.name, settings, step, scores)
 
 
 def _write_samples(context: StudyContext, run: Run, generator: TrainedGenerator) -> None:
@@ -273,7 +281,8 @@ def evaluate_inception_layers(context: StudyContext, runs: Sequence[Run]) -> Non
         is_trained = workdir.is_trained(context.workdir, context.config, run)
         if is_trained and not workdir.has_layer_scores(context.workdir / run.name, context.config):
             logger.info("scoring %s by the FID network", run.name)
-            _write_layer_scores(context, run.name, _inception_stats_of_run(context, run))
+            stats = _inception_stats_of_run(context, run)
+            _log_scores(context, run, _write_layer_scores(context, run.name, stats))
 
 
 def _inception_stats_of_test_images(context: StudyContext) -> FeatureStats:
@@ -298,8 +307,8 @@ def _layer_samples(context: StudyContext) -> int | None:
     return context.config.evaluation.layer_samples or None
 
 
-def _write_layer_scores(context: StudyContext, name: str, stats: FeatureStats) -> None:
-    """Writes metrics against the training images; keeps those of other layers."""
+def _write_layer_scores(context: StudyContext, name: str, stats: FeatureStats) -> dict[str, float]:
+    """Writes metrics against the training images; keeps those of other layers, and returns all."""
     assert context.inception_extractor
     evaluation, path = context.config.evaluation, context.workdir / name / workdir.LAYERS_FILE
     reference = context.load_or_compute_stats(
@@ -319,3 +328,4 @@ def _write_layer_scores(context: StudyContext, name: str, stats: FeatureStats) -
         scores, layers = previous["scores"] | scores, layers | set(previous["made"]["layers"])
     provenance["layers"] = sorted(layers, key=int)
     atomic_io.write_json(path, {"scores": scores, "made": provenance})
+    return scores

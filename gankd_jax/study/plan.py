@@ -5,6 +5,7 @@ Imports no JAX, so that reports and completion can read it.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -67,6 +68,18 @@ def baseline_runs(config: ml_collections.ConfigDict) -> list[Run]:
 def plan_runs(config: ml_collections.ConfigDict) -> list[Run]:
     """Returns every run of the study, teachers first."""
     return teacher_runs(config) + student_runs(config) + baseline_runs(config)
+
+
+def hyperparameters(config: ml_collections.ConfigDict, run: Run) -> dict[str, Any]:
+    """Returns what decides a run, by name: its kind, recipe, width and seed, and their fields."""
+    model = config.model["teacher" if run.kind == "teacher" else "student"]
+    fields = {
+        "data": config.data.name,
+        "image_size": config.data.image_size,
+        "latent": config.model.latent,
+        "family": model.family,
+    }
+    return dataclasses.asdict(run) | fields | config.recipes[run.recipe].to_dict()
 
 
 def shard_runs(

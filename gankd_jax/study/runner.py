@@ -21,7 +21,7 @@ from gankd_jax.study.context import StudyContext
 from gankd_jax.study.evaluate import evaluate_inception_layers, evaluate_runs, select_teacher
 from gankd_jax.study.plan import Run
 from gankd_jax.study.train import train_runs
-from gankd_jax.utils import file_lock, multihost, preemption, sharding
+from gankd_jax.utils import file_lock, metric_writer, multihost, preemption, sharding
 from gankd_jax.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -212,9 +212,10 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
     """Refuses what the config's own checks cannot see.
 
     Raises:
-        UserError: The data set is unknown, several teachers cannot be compared, or a network that
-            scores or compares images has no labels or no weights.
+        UserError: The data set is unknown, several teachers cannot be compared, a network that
+            scores or compares images has no labels or no weights, or a writer's package is missing.
     """
+    metric_writer.require_writers(config.training.writers)
     has_data = config.data.name != "none"
     has_labels = has_data and config_dataset(config).classes is not None
     names = networks.feature_network_names(config)

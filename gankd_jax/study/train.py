@@ -16,6 +16,7 @@ from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
 from gankd_jax.training import loop
 from gankd_jax.training.multi_run import RunSpec
+from gankd_jax.training.run_logger import RunLogger
 from gankd_jax.training.train_state import TrainState
 from gankd_jax.utils import multihost, sharding
 
@@ -122,6 +123,7 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
         _intervals(config),
         load_teacher=context.load_teacher if teacher else None,
         make_grid=functools.partial(_make_grid, context, teacher is not None),
+        open_logger=functools.partial(_open_logger, context),
     )
 
 
@@ -136,6 +138,11 @@ def _describe_runs(context: StudyContext, group: list[Run]) -> dict[str, int]:
         generator = networks.build_generator(context.config, run)
         workdir.write_run_info(context.workdir, run, generator)
     return {run.name: workdir.retry_count(context.workdir, run) for run in group}
+
+
+def _open_logger(context: StudyContext, name: str) -> RunLogger:
+    settings = context.writer_settings(plan.find_run(context.config, name))
+    return RunLogger(context.workdir / name, settings)
 
 
 def _intervals(config: ml_collections.ConfigDict) -> loop.LoopIntervals:

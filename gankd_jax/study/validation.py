@@ -19,6 +19,7 @@ from gankd_jax.training import losses
 from gankd_jax.training.train_state import CRITIC_SOURCES, OPTIMIZERS, SCHEDULES
 from gankd_jax.training.train_step import REAL_SOURCES
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.metric_writer import WRITERS
 
 AUTO_LAYERS = "auto"  # of `config.evaluation.layers`
 
@@ -44,6 +45,7 @@ def field_options() -> dict[str, tuple[str, ...]]:
         "classifiers": tuple(CLASSIFIERS),
         "layers": (AUTO_LAYERS, *POOL_LAYERS),
         "statistics": BATCH_STATISTICS,
+        "writers": tuple(WRITERS),
     }
 
 

@@ -31,9 +31,9 @@ STRAY_FILES = r"\..*|lost\+found|slurm-.*\.(out|err)|Thumbs\.db"
 LAYERS_FILE = "layers.json"  # scores by the FID network, of a run or of the real images
 
 # Fields that may differ at any time and are not written anew: where the data lies, how fast a study
-# runs, how often it retries, and what the FID network scores later.
+# runs, how often it retries, where it logs, and what the FID network scores later.
 MUTABLE_FIELDS = (
-    *("data.dir", "data.placement", "training.devices", "training.retries"),
+    *("data.dir", "data.placement", "training.devices", "training.retries", "training.writers"),
     *("evaluation.layers", "evaluation.layer_samples"),
 )
 # Fields that list what runs a study has: the kinds of run, and the attribute with the listed value.

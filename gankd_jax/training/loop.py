@@ -94,6 +94,7 @@ class RunGroup:
 
 MakeGrid = Callable[[RunSpec, TrainState], UInt8[np.ndarray, "h w c"]]
 LoadTeacher = Callable[[], TeacherNetworks]
+OpenLogger = Callable[[str], RunLogger]
 
 
 def train_group(
@@ -103,6 +104,7 @@ def train_group(
     *,
     load_teacher: LoadTeacher | None,
     make_grid: MakeGrid,
+    open_logger: OpenLogger,
 ) -> None:
     """Trains every run of the group from its newest common checkpoint to its last step.
 
@@ -116,9 +118,11 @@ def train_group(
         intervals: When to log, to save and to make image grids.
         load_teacher: Loads the teacher of students; called in process 0 alone.
         make_grid: Makes the image grid of a run; called in process 0 alone.
+        open_logger: Opens the logger of a run in `workdir`, by its name; called in process 0 alone.
 
     Raises:
-        UserError: Another process trains one of the runs, or a checkpoint cannot be written.
+        UserError: Another process trains one of the runs, a writer cannot be opened, or a
+            checkpoint cannot be written.
         Preempted: A signal came; every run has a checkpoint of the step that was reached.
     """
     with contextlib.ExitStack() as stack:
@@ -128,7 +132,7 @@ def train_group(
             for name in group.run_specs:
                 lock = file_lock.hold_lock(workdir / file_lock.LOCKS_DIR / name, name)
                 stack.enter_context(lock)
-                loggers[name] = stack.enter_context(RunLogger(workdir / name))
+                loggers[name] = stack.enter_context(open_logger(name))
             return _newest_common_step(loggers)
 
         step = multihost.on_primary(open_loggers)

@@ -1,6 +1,6 @@
-"""Decorators by which a config file or a notebook adds its own losses and optimizers by name.
+"""Decorators by which a config file or notebook adds its own losses, optimizers and writers.
 
-Each adds to the registry that serves one field of a recipe.  Code that is executed again, as a
+Each adds to the registry that serves one field of a config.  Code that is executed again, as a
 notebook's cell, replaces what it registered before.
 """
 
@@ -11,6 +11,7 @@ from gankd_jax.metrics.registry import source_of
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import OPTIMIZERS
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.metric_writer import WRITERS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -83,6 +84,35 @@ def register_optimizer(name: str) -> Callable[[Function], Function]:
         ...     return optax.lion(learning_rate, recipe.b1, recipe.b2)
     """
     return _register_in(OPTIMIZERS, name, "an optimizer")
+
+
+def register_writer(name: str) -> Callable[[Function], Function]:
+    """Registers a destination of metrics, a value of `config.training.writers`.
+
+    The class or function takes the folder of a run, the study's name and the step that the run
+    resumes from, after which it should drop what it holds; it returns a `gankd_jax.MetricWriter`.
+    A run that trains has one, and a run that is scored gets another.  Errors of its methods are
+    warnings.
+
+    Args:
+        name: A new name.
+
+    Raises:
+        UserError: The name is taken.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import gankd_jax
+        >>> @gankd_jax.register_writer("text")
+        ... class TextWriter(gankd_jax.MetricWriter):
+        ...     def __init__(self, folder, study, resume_step):
+        ...         self.path = Path(folder, "metrics.txt")
+        ...
+        ...     def write_scalars(self, step, scalars):
+        ...         with self.path.open("a") as file:
+        ...             print(step, scalars, file=file)
+    """
+    return _register_in(WRITERS, name, "a writer")
 
 
 def register_gan_loss(

@@ -11,7 +11,12 @@ from jaxtyping import UInt8
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.checkpoint import Checkpoints
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.metric_writer import MetricWriter
+from gankd_jax.utils.metric_writer import (
+    MetricWriter,
+    WriterSettings,
+    open_writers,
+    read_log,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +27,10 @@ class RunLogger:
     In a study of several processes, process 0 alone has loggers.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, writer_settings: WriterSettings | None = None):
         self.folder = folder
+        self._writer_settings = writer_settings or WriterSettings()
+        self._seconds = 0.0
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self._writer: MetricWriter | None = None
         self._window: list[dict[str, float]] = []
@@ -40,7 +47,9 @@ class RunLogger:
         """Drops what was logged or saved after `step`, and the record of a failure."""
         self.checkpoints.discard_after(step)
         (self.folder / "failed.json").unlink(missing_ok=True)
-        self._writer = MetricWriter(self.folder, step)
+        self._writer = open_writers(self.folder, self._writer_settings, step)
+        lines = read_log(self.folder)  # those up to `step`
+        self._seconds = float(lines[-1]["seconds"]) if lines else 0.0
         self._window = []
 
     @property
@@ -67,8 +76,8 @@ class RunLogger:
         """
         names = self._window[0]
         means = {name: float(np.mean([m[name] for m in self._window])) for name in names}
-        self.writer.seconds += seconds
-        rate = {"seconds": self.writer.seconds, "images_per_second": images / seconds}
+        self._seconds += seconds
+        rate = {"seconds": self._seconds, "images_per_second": images / seconds}
         self.writer.write_scalars(step, {**rate, **means})
         self._window = []
         return means
@@ -93,6 +102,7 @@ class RunLogger:
         Raises:
             UserError: It cannot be written, as on a full disk; those before it stay.
         """
+        self.writer.flush()  # a run that resumes from here has its curves up to here
         try:
             self.checkpoints.save(step, state)
         except (OSError, ValueError) as error:  # ValueError: TensorStore's

@@ -81,9 +81,17 @@ def encode_png(image: UInt8[np.ndarray, "h w c"], *, optimize: bool = False) -> 
         optimize: Whether to take longer for fewer bytes.
     """
     buffer = io.BytesIO()
-    pixels = image[..., 0] if image.shape[2] == 1 else image
-    Image.fromarray(pixels).save(buffer, format="png", optimize=optimize)
+    to_pillow(image).save(buffer, format="png", optimize=optimize)
     return buffer.getvalue()
+
+
+def to_pillow(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """Returns an image as Pillow's, grey for one channel and RGB for three.
+
+    Args:
+        image: 0..255.
+    """
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
 def write_png_folder(folder: Path, images: Iterator[UInt8[np.ndarray, "h w c"]]) -> None:

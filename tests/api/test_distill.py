@@ -1,6 +1,7 @@
 """Distillation of a given teacher: the study's engine, without data."""
 
 import shutil
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -54,15 +55,43 @@ def test_a_teacher_of_a_study_given_as_a_run_trains_the_studys_student_to_the_bi
         np.testing.assert_array_equal(values, arrays[1][name], err_msg=name)
 
 
+class Memory(gankd_jax.MetricWriter):
+    """Keeps what it gets of all runs, by the run's name."""
+
+    calls: ClassVar[list[tuple]] = []
+
+    def __init__(self, folder, study, resume_step):
+        self.name = folder.name
+
+    def write_scalars(self, step, scalars):
+        self.calls.append((self.name, step, *scalars))
+
+    def write_images(self, step, images):
+        self.calls.append((self.name, step, *images))
+
+    def write_hparams(self, hparams):
+        self.calls.append((self.name, hparams["kind"], hparams["width"], hparams["distance"]))
+
+
 @pytest.mark.slow
-def test_a_function_outside_of_jax_teaches_and_its_study_is_reported(tmp_path):
+def test_a_function_outside_of_jax_teaches_and_its_study_is_reported(tmp_path, registries):
+    gankd_jax.register_writer("memory")(Memory)
+    Memory.calls.clear()
     students = gankd_jax.distill(
         paint_gradient,
         widths=(1, 2),
         recipe=RECIPE | {"steps": 60},
         latent_dim=4,
         workdir=tmp_path / "study",
+        writers=("jsonl", "memory"),
     )
+    name = "student-custom-d2-s0"
+    trained, *_, scored = [call[1:] for call in Memory.calls if call[0] == name]
+    assert trained == ("student", 2, "mse")
+    assert (name, 60, "fixed_latents") in Memory.calls
+    assert scored[0] == 60
+    assert {"scores/pixel_error", "scores/sharpness"} <= set(scored)
+    assert not (tmp_path / "study" / name / "tensorboard").exists()
     assert sorted(students) == [1, 2]
     study = study_results.load_study(tmp_path / "study")
     runs = {run.width: run for run in study.runs if run.kind == "student"}

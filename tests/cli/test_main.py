@@ -248,6 +248,14 @@ MISTAKES = {
         ["study", DIGITS, "--config.recipes.mse.steps=2001", "{new}"],
         "config.recipes.mse.steps is 2001; it must be a multiple of training.steps_per_call = 50",
     ),
+    "no log": (
+        ["study", DIGITS, "--writers=tensorboard", "{new}"],
+        "config.training.writers is ('tensorboard',); it must be with jsonl, which resuming reads",
+    ),
+    "unknown writer": (
+        ["train", DIGITS, "--writers=jsonl,disk", "{new}", "--run=teacher-d32-s0"],
+        "config.training.writers is 'disk'; it can be jsonl, tensorboard, wandb",
+    ),
     "penalty and batch norm": (
         ["study", DIGITS, "--config.recipes.teacher.critic_norm=batch", "{new}"],
         "critic_norm is batch; set that to layer or none",

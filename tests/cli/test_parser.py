@@ -149,6 +149,7 @@ def test_a_misspelt_or_removed_word_gets_a_suggestion(line, message):
     [
         ("gankd study --config=configs/digits.py --workdir=x", "shard", (1, 1)),
         ("gankd study --config=configs/digits.py --workdir=x --shard=2/4", "shard", (2, 4)),
+        ("gankd distill x --out=a.pth --writers=jsonl,wandb", "writers", ["jsonl", "wandb"]),
         ("gankd bench --only=draw-2,students", "only", ["draw-2", "students"]),
         ("gankd describe --config=configs/digits.py --rate=.5", "rate", 0.5),
         ("gankd --workdir=x watch --once", "once", True),

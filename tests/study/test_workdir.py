@@ -50,6 +50,7 @@ def test_creating_a_workdir_twice_writes_nothing(tmp_path):
 def test_mutable_fields_may_change(tmp_path):
     workdir.create_workdir(tmp_path, tiny.config())
     changes = {"data__dir": "/elsewhere", "data__placement": "host", "training__retries": 2}
+    changes["training__writers"] = ("jsonl",)
     assert workdir.matches_config(tmp_path, tiny.config(**changes))
 
 
