@@ -12,6 +12,7 @@ import tiny
 
 from gankd_jax.cli.config_flag import split_config_words
 from gankd_jax.export.pretrained import pretrained_paths
+from gankd_jax.utils import VERSION
 from gankd_jax.utils.errors import UserError
 
 
@@ -57,6 +58,7 @@ def test_an_installed_wheel_describes_a_config_and_samples_a_pretrained_generato
     installed = {path.name for path in site.glob("gankd_jax/configs/results/*/pretrained/*")}
     assert installed == {path.name for path in pretrained_paths().values()}
     assert (site / "gankd_jax" / "report" / "templates" / "page.html.jinja").is_file()
+    assert (site / f"gankd_jax-{VERSION}.dist-info").is_dir()
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections

@@ -17,7 +17,7 @@ from gankd_jax.models import sampling
 from gankd_jax.models.family import Generator, PyTree, family_of
 from gankd_jax.models.folding import fold_generator
 from gankd_jax.models.sampling import TrainedGenerator
-from gankd_jax.utils import preemption
+from gankd_jax.utils import VERSION, preemption
 
 NEAREST_PAIRS = 8  # pairs of a sample and its nearest training image that a report shows
 
@@ -233,6 +233,6 @@ def folded_arrays(generator: TrainedGenerator) -> dict[str, Float[np.ndarray, ".
 
 def library_versions() -> dict[str, str]:
     """Returns the versions of the libraries that scores depend on, and the JAX backend."""
-    packages = ("gankd-jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    versions = {package: importlib.metadata.version(package) for package in packages}
-    return versions | {"backend": jax.default_backend()}
+    libraries = ("jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {library: importlib.metadata.version(library) for library in libraries}
+    return {"gankd-jax": VERSION, **versions, "backend": jax.default_backend()}

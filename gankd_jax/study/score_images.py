@@ -6,7 +6,6 @@ import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from gankd_jax.metrics.feature_stats import MIN_IMAGES, FeatureExtractor, Featur
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study.context import open_run
 from gankd_jax.study.workdir import CONFIG_FILE
-from gankd_jax.utils import paths
+from gankd_jax.utils import VERSION, paths
 from gankd_jax.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ def describe_method(extractor: FeatureExtractor | None) -> dict[str, Any]:
         ),
         "neighbours": f"3 for precision and recall, 5 for density and coverage, of up to"
         f" {feature_stats.MAX_FEATURES} images",
-        "gankd-jax": metadata.version("gankd-jax"),
+        "gankd-jax": VERSION,
         "jax": jax.__version__,
     }
 

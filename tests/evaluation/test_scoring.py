@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.metadata
 import signal
 
 import jax
@@ -22,7 +21,7 @@ from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.resnet import ResNetGenerator
 from gankd_jax.models.sampling import TrainedGenerator
-from gankd_jax.utils import preemption
+from gankd_jax.utils import VERSION, preemption
 from gankd_jax.utils.errors import UserError
 
 LATENT = 9
@@ -224,7 +223,7 @@ def test_library_versions_are_the_installed_ones():
     versions = scoring.library_versions()
     assert versions["jax"] == jax.__version__
     assert versions["numpy"] == np.__version__
-    assert versions["gankd-jax"] == importlib.metadata.version("gankd-jax")
+    assert versions["gankd-jax"] == VERSION
     assert versions["backend"] == jax.default_backend()
 
 

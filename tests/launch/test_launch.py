@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,99 @@ def test_local_sh_forwards_a_signal_and_waits(tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 143
     assert calls.read_text().count("saved") == 2
+
+
+# Installing without a network
+
+# A Python that writes down what it is called with, and makes an environment that does the same.
+FAKE_PYTHON = """\
+echo "$*" >>"$CALLS"
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-c "*"%d.%d"*) echo 3.11 ;;
+  "-c "*"(3, 11)"*) exit 0 ;;
+  "-c "*) exit 1 ;;
+esac"""
+
+
+@pytest.fixture
+def run_launch_file(tmp_path) -> Callable[..., tuple[int, str, list[str]]]:
+    """Runs a launch file of a copy of the checkout with the Python that writes its calls down."""
+    (tmp_path / "checkout").mkdir()
+    shutil.copytree(LAUNCH, tmp_path / "checkout" / "launch")
+    shutil.copy(tiny.REPO / "pyproject.toml", tmp_path / "checkout")
+    calls = tmp_path / "calls"
+    for name in ("python3", "python3.12", "python3.13"):
+        write_script(tmp_path / name, FAKE_PYTHON)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls)}
+
+    def run(name: str, *words: str) -> tuple[int, str, list[str]]:
+        calls.write_text("")
+        command = [tmp_path / "checkout" / "launch" / name, *words]
+        streams = {"capture_output": True, "text": True}
+        result = subprocess.run(command, env=environment, cwd=tmp_path, check=False, **streams)
+        return result.returncode, result.stderr, calls.read_text().splitlines()
+
+    return run
+
+
+def test_wheels_are_downloaded_for_the_machine_that_is_named(run_launch_file, tmp_path):
+    status, stderr, calls = run_launch_file("wheels", "w", "--python=3.12", "--gpu", "test")
+    assert (status, stderr) == (0, "")
+    package, references = (call for call in calls if " download " in call)
+    for call in (package, references):
+        assert f"--dest {tmp_path / 'w'} " in call
+        assert "--python-version 3.12 " in call
+        assert f"manylinux_2_28_{os.uname().machine} " in call
+        assert "--constraint launch/constraints.txt " in call
+    assert " .[cuda,test] pip setuptools" in package
+    assert "--no-deps --requirement launch/references.txt" in references
+    assert (tmp_path / "w" / "python-version").read_text() == "3.12\n"
+    status, _, calls = run_launch_file("wheels", "w")
+    (package,) = (call for call in calls if " download " in call)
+    assert (status, " . pip setuptools" in package) == (0, True)
+    assert (tmp_path / "w" / "python-version").read_text() == "3.11\n"
+
+
+def test_an_offline_installation_asks_no_index(run_launch_file, tmp_path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "python-version").write_text("3.11\n")
+    status, stderr, calls = run_launch_file("install", "--offline=w", "export")
+    assert (status, stderr) == (0, "launch/install: installing into .venv\n")
+    installs = [call for call in calls if call.startswith("-m pip install")]
+    assert [call.split()[3:5] for call in installs] == [
+        ["--upgrade", "pip"],
+        ["--editable", ".[export]"],
+    ]
+    for call in installs:
+        assert f" --no-index --find-links {tmp_path / 'w'} " in call
+    assert run_launch_file("install", "--offline=w", "export")[2] == calls[:1]  # it is up to date
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["wheels"], "wheels: needs the folder to fill"),
+        (["wheels", "w", "--pyton=3.12"], "wheels: unknown flag --pyton=3.12"),
+        (["install", "--offline=nowhere"], "install: --offline=nowhere is no folder that launch"),
+        (["install", "--offline=launch"], "install: --offline=launch is no folder that launch"),
+        (["install", "--online"], "install: unknown flag --online"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run_launch_file, tmp_path, words, message):
+    (tmp_path / "launch").mkdir()
+    status, stderr, calls = run_launch_file(*words)
+    assert (status, calls) == (2, [])
+    assert stderr.startswith(f"launch/{message}")
+    assert stderr.count("\n") == 1
+
+
+def test_wheels_for_another_python_are_refused(run_launch_file, tmp_path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "python-version").write_text("3.12\n")
+    status, stderr, _ = run_launch_file("install", "--offline=w")
+    assert status == 2
+    assert stderr.startswith("launch/install: needs Python 3.12 with venv")
 
 
 # TPU pods
