@@ -1,6 +1,7 @@
 """Distills any trained generator into small ones, without a data set or a config file."""
 
 import contextlib
+import logging
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from gankd_jax.config.presets import distillation_recipes
 from gankd_jax.config.schema import base_config, recipe_config
 from gankd_jax.export import formats
 from gankd_jax.interop.external_generator import Function
+from gankd_jax.interop.pair_table import PairTable, has_normal_latents
 from gankd_jax.models.family import FAMILIES, family_of, is_in_family
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import generators, plan, runner, workdir
@@ -21,6 +23,8 @@ from gankd_jax.study.validation import validate_config
 from gankd_jax.utils import preemption
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path, require_new_file
+
+logger = logging.getLogger(__name__)
 
 STEPS, BATCH_SIZE = 5_000, 64
 WRITERS = ("jsonl", "tensorboard")
@@ -70,8 +74,9 @@ def distill(
     call with the same `workdir` resumes.
 
     Args:
-        teacher: A generator or what `load_generator` takes: a file, a run's folder, a name, or a
-            function from latents `(b, z)` to images `(b, s, s, c)` or `(b, c, s, s)`.
+        teacher: A generator or what `load_generator` takes: a file, which may be an .npz of pairs,
+            a run's folder, a name, or a function from latents `(b, z)` to images `(b, s, s, c)` or
+            `(b, c, s, s)`.
         widths: Channels of the last hidden layer of each student; the size of a student grows with
             the square.
         steps: Training steps.
@@ -138,6 +143,7 @@ def describe_teacher(teacher: TrainedGenerator) -> str:
     """Returns a line on a teacher's kind and sizes."""
     size, module = teacher.image_size, teacher.module
     kind = f"{type(module).__name__} d={module.width}" if module.width else "a function"
+    kind = f"{module.count:,} pairs" if isinstance(module, PairTable) else kind
     return f"{kind}, {size}x{size}x{teacher.channels} images of {teacher.latent_dim} numbers"
 
 
@@ -222,6 +228,13 @@ def make_config(
     )
     config.training.writers = tuple(writers)
     config.evaluation.samples = 2_500
+    if isinstance(teacher.module, PairTable) and not has_normal_latents(teacher):
+        logger.warning(
+            "the latents of %s are no standard normal numbers, and such are what `gankd sample` and"
+            " `gankd score` give its students",
+            source,
+        )
+        config.evaluation.statistics = "running"  # recomputed ones are of standard normal latents
     config.lock()
     validate_config(config)
     return config

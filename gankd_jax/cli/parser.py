@@ -390,8 +390,8 @@ def _add_distill_command(parser: CommandParser) -> None:
         "TEACHER",
         complete="file",
         help="a PyTorch DCGAN (FILE.pth or FILE.pth:KEY), an .onnx, .stablehlo or .safetensors"
-        " file, a run's folder, the name of a pretrained generator, or package.module:function,"
-        " which returns one",
+        " file, an .npz of pairs (its arrays latents and images), a run's folder, the name of a"
+        " pretrained generator, or package.module:function, which returns one",
     )
     distill.add_flag(
         "width",

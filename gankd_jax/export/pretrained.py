@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gankd_jax.export import safetensors
+from gankd_jax.interop import pair_table
 from gankd_jax.interop.external_generator import (
     READERS,
     Function,
@@ -26,7 +27,7 @@ def load_file(
     """Loads a generator from a file, ours or another program's, by name, or from a function.
 
     Args:
-        source: What `load_pretrained` or `load_external` takes.
+        source: What `load_pretrained` or `load_external` takes, or an .npz of pairs.
         latent_dim: See `load_external`.
         value_range: See `load_external`.
 
@@ -35,6 +36,8 @@ def load_file(
     """
     if not callable(source):
         suffix = expand_path(source).suffix
+        if suffix == ".npz":
+            return pair_table.load_pairs(expand_path(source), value_range)
         if suffix == ".safetensors" or (suffix not in READERS and ":" not in str(source)):
             return load_pretrained(str(source))
     return load_external(source, latent_dim=latent_dim, value_range=value_range)

@@ -88,7 +88,10 @@ class FunctionGenerator:
         """
         del variables, train, mutable
         if not self.on_host:
-            return jnp.asarray(self._normalize(self.function(latents)), jnp.float32)
+            images = self.function(latents)
+            return jnp.asarray(
+                normalize_images(images, self.channels_first, self.value_range), jnp.float32
+            )
         shape = (latents.shape[0], self.image_size, self.image_size, self.channels)
         result = jax.ShapeDtypeStruct(shape, jnp.float32)
         return jax.pure_callback(self.generate_on_host, result, latents)
@@ -96,12 +99,28 @@ class FunctionGenerator:
     def generate_on_host(self, latents: Any) -> Float[np.ndarray, "b s s c"]:
         """Generates images in -1..1 outside of JAX."""
         images = np.asarray(self.function(np.asarray(latents)))
-        return np.ascontiguousarray(self._normalize(images), np.float32)
+        normalized = normalize_images(images, self.channels_first, self.value_range)
+        return np.ascontiguousarray(normalized, np.float32)
 
-    def _normalize(self, images: Any) -> Any:
-        low, high = self.value_range
-        images = images.transpose(0, 2, 3, 1) if self.channels_first else images
-        return images if (low, high) == (-1.0, 1.0) else (images - low) * (2 / (high - low)) - 1
+
+def normalize_images(images: Any, channels_first: bool, value_range: tuple[float, float]) -> Any:
+    """Returns images as `[b, s, s, c]` in -1..1.
+
+    Args:
+        images: A NumPy or JAX array.
+        channels_first: Whether they are `[b, c, s, s]`.
+        value_range: Their least and greatest value.
+    """
+    low, high = value_range
+    images = images.transpose(0, 2, 3, 1) if channels_first else images
+    return images if (low, high) == (-1.0, 1.0) else (images - low) * (2 / (high - low)) - 1
+
+
+def has_channels_first(shape: tuple[int, ...]) -> bool | None:
+    """Returns whether square images are `[b, c, s, s]` or `[b, s, s, c]`; None for neither."""
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]:
+        return True
+    return False if len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2] else None
 
 
 def load_external(
@@ -277,9 +296,8 @@ def _inspect_function(name: str, raw: RawGenerator, value_range: str) -> Functio
             f"{name} fails on latents {latents.shape}: {type(error).__name__} {reason}"
         ) from error
     shape = images.shape
-    channels_first = len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]
-    channels_last = len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2]
-    if shape[:1] != (PROBE_COUNT,) or not (channels_first or channels_last):
+    channels_first = has_channels_first(shape)
+    if shape[:1] != (PROBE_COUNT,) or channels_first is None:
         raise UserError(
             f"{name} returns {shape} for latents {latents.shape}; it must return square images"
             " [b, c, s, s] or [b, s, s, c] with 1 or 3 channels"
@@ -292,7 +310,7 @@ def _inspect_function(name: str, raw: RawGenerator, value_range: str) -> Functio
         channels=shape[1] if channels_first else shape[3],
         latent_dim=raw.latent_dim,
         channels_first=channels_first,
-        value_range=VALUE_RANGES[value_range or _infer_value_range(images)],
+        value_range=VALUE_RANGES[value_range or infer_value_range(images)],
         on_host=on_host,
         parameters=raw.parameters,
     )
@@ -305,7 +323,7 @@ def _is_traceable(function: Function, latents: Float[Array, "b z"]) -> bool:
         return False
 
 
-def _infer_value_range(images: np.ndarray) -> str:
+def infer_value_range(images: np.ndarray) -> str:
     """Returns the key of the range that images seem to have."""
     if images.min() < 0:
         return "-1..1"

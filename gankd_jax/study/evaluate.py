@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 
 from gankd_jax.config.constants import LOSSY_PRECISIONS, PRECISIONS
 from gankd_jax.evaluation import inference, reference_stats, scoring
+from gankd_jax.interop import pair_table
+from gankd_jax.interop.pair_table import PairTable
 from gankd_jax.metrics import registry
 from gankd_jax.metrics.feature_stats import (
     FeatureExtractor,
@@ -164,11 +166,18 @@ def _log_scores(context: StudyContext, run: Run, scores: dict[str, float]) -> No
 
 
 def _write_samples(context: StudyContext, run: Run, generator: TrainedGenerator) -> None:
-    folder, samples = context.workdir / run.name, scoring.report_samples(generator)
+    folder, given_teacher = context.workdir / run.name, context.load_given_teacher()
+    is_student, latents = run.kind == "student", sampling.grid_latents(generator.latent_dim)
+    rows = pair_table.take_rows(generator, given_teacher) if is_student else generator
+    samples = scoring.report_samples(rows)
+    if given_teacher and isinstance(given_teacher.module, PairTable):
+        del samples["interpolation"]  # a table has nothing between its rows
+        latents = given_teacher.module.row_latents(given_teacher.variables, latents)
     nearest = context.find_nearest_training_images(samples["grid"])
     atomic_io.write_npz(folder / SAMPLES_FILE, **samples, **nearest)
-    if run.kind == "student":
-        atomic_io.write_npz(folder / FOLDED_FILE, **scoring.folded_arrays(generator))
+    if is_student:
+        folded = scoring.folded_arrays(generator) | {"latents": np.asarray(latents)}
+        atomic_io.write_npz(folder / FOLDED_FILE, **folded)
 
 
 def score_generators(
@@ -185,6 +194,9 @@ def score_generators(
         Values by metric key, one dict per generator.
     """
     references, seed = context.compute_reference_stats(), context.config.evaluation.seed
+    if run.kind == "student":
+        teacher = _load_teacher_generator(context)
+        generators = [pair_table.take_rows(generator, teacher) for generator in generators]
     # The first classifier is enough to show what quantization changes.
     used_references = [references, *[references[:1]] * (len(generators) - 1)]
     scores = [
@@ -192,7 +204,6 @@ def score_generators(
         for generator, used in zip(generators, used_references, strict=True)
     ]
     if run.kind == "student":
-        teacher = _load_teacher_generator(context)
         errors = scoring.pixel_errors(generators, teacher, seed, **_sample_sizes(context))
         scores = [s | {"pixel_error": error} for s, error in zip(scores, errors, strict=True)]
     return scores
@@ -208,11 +219,15 @@ def _other_pixel_errors(
 ) -> dict[str, float]:
     """Computes a student's pixel errors on latents of its training and between latents."""
     teacher, size = _load_teacher_generator(context), context.config.evaluation.batch_size
+    teacher = TrainedGenerator(pair_table.for_training(teacher.module), teacher.variables)
     count = sampling.INTERPOLATION_STEPS * size
     latents_by_metric = {
-        "pixel_error_seen": _last_training_latents(context.make_run_spec(run), count),
-        "pixel_error_between": sampling.interpolation_latents(student.latent_dim, paths=size),
+        "pixel_error_seen": _last_training_latents(context.make_run_spec(run), count)
     }
+    if not isinstance(teacher.module, PairTable):  # which has nothing between its rows
+        between = sampling.interpolation_latents(student.latent_dim, paths=size)
+        latents_by_metric["pixel_error_between"] = between
+    student = pair_table.take_rows(student, teacher)
     return {
         name: scoring.pixel_error_on(student, teacher, latents, batch_size=size)
         for name, latents in latents_by_metric.items()

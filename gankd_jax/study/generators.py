@@ -38,8 +38,9 @@ def load_generator(
         source: The name of a pretrained generator, such as 'mnist-d2'; the path of a .safetensors
             file that `gankd export` wrote; the folder of a trained run in a work directory, such as
             'runs/digits/student-mse-d4-s0'; a PyTorch DCGAN's .pth; an .onnx or .stablehlo file
-            from latents `(b, z)` to images; 'package.module:function', where the function returns
-            a generator; or a function from latents `(b, z)` to images.
+            from latents `(b, z)` to images; an .npz of pairs, `latents` and `images`;
+            'package.module:function', where the function returns a generator; or a function from
+            latents `(b, z)` to images.
         latent_dim: Numbers in a latent, for a function that does not say.
         value_range: Of a file's or function's images: '-1..1', '0..1' or '0..255'; '' infers it
             from a few images.

@@ -15,6 +15,7 @@ import ml_collections
 from gankd_jax.config.dataset import config_dataset
 from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.interop import inception_weights
+from gankd_jax.interop.pair_table import PairTable
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.context import StudyContext
@@ -255,6 +256,11 @@ def _check_batch_size(context: StudyContext, run: Run) -> None:
     uses_data = recipe.alpha > 0 and context.has_data
     if uses_data and recipe.batch_size > count:
         raise UserError(f"{field}; {context.config.data.name} has {count} training images")
+    teacher = context.load_given_teacher() if run.kind == "student" else None
+    table = teacher.module if teacher else None
+    if isinstance(table, PairTable) and recipe.batch_size > table.train_count:
+        pairs = f"{table.train_count} pairs to train on, beside {table.test_count} to score on"
+        raise UserError(f"{field}; {context.config.study.teacher} has {pairs}")
     if recipe.batch_size % devices:
         raise UserError(
             f"{field}, which {devices} devices cannot share evenly;"

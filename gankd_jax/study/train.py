@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
+from gankd_jax.interop import pair_table
 from gankd_jax.models import sampling
 from gankd_jax.models.family import Generator
 from gankd_jax.study import networks, plan, workdir
@@ -129,7 +130,9 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
 
 def _build_teacher(context: StudyContext, teacher: Run) -> Generator:
     given = context.load_given_teacher()
-    return given.module if given else networks.build_generator(context.config, teacher)
+    if given:
+        return pair_table.for_training(given.module)
+    return networks.build_generator(context.config, teacher)
 
 
 def _describe_runs(context: StudyContext, group: list[Run]) -> dict[str, int]:
@@ -160,5 +163,6 @@ def _make_grid(
     """Returns a generator's images of the fixed latents, right of its teacher's if it has one."""
     generators = [context.bind_generator(run_spec, state)]
     if has_teacher:
-        generators.insert(0, context.load_teacher().trained_generator)
+        teacher = context.load_teacher().trained_generator
+        generators = [teacher, pair_table.take_rows(generators[0], teacher)]
     return np.concatenate([sampling.sample_grid(*g) for g in generators], axis=1)

@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
+from gankd_jax.interop.pair_table import PairTable
 from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
 from gankd_jax.training.train_state import StepSpec, TeacherParams, TrainState
 from gankd_jax.training.train_step import (
@@ -189,6 +190,9 @@ def _step_all(
         run_specs, teacher, teacher_params, noise=noise, images=teacher_images
     )
     targets = constrain_batch(mesh, targets, 1)
+    if isinstance(teacher, PairTable) and teacher_params is not None:
+        latents = teacher.row_latents(teacher_params.generator, noise.latents)
+        noise = dataclasses.replace(noise, latents=latents)
     real_images = normalize_images(constrain_batch(mesh, pixels, 2)) if has_critic else None
     states, metrics = [], []
     for state, names in zip(stacked, vmap_groups(run_specs), strict=True):

@@ -137,19 +137,23 @@ def write_npz_if_absent(path: Path, **arrays: np.ndarray) -> None:
             temporary.replace(path)
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path, *, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, np.ndarray]:
     """Reads the arrays of an .npz; Python objects are refused, so that nothing is unpickled.
 
+    Args:
+        path: The file.
+        max_bytes: What it may unpack to.
+
     Raises:
-        ValueError: It is no .npz, is damaged, unpacks to more than `MAX_NPZ_BYTES`, or holds more
-            than arrays of finite, real numbers.
+        ValueError: It is no .npz, is damaged, unpacks to more than `max_bytes`, or holds more than
+            arrays of finite, real numbers.
         OSError: The file cannot be read.
     """
     arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_NPZ_BYTES:
-                raise ValueError(f"it unpacks to more than {MAX_NPZ_BYTES} bytes")
+            if sum(member.file_size for member in archive.infolist()) > max_bytes:
+                raise ValueError(f"it unpacks to more than {max_bytes} bytes")
             if _count_members(path) != len(archive.infolist()):
                 raise ValueError("its directory is damaged")
             for member in archive.infolist():

@@ -9,6 +9,7 @@ import tiny
 
 import gankd_jax
 from gankd_jax.api import distill
+from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.resnet import ResNetGenerator
 from gankd_jax.models.sampling import TrainedGenerator
@@ -120,6 +121,69 @@ def test_a_function_outside_of_jax_teaches_and_its_study_is_reported(tmp_path, r
         gankd_jax.distill(
             paint_gradient, widths=(4,), recipe=RECIPE, latent_dim=4, workdir=tmp_path / "study"
         )
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A file of pairs, as any program could write it."""
+    latents = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    np.savez(tmp_path / "pairs.npz", latents=latents, images=paint_gradient(latents))
+    return tmp_path / "pairs.npz"
+
+
+@pytest.mark.slow
+def test_pairs_of_a_file_teach_and_a_resumed_student_has_the_same_bits(pairs, tmp_path):
+    teacher = gankd_jax.load_generator(pairs)
+    recipe = RECIPE | {"steps": 40, "distance": "l1"}
+    config = distill.make_config(teacher, str(pairs), widths=(1,), steps=1, recipe=recipe)
+    with config.unlocked():
+        intervals = {"log_every": 10, "checkpoint_every": 20, "grid_every": 20}
+        config.training.update(intervals | {"steps_per_call": 10})
+    folders, name = (tmp_path / "once", tmp_path / "resumed"), "student-custom-d1-s0"
+    distill.train_students(config, folders[0], teacher)
+    shutil.copytree(folders[0], folders[1])
+    shutil.rmtree(folders[1] / name / "checkpoints" / "40")
+    (folders[1] / name / "scores.json").unlink()
+    distill.train_students(config, folders[1], teacher)
+    a, b = (Checkpoints(folder / name / "checkpoints").arrays(40) for folder in folders)
+    for key, values in a.items():
+        np.testing.assert_array_equal(values, b[key], err_msg=key)
+    study = study_results.load_study(folders[1])
+    run = next(run for run in study.runs if run.kind == "student")
+    assert run.log[-1]["pixel_error"] < 0.7 * run.log[0]["pixel_error"]
+    assert run.scores["pixel_error"] < run.log[0]["pixel_error"]
+    assert "pixel_error_between" not in run.scores
+    # The pictures are those of the pairs that no step has seen, teacher and student alike.
+    module, variables = teacher
+    rows = module.row_latents(variables, sampling.grid_latents(4))
+    unseen = np.asarray(variables["order"])[module.train_count :]
+    latents = np.asarray(variables["latents"])[unseen]
+    assert {*map(bytes, np.asarray(rows))} <= {*map(bytes, latents)}
+    painted = paint_gradient(rows).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(study.teacher.grid, sampling.to_uint8(2 * painted - 1))
+    student = distill.load_students(config, folders[1], teacher)[1]
+    expected = sampling.to_uint8(sampling.sample_images(student.module, student.variables, rows))
+    assert np.abs(run.grid.astype(int) - expected).max() <= 1
+    assert "student-custom-d1-s0" in write_report(folders[1]).read_text()
+
+
+def test_too_few_pairs_for_a_batch_are_refused_before_any_work(pairs, tmp_path):
+    with pytest.raises(
+        UserError, match=r"pairs\.npz has 180 pairs to train on, beside 20 to score"
+    ):
+        gankd_jax.distill(pairs, widths=(1,), batch_size=181, workdir=tmp_path / "study")
+    with pytest.raises(UserError, match=r"alpha is 0.5; it must be 0 without a data set"):
+        gankd_jax.distill(pairs, recipe={"alpha": 0.5}, workdir=tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_pairs_of_other_latents_get_a_line_and_the_statistics_of_the_training(pairs, caplog):
+    with np.load(pairs) as arrays:
+        np.savez(pairs, latents=3 * arrays["latents"], images=arrays["images"])
+    teacher = gankd_jax.load_generator(pairs)
+    config = distill.make_config(teacher, "pairs.npz", widths=(1,), steps=10, recipe="best")
+    assert config.evaluation.statistics == "running"
+    assert "the latents of pairs.npz are no standard normal numbers" in caplog.text
 
 
 WRONG = {

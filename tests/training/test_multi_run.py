@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
+from gankd_jax.interop import pair_table
 from gankd_jax.models.classifiers import LeNet
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training import multi_run
@@ -22,6 +24,7 @@ from gankd_jax.training.train_state import (
     create_train_state,
     make_variables,
 )
+from gankd_jax.training.train_step import TeacherTargets, sample_noise, train_step
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -309,3 +312,42 @@ def test_runs_of_several_feature_networks_train_together_as_each_alone():
     distances = [float(metrics["feature_distance"]) for metrics in together.values()]
     assert min(distances) > 0.01
     assert abs(distances[0] - distances[1]) > 0.01
+
+
+def test_a_table_of_pairs_gives_the_students_its_latents_and_images(tmp_path):
+    rng, recipe = np.random.default_rng(0), dataclasses.replace(MSE, generator_lr=0.1)
+    pairs = {
+        "latents": rng.normal(size=(40, LATENT)).astype(np.float32),
+        "images": rng.uniform(-1, 1, (40, SIZE, SIZE, 1)).astype(np.float32),
+    }
+    np.savez(tmp_path / "pairs.npz", **pairs)
+    table = pair_table.load_pairs(tmp_path / "pairs.npz")
+    run = run_spec(recipe, data_seed=5)
+    state = create_train_state(run.spec, run.seed)
+    sizes = {"critic_steps": 1, "batch_size": BATCH, "latent_dim": LATENT}
+    noise = sample_noise(5, jnp.array(0), **sizes)
+    # 36 of the pairs are for training; the place of a normal number in its distribution is a row's.
+    places = np.floor(scipy.stats.norm.cdf(noise.latents[0, :, 0]) * 36).astype(int)
+    rows = np.asarray(table.variables["order"])[places]
+    expected, metrics = train_step(
+        run.spec,
+        state,
+        dataclasses.replace(noise, latents=jnp.asarray(pairs["latents"][rows])[None]),
+        real_images=None,
+        targets=TeacherTargets(jnp.asarray(pairs["images"][rows]), {}),
+    )
+    states, group_metrics = make_multi_step({"run": run}, pair_table.for_training(table.module))(
+        {"run": state},
+        TeacherParams(generator=table.variables, features={}),
+        None,
+        jnp.zeros((1, 1, 1, BATCH, SIZE, SIZE, 1), jnp.uint8),
+    )
+    np.testing.assert_allclose(
+        group_metrics["run"]["pixel_error"], metrics["pixel_error"], rtol=1e-5
+    )
+    for a, b in zip(
+        jax.tree.leaves(states["run"].generator.params),
+        jax.tree.leaves(expected.generator.params),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
