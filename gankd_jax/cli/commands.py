@@ -203,6 +203,7 @@ def run_score(args: Namespace) -> None:
         cache_dir=data_dir / "gankd_cache",
         recursive=args.recursive,
         samples=args.samples,
+        ppl_samples=args.ppl_samples,
     )
     if args.b is None:
         text = score_images.save_stats(args.a, args.out, weights=args.weights, settings=settings)
@@ -223,6 +224,8 @@ def _check_score_output(args: Namespace) -> None:
     suffix = args.out.suffix.lower() if args.out else ".json"
     if args.b is None and suffix != ".npz":
         raise UserError("`gankd score` needs B, or --out=FILE.npz to save the statistics of A")
+    if args.b is None and args.ppl_samples:
+        raise UserError("--ppl-samples is one of the scores of A and B, which needs B")
     if args.b is not None and suffix != ".json":
         raise UserError(
             f"--out={args.out}: the scores of A and B are a .json; leave out B to save the"

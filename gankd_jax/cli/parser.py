@@ -527,6 +527,14 @@ def _add_score_command(parser: CommandParser) -> None:
         help="compare this many random images of A and of B (default: all)",
     )
     score.add_flag(
+        "ppl-samples",
+        metavar="N",
+        type=functools.partial(parse_whole_number, least=10),
+        default=0,
+        help="also give the perceptual path length of A, a generator or a run, over this many paths"
+        " between latents; it is by the FID network, and takes two images a path",
+    )
+    score.add_flag(
         "recursive", action="store_true", help="read the images in a folder's sub-folders too"
     )
     score.add_flag(

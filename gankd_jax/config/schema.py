@@ -117,6 +117,9 @@ def base_config() -> ml_collections.ConfigDict:
     evaluation.layers = ()
     # Images of each set that it compares, since it is slow; 0: `samples`, and all training images.
     evaluation.layer_samples = 0
+    # Paths between latents for the perceptual path length of each generator, two images each; 0: no
+    # such score.
+    evaluation.ppl_samples = 0
     # Batch-norm statistics of a generator: recomputed (from fixed latents), running (averages of
     # the training).  Recomputed ones score better for small students.
     evaluation.statistics = "recomputed"
@@ -359,6 +362,9 @@ def _validate_numbers(config: ml_collections.ConfigDict) -> None:
     samples = evaluation.layer_samples
     is_enough = samples == 0 or samples >= 10
     _require("evaluation.layer_samples", samples, is_enough, "0, or 10 or more images")
+    samples = evaluation.ppl_samples
+    is_enough = samples == 0 or samples >= 10
+    _require("evaluation.ppl_samples", samples, is_enough, "0, or 10 or more paths")
     names = evaluation.classifiers
     has_classifier_first = tuple(names[:1]) == ("classifier",)
     _require("evaluation.classifiers", names, has_classifier_first, "classifier, then others")

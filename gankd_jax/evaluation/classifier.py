@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num, UInt8
 
 from gankd_jax.data.loading import ImageSplit
 from gankd_jax.data.sampler import batch_indices
@@ -46,7 +46,7 @@ CLASSIFIERS: dict[str, Callable[..., Network]] = {
 
 @dataclasses.dataclass(frozen=True)
 class EvalClassifier:
-    """A trained classifier, called on uint8 images.
+    """A trained classifier, called on images in 0..255.
 
     Attributes:
         kind: Its name in `CLASSIFIERS`.
@@ -63,15 +63,15 @@ class EvalClassifier:
     weights_sha256: str
 
     def __call__(
-        self, images: UInt8[np.ndarray, "b s s c"]
+        self, images: Num[np.ndarray, "b s s c"]
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
-        """Returns logits and features of uint8 images."""
+        """Returns logits and features of images in 0..255."""
         return _apply(self.network, self.params, jnp.asarray(images))
 
     def make_extractor(self, batch_size: int) -> FeatureExtractor:
         """Returns the classifier as a feature extractor whose one layer is called like its kind."""
 
-        def extract(images: UInt8[np.ndarray, "b s s c"]) -> dict[str, Array]:
+        def extract(images: Num[np.ndarray, "b s s c"]) -> dict[str, Array]:
             logits, features = self(images)
             return {"logits": logits, self.kind: features}
 
@@ -189,7 +189,7 @@ def _random_shift(key: Array, images: Float[Array, "b s s c"]) -> Float[Array, "
 
 @partial(jax.jit, static_argnums=0)
 def _apply(
-    network: Network, params: PyTree, images: UInt8[Array, "b s s c"]
+    network: Network, params: PyTree, images: Num[Array, "b s s c"]
 ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
     return network.apply({"params": params}, normalize_images(images))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Num
 
 from gankd_jax.interop import inception_weights
 from gankd_jax.metrics.feature_stats import ExtractFn, FeatureExtractor
@@ -82,7 +82,7 @@ def _read_map_layers(path: Path, changed: int) -> tuple[str, ...]:
 def inception_features(
     params: Mapping[str, Mapping[str, np.ndarray]], layers: Sequence[str], *, batch_size: int
 ) -> ExtractFn:
-    """Builds the function from uint8 images to features of the FID network.
+    """Builds the function from images in 0..255 to features of the FID network.
 
     The function takes grey or colour images of any size and number.
 
@@ -97,12 +97,12 @@ def inception_features(
     preprocess = jax.jit(preprocess_images)
     apply = jax.jit(network.apply)
 
-    def extract(images: UInt8[np.ndarray, "n h w c"]) -> dict[str, Array]:
+    def extract(images: Num[np.ndarray, "n h w c"]) -> dict[str, Array]:
         parts = []
         for first in range(0, len(images), batch_size):
             batch = images[first : first + batch_size]
             padding = (batch_size - len(batch), *images.shape[1:])
-            padded = np.concatenate([batch, np.zeros(padding, np.uint8)])
+            padded = np.concatenate([batch, np.zeros(padding, batch.dtype)])
             colour = np.repeat(padded, 3, axis=3) if padded.shape[3] == 1 else padded
             parts.append(apply(variables, preprocess(colour)))
         features = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(images)], *parts)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from gankd_jax.evaluation.inference import Batches, iterate_batches, latent_batches
-from gankd_jax.metrics import feature_stats, registry
+from gankd_jax.metrics import feature_stats, ppl, registry
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
 from gankd_jax.metrics.inputs import check_features, check_scores
 from gankd_jax.metrics.sharpness import variance_of_laplacian
@@ -52,6 +52,48 @@ def compute_scores(
 
 def _total_sharpness(batches: Batches) -> float:
     return sum(float(variance_of_laplacian(images).sum()) for images in batches)
+
+
+def path_length(
+    generator: TrainedGenerator, extractor: FeatureExtractor, seed: int, *, count: int
+) -> dict[str, float]:
+    """Computes the perceptual path length of a generator by `extractor.pair_layer`.
+
+    Args:
+        generator: Module and variables.
+        extractor: The network.
+        seed: Of the latents and the places on the paths.
+        count: Number of paths; each takes two images.
+
+    Returns:
+        The length by its metric key.
+
+    Raises:
+        UserError: It is not finite.
+    """
+    ends = np.asarray(sampling.sample_latents(seed, 2 * count, generator.latent_dim))
+    places = np.random.default_rng(seed).uniform(size=count)
+    sides = ppl.path_steps(ends[:count], ends[count:], places)
+    layer, lengths = extractor.pair_layer, []
+    for first in range(0, count, extractor.batch_size):
+        preemption.raise_if_requested()
+        before, after = (
+            _image_features(generator, extractor, side[first : first + extractor.batch_size])
+            for side in sides
+        )
+        lengths.append(ppl.step_lengths(before, after))
+    length = ppl.mean_path_length(np.concatenate(lengths))
+    return check_scores({registry.metric_key(registry.PATH_LENGTH, layer): length})
+
+
+def _image_features(
+    generator: TrainedGenerator, extractor: FeatureExtractor, latents: Float[np.ndarray, "b z"]
+) -> Float[np.ndarray, "b f"]:
+    """Returns the features of images that are not rounded, which would hide a small step."""
+    module, variables = generator
+    images = sampling.sample_images(module, variables, jnp.asarray(latents, jnp.float32))
+    scaled = np.asarray(images, np.float32) * 127.5 + 127.5
+    return np.asarray(extractor.extract(scaled)[extractor.pair_layer])
 
 
 def pixel_errors(

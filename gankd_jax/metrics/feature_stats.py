@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Num, UInt8
 
 from gankd_jax.metrics import registry
 from gankd_jax.metrics.fid import Moments, frechet_from_moments
@@ -26,7 +26,7 @@ KID_SUBSET_SIZE = 1000  # as torch-fidelity; smaller subsets give larger deviati
 MIN_IMAGES = 2  # of a set; fewer have no covariance
 MIN_NEIGHBOUR_IMAGES = max(NEIGHBOURS) + 1  # for precision, recall, density and coverage
 
-ExtractFn = Callable[[UInt8[np.ndarray, "n h w c"]], Mapping[str, Float[Array, "n _"]]]
+ExtractFn = Callable[[Num[np.ndarray, "n h w c"]], Mapping[str, Float[Array, "n _"]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class FeatureExtractor:
     Attributes:
         name: Network and weights, usable in file names.  Equal names mean equal features.
         description: The network and its preprocessing, for reports.
-        extract: Maps uint8 images to `{layer: features}`, as device or numpy arrays.
+        extract: Maps images in 0..255, whole numbers or not, to `{layer: features}`, as device or
+            numpy arrays.
         fd_layers: Layers of the Fréchet distance.
         pair_layer: Layer of KID, precision, recall, density, coverage and the nearest neighbours.
         logit_layer: Layer of the Inception Score; None to leave that out.

@@ -15,11 +15,12 @@ MIXER = "mixer"  # the second classifier, which nothing is selected by
 # Pooled layers of the FID network, by width; FID proper is by the first.
 INCEPTION_LAYERS = ("2048", "1280", "768", "192", "64")
 FID_LAYER = INCEPTION_LAYERS[0]
-FRECHET_DISTANCE, INCEPTION_SCORE, KID, SHARPNESS = (
+FRECHET_DISTANCE, INCEPTION_SCORE, KID, SHARPNESS, PATH_LENGTH = (
     "frechet_distance",
     "inception_score",
     "kid",
     "sharpness",
+    "ppl",
 )
 
 _FRECHET = "Fréchet distance of the features of the images from those of the reference set"
@@ -65,7 +66,8 @@ def metric_key(name: str, network: str) -> str:
 
     The usual networks have the plain names: "fid" and "kid" are by the 2048-wide Inception layer,
     "inception_score" is by the study's classifier.  Other networks are appended: "fd_768",
-    "kid_classifier", "inception_score_mixer".
+    "kid_classifier", "inception_score_mixer".  Perceptual path lengths always name the network,
+    since the published ones are by another one: "ppl_classifier", "ppl_2048".
 
     Args:
         name: `Metric.name`, or that of a deviation, such as "kid_sd".
@@ -73,6 +75,8 @@ def metric_key(name: str, network: str) -> str:
     """
     if name == FRECHET_DISTANCE:
         return "fid" if network == FID_LAYER else f"fd_{network}"
+    if name == PATH_LENGTH:
+        return f"{name}_{network}"
     plain_network = CLASSIFIER if name in _CLASSIFIER_METRICS else FID_LAYER
     return name if network == plain_network else f"{name}_{network}"
 
@@ -183,6 +187,21 @@ def _pixel_errors() -> list[Metric]:
     ]
 
 
+def _path_lengths() -> list[Metric]:
+    return [
+        Metric(
+            metric_key(PATH_LENGTH, network),
+            PATH_LENGTH,
+            network,
+            "lower",
+            f"Perceptual path length, {network} features",
+            f"mean square of the way in {network} features for a step of the latent on a great"
+            " circle; not comparable with lengths by LPIPS",
+        )
+        for network in (CLASSIFIER, MIXER, *INCEPTION_LAYERS)
+    ]
+
+
 def _deviations() -> list[Metric]:
     return [
         Metric(metric_key(name, network), name, network, label=name, deviation=True)
@@ -214,6 +233,7 @@ def _all_metrics() -> list[Metric]:
         *_pixel_errors(),
         sharpness,
         *sorted(others, key=lambda metric: metric.key),
+        *_path_lengths(),
         *_deviations(),
     ]
 

@@ -143,6 +143,8 @@ def _evaluate_run(context: StudyContext, run: Run) -> None:
     quantized = {p: quantize_generator(generator, p) for p in precisions_of_run}
     lossy = {p: quantized[p][0] for p in precisions_of_run if p in LOSSY_PRECISIONS}
     scores, *lossy_scores = score_generators(context, run, [generator, *lossy.values()])
+    for extractor, _ in context.compute_reference_stats():
+        scores |= _path_length(context, generator, extractor)
     if run.kind == "student":
         scores |= _other_pixel_errors(context, run, generator)
     precisions: dict[str, dict[str, Any]] = {p: {"bytes": b} for p, (_, b) in quantized.items()}
@@ -152,6 +154,8 @@ def _evaluate_run(context: StudyContext, run: Run) -> None:
     evaluation = context.config.evaluation
     provenance = _describe_provenance(context, evaluation.samples)
     provenance["latents_seed"] = evaluation.seed
+    if evaluation.ppl_samples:
+        provenance["ppl_samples"] = evaluation.ppl_samples
     # Last, because this file marks the run as scored.
     results = {"scores": scores, "made": provenance, "precisions": precisions}
     atomic_io.write_json(folder / "scores.json", results)
@@ -163,6 +167,16 @@ def _log_scores(context: StudyContext, run: Run, scores: dict[str, float]) -> No
     step = max(workdir.checkpoint_steps(context.workdir, run), default=0)
     settings = context.writer_settings(run)
     metric_writer.write_scores(context.workdir / run.name, settings, step, scores)
+
+
+def _path_length(
+    context: StudyContext, generator: TrainedGenerator, extractor: FeatureExtractor
+) -> dict[str, float]:
+    """Returns a generator's perceptual path length, if it is asked for; a table has no paths."""
+    evaluation = context.config.evaluation
+    if not evaluation.ppl_samples or isinstance(generator.module, PairTable):
+        return {}
+    return scoring.path_length(generator, extractor, evaluation.seed, count=evaluation.ppl_samples)
 
 
 def _write_samples(context: StudyContext, run: Run, generator: TrainedGenerator) -> None:
@@ -290,14 +304,17 @@ def evaluate_inception_layers(context: StudyContext, runs: Sequence[Run]) -> Non
     """
     if not workdir.has_layer_scores(context.workdir / "reference", context.config):
         logger.info("scoring the test images by the FID network")
-        _write_layer_scores(context, "reference", _inception_stats_of_test_images(context))
+        _write_layer_scores(context, "reference", _inception_stats_of_test_images(context), {})
     for run in runs:
         preemption.raise_if_requested()
         is_trained = workdir.is_trained(context.workdir, context.config, run)
         if is_trained and not workdir.has_layer_scores(context.workdir / run.name, context.config):
             logger.info("scoring %s by the FID network", run.name)
+            assert context.inception_extractor
             stats = _inception_stats_of_run(context, run)
-            _log_scores(context, run, _write_layer_scores(context, run.name, stats))
+            generator = context.load_generator(run)
+            length = _path_length(context, generator, context.inception_extractor)
+            _log_scores(context, run, _write_layer_scores(context, run.name, stats, length))
 
 
 def _inception_stats_of_test_images(context: StudyContext) -> FeatureStats:
@@ -322,7 +339,9 @@ def _layer_samples(context: StudyContext) -> int | None:
     return context.config.evaluation.layer_samples or None
 
 
-def _write_layer_scores(context: StudyContext, name: str, stats: FeatureStats) -> dict[str, float]:
+def _write_layer_scores(
+    context: StudyContext, name: str, stats: FeatureStats, path_length: dict[str, float]
+) -> dict[str, float]:
     """Writes metrics against the training images; keeps those of other layers, and returns all."""
     assert context.inception_extractor
     evaluation, path = context.config.evaluation, context.workdir / name / workdir.LAYERS_FILE
@@ -337,7 +356,8 @@ def _write_layer_scores(context: StudyContext, name: str, stats: FeatureStats) -
         "network": context.inception_extractor.description,
         "versions": scoring.library_versions(),
     }
-    scores, layers = compare_stats(stats, reference), set(evaluation.layers)
+    scores = compare_stats(stats, reference) | path_length
+    layers = set(evaluation.layers)
     previous = atomic_io.read_json(path) if path.exists() else {"made": {}}
     if provenance == {k: v for k, v in previous["made"].items() if k != "layers"}:
         scores, layers = previous["scores"] | scores, layers | set(previous["made"]["layers"])

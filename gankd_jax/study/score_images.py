@@ -17,12 +17,12 @@ from tqdm import tqdm
 from gankd_jax.data import image_arrays, image_files, registry
 from gankd_jax.data.loading import load_split
 from gankd_jax.data.stored import default_data_dir
-from gankd_jax.evaluation import inference, reference_stats
+from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.inception import load_inception_extractor
 from gankd_jax.export import pretrained
 from gankd_jax.interop import inception_weights
 from gankd_jax.interop.external_generator import READERS
-from gankd_jax.metrics import feature_stats, stats_io
+from gankd_jax.metrics import feature_stats, ppl, stats_io
 from gankd_jax.metrics.feature_stats import MIN_IMAGES, FeatureExtractor, FeatureStats
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study.context import open_run
@@ -53,6 +53,8 @@ class ScoreSettings:
         samples: Images of each source: so many are sampled from a run, or taken at random from a
             folder or data set.  None for all images, and for as many of a run as its study's
             evaluation samples.
+        ppl_samples: Paths between latents for the perceptual path length of A, which must be a
+            generator or a run; 0 for no such score.
     """
 
     data_dir: Path
@@ -61,6 +63,7 @@ class ScoreSettings:
     cache_dir: Path
     recursive: bool = False
     samples: int | None = None
+    ppl_samples: int = 0
 
 
 def score(
@@ -73,6 +76,7 @@ def score(
     recursive: bool = False,
     data_dir: str | Path | None = None,
     weights: str | Path | None = None,
+    ppl_samples: int = 0,
 ) -> dict[str, float]:
     """Scores generated images against real ones by the FID network, as `gankd score` does.
 
@@ -89,10 +93,13 @@ def score(
         recursive: Reads the images in the sub-folders of a folder too.
         data_dir: The folder of prepared data sets; None: that of TFDS.
         weights: Folded weights of the network; None: those of `gankd weights fetch`.
+        ppl_samples: Also computes the perceptual path length of `a`, a generator or run, over so
+            many paths between latents, which takes two images for each.
 
     Returns:
         Scores by key: `fid`, `kid`, `precision`, `recall`, `density` and `coverage`, with `_LAYER`
-        behind the key for a layer other than the last; `inception_score` and `sharpness` of `a`.
+        behind the key for a layer other than the last; `inception_score`, `sharpness` and, if it
+        is asked for, `ppl_LAYER` of `a`.
 
     Raises:
         UserError: A set cannot be read or is too small, or the weights are missing.
@@ -122,12 +129,14 @@ def score(
             cache_dir=data_path / "gankd_cache",
             recursive=recursive,
             samples=samples,
+            ppl_samples=ppl_samples,
         ),
     )
     for note in result["notes"]:
         logger.warning(note)
-    own_scores = {key: result["a"].get(key) for key in ("inception_score", "sharpness")}
-    return {key: value for key, value in own_scores.items() if value is not None} | result["scores"]
+    facts = ("source", "images", "inception_score_sd")
+    own_scores = {key: value for key, value in result["a"].items() if key not in facts}
+    return own_scores | result["scores"]
 
 
 def score_sources(
@@ -149,6 +158,7 @@ def score_sources(
     Raises:
         UserError: A or B is no such source or too small, or the two have no layer in common.
     """
+    generator = _load_path_generator(a, settings.ppl_samples) if settings.ppl_samples else None
     fake, real = (load_source_stats(source, extractor, settings) for source in (a, b))
     scores = feature_stats.compare_stats(fake, real)
     if not scores:
@@ -157,13 +167,17 @@ def score_sources(
             f"{_describe_source(a)} ({layers[0]}) and {_describe_source(b)} ({layers[1]}) have no"
             " feature layer in common"
         )
+    length = {}
+    if generator and extractor:
+        count = settings.ppl_samples
+        length = scoring.path_length(generator, extractor, GENERATOR_SEED, count=count)
     notes = [*_list_notes(a, fake, extractor), *_list_notes(b, real, extractor)]
     return {
-        "a": _describe_set(a, fake),
+        "a": _describe_set(a, fake) | length,
         "b": _describe_set(b, real),
         "scores": scores,
         "notes": list(dict.fromkeys(notes)),  # A may be B
-        "made": describe_method(extractor),
+        "made": describe_method(extractor, settings.ppl_samples),
     }
 
 
@@ -202,9 +216,15 @@ def _describe_source(source: ImageSource) -> str:
     return str(source) if isinstance(source, str | Path) else f"{len(source)} images"
 
 
-def describe_method(extractor: FeatureExtractor | None) -> dict[str, Any]:
-    """Returns what the scores depend on, beside the images."""
-    return {
+def describe_method(extractor: FeatureExtractor | None, ppl_samples: int = 0) -> dict[str, Any]:
+    """Returns what the scores depend on, beside the images.
+
+    Args:
+        extractor: The network; None for files of statistics.
+        ppl_samples: Paths of the perceptual path length; 0 for none.
+    """
+    length = f"{ppl_samples} steps of {ppl.EPSILON} on great circles, tails of {ppl.TAIL_PERCENT} %"
+    return ({"perceptual_path_length": length} if ppl_samples else {}) | {
         "network": extractor.description if extractor else "that of the files of statistics",
         "inception_score": (
             f"logits without bias, {feature_stats.INCEPTION_SCORE_SPLITS} splits, as torch-fidelity"
@@ -249,7 +269,7 @@ def load_source_stats(
     _refuse_study(path)
     if path.is_dir():
         return _folder_stats(path, extractor, settings)
-    if path.suffix in GENERATOR_SUFFIXES or str(source) in pretrained.pretrained_paths():
+    if _is_generator(source):
         return _generator_stats(pretrained.load_file(source), extractor, settings.samples)
     if ":" in str(source):
         name, split = str(source).split(":", 1)
@@ -326,6 +346,31 @@ def _is_run(folder: Path) -> bool:
     if not (folder / "run.json").is_file():
         return False
     return (folder / "checkpoints").is_dir() or not image_files.has_images(folder)
+
+
+def _is_generator(source: str | Path) -> bool:
+    """Returns whether a source is a generator's file or name."""
+    suffix = paths.expand_path(source).suffix
+    return suffix in GENERATOR_SUFFIXES or str(source) in pretrained.pretrained_paths()
+
+
+def _load_path_generator(source: ImageSource, samples: int) -> TrainedGenerator:
+    """Loads the generator whose perceptual path length is asked for.
+
+    Raises:
+        UserError: The source is none.
+    """
+    if isinstance(source, str | Path):
+        path = paths.expand_path(source)
+        if _is_run(path):
+            context, run = open_run(path)
+            return context.load_generator(run)
+        if _is_generator(source) and not path.is_dir():
+            return pretrained.load_file(source)
+    raise UserError(
+        f"--ppl-samples={samples} needs a generator or a run as A; {_describe_source(source)} is"
+        " none"
+    )
 
 
 def _refuse_study(folder: Path) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num
 
 from gankd_jax.models.family import FeatureNetwork, PyTree
 from gankd_jax.training import losses
@@ -79,7 +79,7 @@ def sample_noise(
     )
 
 
-def normalize_images(images: UInt8[Array, "*n s s c"]) -> Float[Array, "*n s s c"]:
+def normalize_images(images: Num[Array, "*n s s c"]) -> Float[Array, "*n s s c"]:
     """Scales 0..255 to -1..1."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 

@@ -13,6 +13,7 @@ import tiny
 from gankd_jax.data.loading import ImageSplit, load_split
 from gankd_jax.evaluation import inference, scoring
 from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classifier
+from gankd_jax.interop.external_generator import load_external
 from gankd_jax.metrics import feature_stats
 from gankd_jax.metrics.fid import frechet_distance
 from gankd_jax.metrics.inception_score import inception_score
@@ -241,3 +242,26 @@ def test_signal_stops_iteration_at_the_next_batch(generator, monkeypatch):
             next(batches)
     with pytest.raises(preemption.Preempted):
         scoring.pixel_errors([generator], generator, 0, count=40, batch_size=20)
+
+
+def test_path_length_of_a_linear_generator_is_the_square_of_its_velocity():
+    rng, count, seed = np.random.default_rng(0), 30, 11
+    weights = rng.normal(0, 0.1, (4, 16 * 16)).astype(np.float32)
+    generator = load_external(lambda z: (z @ weights).reshape(-1, 1, 16, 16), latent_dim=4)
+    mixing = rng.normal(0, 0.1, (16 * 16, 3))
+
+    def extract(images):
+        assert images.dtype == np.float32  # whole numbers would hide the step
+        return {"linear": images.reshape(len(images), -1) @ mixing}
+
+    extractor = feature_stats.FeatureExtractor("l", "l", extract, ("linear",), "linear", None, 8)
+    scores = scoring.path_length(generator, extractor, seed, count=count)
+    ends = np.asarray(sampling.sample_latents(seed, 2 * count, 4), np.float64)
+    starts, stops = ends[:count], ends[count:]
+    units = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (starts, stops)]
+    angle = np.arccos((units[0] * units[1]).sum(axis=1, keepdims=True))
+    place = np.random.default_rng(seed).uniform(size=count)[:, None]
+    velocity = np.cos(place * angle) * stops - np.cos((1 - place) * angle) * starts
+    velocity *= angle / np.sin(angle)
+    squares = np.square(127.5 * velocity @ weights @ mixing).sum(axis=1)
+    assert scores == {"ppl_linear": pytest.approx(squares.mean(), rel=1e-2)}

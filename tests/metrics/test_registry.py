@@ -44,6 +44,8 @@ def test_unknown_key_gives_a_plain_metric():
         ("frechet_distance", "768", "fd_768"),
         ("frechet_distance", "classifier", "fd_classifier"),
         ("kid", "2048", "kid"),
+        ("ppl", "2048", "ppl_2048"),
+        ("ppl", "classifier", "ppl_classifier"),
         ("kid_sd", "2048", "kid_sd"),
         ("kid_sd", "64", "kid_sd_64"),
         ("precision", "mixer", "precision_mixer"),

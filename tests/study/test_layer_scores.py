@@ -87,7 +87,9 @@ def test_layer_scores_are_added_to_a_scored_study(root, folder, extracted_counts
         if content != before.get(path, ("", b""))[1]
     }
     names = [run.name for run in plan.plan_runs(config) if workdir.is_trained(folder, config, run)]
-    assert changed_files == {f"{name}/layers.json" for name in [*names, "reference"]}
+    logs = {path for path in changed_files if "/tensorboard/" in path}  # one of each run
+    assert {path.split("/")[0] for path in logs} == set(names)
+    assert changed_files - logs == {f"{name}/layers.json" for name in [*names, "reference"]}
 
     scores = atomic_io.read_json(folder / RUN / "layers.json")
     fake = sample_images(context, plan.find_run(config, RUN), count=50)
@@ -106,7 +108,7 @@ def test_layer_scores_are_added_to_a_scored_study(root, folder, extracted_counts
 
 
 def test_layer_scores_use_all_images_by_default(root, folder, extracted_counts):
-    config = make_config(root, evaluation__layers=("192",))
+    config = make_config(root, evaluation__layers=("192",), evaluation__ppl_samples=12)
     context = StudyContext(config, folder)
     run = plan.find_run(config, RUN)
     evaluate.evaluate_inception_layers(context, [run])
@@ -115,6 +117,8 @@ def test_layer_scores_use_all_images_by_default(root, folder, extracted_counts):
     moments = compute_moments(average_rows(fake)) + compute_moments(average_rows(train))
     scores = atomic_io.read_json(folder / RUN / "layers.json")["scores"]
     assert scores["fd_192"] == pytest.approx(frechet_distance(*moments), rel=1e-6)
+    assert scores["ppl_192"] > 0
+    assert "ppl_192" not in atomic_io.read_json(folder / "reference" / "layers.json")["scores"]
 
 
 def test_layer_scores_are_recomputed_only_for_other_layers_or_sample_counts(

@@ -416,3 +416,17 @@ def test_saved_statistics_are_those_that_pytorch_fid_reads(
     stats = score_images.load_source_stats(str(b), EXTRACTOR, settings).moments["6"]
     np.testing.assert_array_equal(mean, stats.mean)
     np.testing.assert_array_equal(covariance, stats.covariance)
+
+
+def test_path_length_is_a_score_of_a_generator_and_refused_for_images(
+    tmp_path: Path, settings: score_images.ScoreSettings
+) -> None:
+    images = str(write_images(tmp_path / "real", 0))
+    settings = dataclasses.replace(settings, samples=10, ppl_samples=12)
+    result = score_images.score_sources("mnist-d2", images, EXTRACTOR, settings)
+    assert result["a"]["ppl_6"] > 0
+    assert "ppl_6" not in result["b"]
+    assert "ppl_6 of A" in score_images.format_scores(result)
+    message = "--ppl-samples=12 needs a generator or a run as A; .*real is none"
+    with pytest.raises(UserError, match=message):
+        score_images.score_sources(images, "mnist-d2", EXTRACTOR, settings)
