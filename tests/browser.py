@@ -106,12 +106,18 @@ class Browser:
         """Returns the parameters of the events of these kinds since the page was opened."""
         return [event["params"] for event in self.events if event.get("method") in methods]
 
-    def set_window(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Sets the size of the window and the preferred color scheme."""
+    def set_window(
+        self, width: int, height: int, *, dark: bool = False, reduced_motion: bool = False
+    ) -> None:
+        """Sets the size of the window and what its user prefers."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        motion = {
+            "name": "prefers-reduced-motion",
+            "value": "reduce" if reduced_motion else "no-preference",
+        }
+        self.call("Emulation.setEmulatedMedia", features=[scheme, motion])
 
     def screenshot(self, path: Path) -> None:
         """Writes the whole page, not only its visible part, as a PNG."""

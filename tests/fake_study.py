@@ -173,7 +173,7 @@ def _write_run(
     lines = [json.dumps(_log_record(100 * (i + 1), kind, width, seed)) for i in range(10)]
     (folder / name / "log.jsonl").write_text("\n".join(lines) + "\n")
     _write_samples(folder / name, size, channels, blur=width)
-    if kind == "student":
+    if kind != "baseline":
         _write_folded(folder / name, width, size, channels)
 
 

@@ -57,7 +57,8 @@ def test_an_installed_wheel_describes_a_config_and_samples_a_pretrained_generato
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     installed = {path.name for path in site.glob("gankd_jax/configs/results/*/pretrained/*")}
     assert installed == {path.name for path in pretrained_paths().values()}
-    assert (site / "gankd_jax" / "report" / "templates" / "page.html.jinja").is_file()
+    templates = site / "gankd_jax" / "report" / "page" / "templates"
+    assert (templates / "page.html.jinja").is_file()
     assert (site / f"gankd_jax-{VERSION}.dist-info").is_dir()
 
 

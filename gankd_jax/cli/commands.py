@@ -7,13 +7,17 @@ import dataclasses
 import logging
 import os
 import shlex
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from gankd_jax.cli.config_flag import names_config
+from gankd_jax.config.constants import COMMAND_FILE
 from gankd_jax.utils import preemption
+from gankd_jax.utils.atomic_io import write_bytes
 from gankd_jax.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +59,8 @@ def run_study(args: Namespace) -> None:
 
     def work(config: ConfigDict, workdir: Path) -> None:
         runner.run_study(config, workdir, args.shard, args.wait)
-        multihost.on_primary(lambda: run_report(args))
+        multihost.on_primary(lambda: _store_command(workdir))
+        multihost.on_primary(lambda: _print_report(workdir))
 
     _run_in_all_processes(args, work)
 
@@ -114,8 +119,8 @@ def run_distill(args: Namespace) -> None:
         inception_weights.available_layers(inception_weights.default_weights_path())
     preemption.install_handlers()
     distill.train_students(config, workdir, teacher)
-    args.workdir = workdir
-    run_report(args)
+    _store_command(workdir)
+    _print_report(workdir)
     students = distill.load_students(config, workdir, teacher)
     if args.reference:
         _score_students(args.reference, workdir, config)
@@ -142,13 +147,33 @@ def _score_students(reference: str, workdir: Path, config: ConfigDict) -> None:
 
 def run_report(args: Namespace) -> None:
     """Write table.md, table.csv and report.html from the contents of a work directory."""
+    _print_report(args.workdir, all_tables=args.all)
+
+
+def _print_report(workdir: Path, *, all_tables: bool = False) -> None:
+    """Writes a study's report, and prints its summary and main table, or all tables."""
     from gankd_jax.report.page import write_report
     from gankd_jax.report.study_results import load_study
-    from gankd_jax.report.tables import format_report_text
+    from gankd_jax.report.tables import format_all_tables, format_summary
 
-    page = write_report(args.workdir)
-    print(format_report_text(load_study(args.workdir)))
+    page = write_report(workdir)
+    study = load_study(workdir)
+    if all_tables:
+        print(format_all_tables(study))
+    else:
+        print(format_summary(study))
+        print(shlex.join(["gankd", "report", "--all", f"--workdir={workdir}"]), "prints all tables")
     print(page)
+
+
+def _store_command(workdir: Path) -> None:
+    """Stores the command line that trained a study, which the report shows.
+
+    A command that goes on with a study without naming its config is not stored.
+    """
+    path, words = workdir / COMMAND_FILE, sys.argv[1:]
+    if not path.exists() and (words[:1] == ["distill"] or names_config(words)):
+        write_bytes(path, f"{shlex.join(['gankd', *words])}\n".encode())
 
 
 def run_watch(args: Namespace) -> None:
@@ -159,7 +184,7 @@ def run_watch(args: Namespace) -> None:
 
 
 def run_sample(args: Namespace) -> None:
-    """Write images of a run or of a pretrained generator as PNG: a grid, or single images."""
+    """Write images of a run or of a pretrained generator as PNG: a sheet, or single images."""
     from gankd_jax.study import generators
     from gankd_jax.utils.sharding import require_platform
 

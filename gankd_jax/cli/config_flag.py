@@ -59,6 +59,11 @@ class ConfigFlag:
         return [f"--config={self.filename}", *changes]
 
 
+def names_config(words: list[str]) -> bool:
+    """Returns whether a command line has --config, and not only its fields."""
+    return any(re.match(r"--?config(=|$)", word) for word in words)
+
+
 def split_config_words(words: list[str]) -> tuple[ConfigFlag | None, list[str]]:
     """Reads the words that begin with --config, -config or --noconfig.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gankd_jax.cli import commands, stored_config
+from gankd_jax.cli.config_flag import names_config
 from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path
@@ -278,7 +279,7 @@ def stored_config_words(words: list[str]) -> list[str]:
     Raises:
         UserError: The command does not exist, or a value is missing or wrong.
     """
-    if any(re.match(r"--?config(=|$)", word) for word in words):
+    if names_config(words):
         return []
     _, args, _ = _parse_known_words(words)
     if "config" not in args or args.workdir is None:
@@ -350,8 +351,14 @@ def _add_study_commands(parser: CommandParser) -> None:
     )
     evaluate.add_study_flags()
     evaluate.add_flags("coordinator", "processes", "process")
-    report = parser.add_command("report", commands.run_report, "gankd report --workdir=runs/digits")
+    report = parser.add_command(
+        "report",
+        commands.run_report,
+        "gankd report --workdir=runs/digits",
+        "gankd report --workdir=runs/digits --all",
+    )
     report.add_flags("workdir", required=True)
+    report.add_flag("all", action="store_true", help="print every table, not only the main one")
     report.add_registering_config()
     watch = parser.add_command(
         "watch",
@@ -458,13 +465,13 @@ def _add_sample_command(parser: CommandParser) -> None:
         type=parse_path,
         complete="file",
         required=True,
-        help="the PNG file of the grid, or with --samples the folder of the images",
+        help="the PNG file of the sheet, or with --samples the folder of the images",
     )
     sample.add_flag(
         "samples",
         metavar="N",
         type=_positive,
-        help="write this many single images (default: a grid of 64)",
+        help="write this many single images (default: a sheet of 64)",
     )
     sample.add_flag(
         "pretrained",

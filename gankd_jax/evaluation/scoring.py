@@ -1,5 +1,6 @@
 """Scores of generators and of real images, and the images that a report shows of them."""
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,7 +15,7 @@ from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
 from gankd_jax.metrics.inputs import check_features, check_scores
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.models import sampling
-from gankd_jax.models.family import Generator, PyTree, family_of
+from gankd_jax.models.family import Generator, PyTree, family_of, is_in_family
 from gankd_jax.models.folding import fold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import VERSION, preemption
@@ -22,12 +23,26 @@ from gankd_jax.utils import VERSION, preemption
 NEAREST_PAIRS = 8  # pairs of a sample and its nearest training image that a report shows
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageScores:
+    """All metrics of an image set.
+
+    Attributes:
+        values: By metric key, see `metrics.registry`.
+        class_shares: The part of the images in each class, as the mean probability by the first
+            network with classes; empty without one.
+    """
+
+    values: dict[str, float]
+    class_shares: tuple[float, ...] = ()
+
+
 def compute_scores(
     batches: Callable[[], Batches],
     references: Iterable[tuple[FeatureExtractor, FeatureStats]],
     *,
     count: int,
-) -> dict[str, float]:
+) -> ImageScores:
     """Computes all metrics of an image set, in one pass per network.
 
     Args:
@@ -36,18 +51,19 @@ def compute_scores(
             sharpness is the only metric.
         count: Total number of images.
 
-    Returns:
-        Values by metric key, see `metrics.registry`.
-
     Raises:
         UserError: A score is not finite.
     """
     scores: dict[str, float] = {}
+    class_shares: tuple[float, ...] = ()
     for extractor, reference in references:
         stats = feature_stats.compute_stats(batches(), extractor, count=count)
         scores |= feature_stats.single_set_scores(stats, extractor.pair_layer)
         scores |= feature_stats.compare_stats(stats, reference)
-    return scores or {registry.SHARPNESS: _total_sharpness(batches()) / count}
+        if stats.inception_score_stats and not class_shares:
+            class_shares = tuple(stats.inception_score_stats.class_shares().tolist())
+    values = scores or {registry.SHARPNESS: _total_sharpness(batches()) / count}
+    return ImageScores(values, class_shares)
 
 
 def _total_sharpness(batches: Batches) -> float:
@@ -263,10 +279,10 @@ def folded_arrays(generator: TrainedGenerator) -> dict[str, Float[np.ndarray, ".
     Returns:
         `kernel0` `(4, 4, i, o)`, `bias0` `(o,)` and so on, with batch norm folded in; `latents`
         `(n, z)` of the grid of `report_samples`.  The latents alone for a family that the demo
-        does not know.
+        does not know, and for a function.
     """
     arrays = {"latents": np.asarray(sampling.grid_latents(generator.latent_dim))}
-    if not family_of(generator.module).is_sequential:
+    if not (is_in_family(generator.module) and family_of(generator.module).is_sequential):
         return arrays
     for k, layer in enumerate(fold_generator(generator)):
         arrays |= {f"kernel{k}": layer.kernel, f"bias{k}": layer.bias}

@@ -116,6 +116,10 @@ class InceptionScoreStats:
         scores = np.exp(entropies_of_mean - mean_entropies)
         return float(scores.mean()), float(scores.std())
 
+    def class_shares(self) -> Float[np.ndarray, " k"]:
+        """Returns the mean probability of each class over all images."""
+        return self.totals.sum(axis=0) / self.counts.sum()
+
     def check(self) -> None:
         """Refuses sums that no images have; a file can hold such.
 

@@ -12,6 +12,7 @@ from gankd_jax.config.constants import FASTER_FACTOR, LOSSY_PRECISIONS, PRECISIO
 from gankd_jax.metrics.registry import METRICS, Metric, get_metric
 from gankd_jax.report.study_results import RunResults, StudyResults
 
+GOOD_RATIO = 0.95  # of the teacher's score: a student that keeps it counts as equally good
 CONFIDENCE = 0.95  # of the interval around a difference of two models
 # What a score is drawn against.
 COST_AXES = {
@@ -399,6 +400,82 @@ def narrowest_row(rows: Iterable[ScoreRow], level: float) -> ScoreRow | None:
     """
     enough = [row for row in rows if (row.score_ratio or 0) >= level]
     return min(enough, key=lambda row: (row.width or 0, -(row.score_ratio or 0)), default=None)
+
+
+def best_tradeoff(rows: Iterable[ScoreRow], preferred_recipe: str) -> ScoreRow | None:
+    """Returns the smallest student within 5 % of the teacher's score, else the best one.
+
+    Args:
+        rows: Students' rows of one metric.
+        preferred_recipe: Chosen among equals.
+
+    Returns:
+        The row; without a metric that has a better side, the widest student of the recipe. None
+        without rows.
+    """
+    rows = list(rows)
+
+    def rank(row: ScoreRow) -> tuple[float, bool, int]:
+        return ranked_ratio(row) or 0.0, row.recipe == preferred_recipe, row.width or 0
+
+    ranked = [row for row in rows if ranked_ratio(row)]
+    return narrowest_row(ranked, GOOD_RATIO) or max(rows, key=rank, default=None)
+
+
+def best_students(students: Iterable[ScoreRow]) -> dict[int, ScoreRow]:
+    """Returns the student that keeps most at each width.
+
+    Args:
+        students: Students' rows of one metric; among equals the first is chosen.
+    """
+    best: dict[int, ScoreRow] = {}
+    for row in students:
+        width = row.width or 0
+        best[width] = max(best.get(width, row), row, key=lambda row: ranked_ratio(row) or 0)
+    return best
+
+
+def ranked_ratio(row: ScoreRow) -> float | None:
+    """Returns how much of the teacher's score a model keeps, if one side of it is better."""
+    return row.score_ratio if row.metric.better else None
+
+
+def summary_metric(rows: Iterable[ScoreRow]) -> Metric | None:
+    """Returns the metric of the main table: `main_metric`, else the first that students have.
+
+    Args:
+        rows: Score rows in the order of the report.
+    """
+    rows = list(rows)
+    scored = [row for row in rows if row.kind == "student" and row.stats.values]
+    ranked = [row for row in scored if row.metric.better]
+    first = next(iter(ranked or scored), None)
+    return main_metric(rows) or (first.metric if first else None)
+
+
+def find_baseline(rows: Iterable[ScoreRow], student: ScoreRow) -> ScoreRow | None:
+    """Returns the row of the baseline that a student is compared with; None without one.
+
+    Args:
+        rows: Score rows of the study.
+        student: A student's row.
+    """
+    if student.comparison is None:
+        return None
+    model = ("baseline", student.comparison.baseline, student.width, student.metric)
+    return next((r for r in rows if (r.kind, r.recipe, r.width, r.metric) == model), None)
+
+
+def speed_up(study: StudyResults, width: int | None) -> float | None:
+    """Returns how many times as fast as the teacher a width is; None where not measured.
+
+    Args:
+        study: The results.
+        width: Of a student or baseline.
+    """
+    teacher = study.latency.get((study.teacher.width, "float32")) if study.teacher else None
+    small = study.latency.get((width or 0, "float32"))
+    return teacher.milliseconds / small.milliseconds if teacher and small else None
 
 
 def width_advantage(

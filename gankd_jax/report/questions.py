@@ -425,6 +425,7 @@ def _plot_models(axes: Axes, rows: list[ScoreRow], value: Callable[[ScoreRow], f
 
 def _label_axes(axes: Axes, rows: list[ScoreRow], label: str) -> None:
     widths = sorted({row.width or 0 for row in rows})
-    axes.set_xscale("log", base=2)
+    if len(widths) > 1:  # one width has no scale
+        axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [f"d={width}" for width in widths])
     axes.set_ylabel(label)

@@ -1,10 +1,12 @@
 """Reads the results of a study, finished or not, from its work directory."""
 
 import contextlib
+import datetime
 import json
 import math
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from gankd_jax.config.constants import COMMAND_FILE
 from gankd_jax.report.formatting import model_name
 from gankd_jax.study.plan import Run, plan_runs
 from gankd_jax.utils import atomic_io
@@ -90,6 +93,7 @@ class RunResults(Run):
         folded_path: File with the weights after folding batch norm.
         failure: Why and at which step it failed; "" if it did not.
         earlier_failures: The same for every attempt before the last.
+        class_shares: The part of its images in each class; empty without classes.
     """
 
     parameters: int
@@ -106,6 +110,7 @@ class RunResults(Run):
     folded_path: Path | None
     failure: str
     earlier_failures: tuple[str, ...] = ()
+    class_shares: tuple[float, ...] = ()
 
     @property
     def step(self) -> int:
@@ -129,6 +134,9 @@ class StudyResults:
         real_nearest: Nearest training images of real test images.
         latency_machine: The machine that latency was measured on; "" if it was not measured.
         latency: By width and precision, since all models of a width are equally fast.
+        real_class_shares: The part of the real test images in each class; empty without classes.
+        command: The command that trained it, or that goes on with it.
+        date: The day of its newest result, such as "2026-01-31".
     """
 
     config: dict[str, Any]
@@ -142,6 +150,9 @@ class StudyResults:
     real_nearest: NearestImages | None
     latency_machine: str
     latency: dict[tuple[int, str], LatencyResult]
+    real_class_shares: tuple[float, ...]
+    command: str
+    date: str
 
     @property
     def dataset(self) -> str:
@@ -194,7 +205,7 @@ def load_study(workdir: str | Path) -> StudyResults:
     choice = read_json_object(workdir / "teacher.json")
     latency = read_json_object(workdir / "latency.json")
     reference = workdir / "reference"
-    scores, provenance, _ = _read_scores(reference)
+    results = _read_results(reference)
     samples = _read_samples(reference)
     return StudyResults(
         config=config,
@@ -202,13 +213,30 @@ def load_study(workdir: str | Path) -> StudyResults:
         runs=tuple(runs),
         teacher=next((run for run in runs if run.name == choice.get("run")), None),
         teacher_choice=choice,
-        real_scores=scores,
-        real_provenance=provenance,
+        real_scores=results.scores,
+        real_provenance=results.provenance,
         real_grid=samples.get("grid"),
         real_nearest=_nearest_images(samples),
         latency_machine=latency.get("machine", ""),
         latency=_parse_latency(latency, {run.name: run.width for run in runs}),
+        real_class_shares=results.class_shares,
+        command=_read_command(workdir),
+        date=_newest_date(workdir),
     )
+
+
+def _read_command(workdir: Path) -> str:
+    path = workdir / COMMAND_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    return f"gankd study --workdir={shlex.quote(workdir.name)}"
+
+
+def _newest_date(workdir: Path) -> str:
+    """Returns the day, in UTC, on which the newest score was written; of the config without any."""
+    paths = [*workdir.glob("*/scores.json")] or [workdir / "config.json"]
+    newest = max(path.stat().st_mtime for path in paths)
+    return datetime.datetime.fromtimestamp(newest, datetime.UTC).date().isoformat()
 
 
 def list_planned_runs(config: dict[str, Any]) -> tuple[Run, ...]:
@@ -249,7 +277,7 @@ def _describe_state(study: StudyResults, planned: Run, run: RunResults | None) -
 def _read_run(folder: Path) -> RunResults:
     info = read_json_object(folder / "run.json")
     failure = read_failure(folder / "failed.json")
-    scores, provenance, precisions = ({}, {}, {}) if failure else _read_scores(folder)
+    results = EvaluationResults() if failure else _read_results(folder)
     folded_path = folder / "folded.npz"
     samples = _read_samples(folder)
     with blame_file(folder / "run.json"):
@@ -263,28 +291,34 @@ def _read_run(folder: Path) -> RunResults:
         seed=seed,
         **sizes,
         log=_read_log(folder / "log.jsonl"),
-        scores=scores,
-        provenance=provenance,
-        precisions=precisions,
+        scores=results.scores,
+        provenance=results.provenance,
+        precisions=results.precisions,
         grid=samples.get("grid"),
         interpolation=samples.get("interpolation"),
         nearest=_nearest_images(samples),
         folded_path=folded_path if folded_path.is_file() else None,
         failure=failure,
         earlier_failures=tuple(read_failure(path) for path in sorted(folder.glob("failed-*.json"))),
+        class_shares=results.class_shares,
     )
 
 
-def _read_scores(
-    folder: Path,
-) -> tuple[dict[str, float], dict[str, Any], dict[str, PrecisionResult]]:
+@dataclass(frozen=True)
+class EvaluationResults:
+    """The contents of scores.json; the attributes are those of `RunResults`."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    precisions: dict[str, PrecisionResult] = field(default_factory=dict)
+    class_shares: tuple[float, ...] = ()
+
+
+def _read_results(folder: Path) -> EvaluationResults:
     """Reads the scores of a run or of the real images.
 
     Scores by the FID network (layers.json) count only beside those of scores.json, without which a
     run is not evaluated.
-
-    Returns:
-        The scores, their provenance, and the results by precision.
     """
     path, layers_path = folder / "scores.json", folder / "layers.json"
     content = read_json_object(path)
@@ -301,7 +335,8 @@ def _read_scores(
             )
             for precision, entry in content.get("precisions", {}).items()
         }
-    return scores, provenance, precisions
+        class_shares = tuple(map(float, content.get("class_shares", ())))
+    return EvaluationResults(scores, provenance, precisions, class_shares)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The tables of a report and the summary above them, for a terminal, Markdown, CSV and the page."""
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Iterable
@@ -11,14 +12,16 @@ from gankd_jax.report import paper_results
 from gankd_jax.report.aggregate import (
     ScoreRow,
     best_baselines,
+    best_students,
     file_size,
+    find_baseline,
     find_equally_fast_width,
     find_run_of_width,
     list_models,
-    main_metric,
     metric_rows,
     narrowest_row,
     parameter_ratios,
+    ranked_ratio,
     score_ratio,
     score_rows,
     scored_metrics,
@@ -26,6 +29,7 @@ from gankd_jax.report.aggregate import (
     width_advantages,
 )
 from gankd_jax.report.formatting import (
+    TEXT_WIDTH,
     Cell,
     Table,
     count_cell,
@@ -42,6 +46,7 @@ from gankd_jax.report.formatting import (
     number_cell,
     wrap_line,
 )
+from gankd_jax.report.headline import student_rows, summarize_study
 from gankd_jax.report.study_results import RunResults, StudyResults, describe_unscored_runs
 
 MEASURE_LATENCY_HINT = "`gankd bench --export --workdir=...` measures it"
@@ -58,12 +63,33 @@ CSV_FIELDS = (
 )
 
 
-def format_report_text(study: StudyResults) -> str:
-    """Returns the report for a terminal, at most 100 columns wide, with the main metrics."""
+def format_summary(study: StudyResults) -> str:
+    """Returns the summary and the main table for a terminal, at most 100 columns wide."""
+    parts = ["\n".join(map(wrap_line, summarize_study(study)))]
+    if main_table := build_main_table(study):
+        parts.append(_fit_to_terminal(main_table))
+    return "\n\n".join(parts) + "\n"
+
+
+def _fit_to_terminal(table: Table) -> str:
+    """Returns the main table as text, without columns that others imply where it is too wide."""
+    for name in ("bytes", "it keeps", "ms", ""):
+        text = format_text_table(table)
+        if max(map(len, text.splitlines())) <= TEXT_WIDTH:
+            break
+        kept_columns = [k for k, heading in enumerate(table.header) if heading != name]
+        header = tuple(table.header[k] for k in kept_columns)
+        rows = tuple(tuple(row[k] for k in kept_columns) for row in table.rows)
+        table = dataclasses.replace(table, header=header, rows=rows)
+    return text
+
+
+def format_all_tables(study: StudyResults) -> str:
+    """Returns every main table for a terminal, at most 100 columns wide."""
     metrics = scored_metrics(study)
     main_metrics = [metric for metric in metrics if metric.main] or metrics
-    parts = ["\n".join(map(wrap_line, summarize_study(study)))]
-    parts += map(format_text_table, _all_tables(study, main_metrics))
+    parts = [format_summary(study).rstrip()]
+    parts += map(format_text_table, all_tables(study, main_metrics))
     if further := [metric.key for metric in metrics if metric not in main_metrics]:
         parts.append(wrap_line(f"Further scores, in table.md: {', '.join(further)}"))
     if unscored := describe_unscored_runs(study):
@@ -76,9 +102,9 @@ def format_report_text(study: StudyResults) -> str:
 def format_report_markdown(study: StudyResults) -> str:
     """Returns the report as Markdown."""
     parts = [f"# {study.config['name']}", *summarize_study(study)]
-    tables = _all_tables(study, scored_metrics(study))
+    tables = all_tables(study, scored_metrics(study))
     tables += filter(None, (build_min_width_table(study), build_width_advantage_table(study)))
-    for table in tables:
+    for table in [*filter(None, [build_main_table(study)]), *tables]:
         parts += [f"## {table.title}", table.note, format_markdown_table(table)]
     if unscored := describe_unscored_runs(study):
         parts += ["## Runs without scores", "\n".join(f"- {line}" for line in unscored)]
@@ -130,9 +156,104 @@ def _csv_fields(study: StudyResults, row: ScoreRow) -> dict[str, object]:
     return fields
 
 
-def _all_tables(study: StudyResults, metrics: Iterable[Metric]) -> list[Table]:
+def all_tables(study: StudyResults, metrics: Iterable[Metric]) -> list[Table]:
+    """Returns the tables of sizes, of some metrics, and of the teachers that were tried.
+
+    Args:
+        study: The results.
+        metrics: Those whose scores are shown.
+    """
     scores = [build_score_table(study, metric) for metric in metrics]
     return [*build_size_tables(study), *scores, *build_teacher_tables(study)]
+
+
+def build_main_table(study: StudyResults) -> Table | None:
+    """Returns a row for the teacher and for each width: size, speed, student and baseline.
+
+    At each width stand the student that scores best, and the baseline that it is compared with.
+
+    Args:
+        study: The results.
+
+    Returns:
+        The table, by the metric that the summary speaks of; None before a student is scored.
+    """
+    rows = score_rows(study)
+    students = student_rows(rows)
+    if not students:
+        return None
+    metric = students[0].metric
+    best = best_students(students)
+    comparable = any(map(ranked_ratio, students))
+    header = ["width", "parameters", "ratio", "bytes", *(["ms"] if study.latency else [])]
+    header += ["student", "score", *(["keeps"] if comparable else [])]
+    baselines = {width: find_baseline(rows, row) for width, row in best.items()}
+    with_baselines = comparable and any(baselines.values())
+    header += ["baseline", "it keeps", "verdict"] if with_baselines else []
+    cells = [
+        (
+            *_main_size_cells(study, row.run, row.width or 0),
+            Cell(row.recipe),
+            *_kept_cells(row, with_ratio=comparable),
+            *(_main_baseline_cells(row, baselines[width]) if with_baselines else []),
+        )
+        for width, row in sorted(best.items(), reverse=True)
+    ]
+    if study.teacher:
+        teacher = _main_teacher_row(study, rows, metric, comparable)
+        cells.insert(0, (*teacher, *[Cell("")] * (len(header) - len(teacher))))
+    return Table("Result by width", _main_note(study, metric), tuple(header), tuple(cells), 12)
+
+
+def _main_note(study: StudyResults, metric: Metric) -> str:
+    note = (
+        f"score: {metric.title}, mean ± standard deviation over seeds. At each width the student"
+        " recipe with the best score. ratio: the teacher's parameters to these. bytes: of a file"
+        " with float32 weights."
+    )
+    note += " ms: for one image on one CPU thread." if study.latency else ""
+    return note
+
+
+def _main_teacher_row(
+    study: StudyResults, rows: list[ScoreRow], metric: Metric, comparable: bool
+) -> list[Cell]:
+    """Returns the first cells of the teacher's row."""
+    assert study.teacher
+    size = _main_size_cells(study, study.teacher, study.teacher.width)
+    teacher = next((r for r in rows if r.kind == "teacher" and r.metric == metric), None)
+    scores = _kept_cells(teacher, with_ratio=comparable) if teacher else [Cell("")]
+    return [*size, Cell("teacher"), *scores]
+
+
+def _main_size_cells(study: StudyResults, run: RunResults | None, width: int) -> list[Cell]:
+    parameters = run.parameters if run else 0
+    ratio, _ = parameter_ratios(study, run)
+    size = file_size(study, run, "float32")[0] or (run.bytes_float32 if run else 0)
+    cells = [
+        count_cell(width),
+        count_cell(parameters),
+        Cell(format_ratio(ratio), ratio),
+        Cell(format_bytes(size), size) if size else Cell("-"),
+    ]
+    if study.latency:
+        latency = study.latency.get((width, "float32"))
+        cells.append(number_cell(latency.milliseconds if latency else None))
+    return cells
+
+
+def _kept_cells(row: ScoreRow, *, with_ratio: bool) -> list[Cell]:
+    mean = row.stats.mean
+    score = Cell(format_with_std(mean, row.stats.std), None if math.isnan(mean) else mean)
+    kept = Cell(format_percent(row.score_ratio), row.score_ratio)
+    return [score, kept] if with_ratio else [score]
+
+
+def _main_baseline_cells(student: ScoreRow, baseline: ScoreRow | None) -> list[Cell]:
+    if baseline is None:
+        return [Cell("-"), Cell("-"), Cell("")]
+    assert student.comparison
+    return [*_kept_cells(baseline, with_ratio=True), Cell(student.comparison.verdict)]
 
 
 def table_notes(study: StudyResults) -> list[str]:
@@ -506,95 +627,3 @@ def _paper_width_advantage_rows(
         for d in widths
     ]
     return [(Cell(metric.label), Cell("paper's student*"), *cells)]
-
-
-def summarize_study(study: StudyResults) -> list[str]:
-    """Returns a few sentences: what was compressed, by how much, and who is ahead."""
-    rows = score_rows(study)
-    lines = [
-        _describe_compression(study),
-        _describe_kept(rows),
-        *_count_verdicts(rows),
-        _describe_progress(study),
-    ]
-    return [line for line in lines if line]
-
-
-def _describe_compression(study: StudyResults) -> str:
-    size = study.config["data"]["image_size"]
-    data = "" if study.dataset == "none" else f"data {study.dataset} "
-    start = f"Study {study.config['name']}, {data}at {size}x{size}:"
-    if study.teacher is None:
-        return f"{start} no teacher has been chosen yet, so nothing is compressed."
-    teacher = study.teacher
-    start += f" a teacher of width {teacher.width}" if teacher.width else " a teacher"
-    start += f" with {teacher.parameters:,} parameters" if teacher.parameters else ""
-    students = [run for run in study.runs if run.kind == "student" and run.scores]
-    if not students:
-        return f"{start}; no student has been scored yet."
-    smallest = min(students, key=lambda run: run.width)
-    ratio, _ = parameter_ratios(study, smallest)
-    compression = f", a compression of {format_ratio(ratio)}" if ratio else ""
-    return (
-        f"{start} was distilled into students down to width {smallest.width} with "
-        f"{smallest.parameters:,} parameters{compression}."
-    )
-
-
-def _describe_kept(rows: list[ScoreRow]) -> str:
-    """Says what the narrowest models keep of the teacher's main score."""
-    metric = main_metric(rows)
-    rows = [row for row in rows if row.metric == metric and row.score_ratio is not None]
-    students = [row for row in rows if row.kind == "student"]
-    if metric is None or not students:
-        return ""
-    width = min(row.width or 0 for row in students)
-    teacher = next(row for row in rows if row.kind == "teacher")
-    parts = [
-        f"{row.recipe} {format_percent(row.score_ratio)}"
-        for row in rows
-        if row.width == width and row is not teacher
-    ]
-    return (
-        f"Of the teacher's {metric.label} ({format_number(teacher.stats.mean)}) "
-        f"width {width} keeps: {', '.join(parts)}."
-    )
-
-
-def _count_verdicts(rows: list[ScoreRow]) -> list[str]:
-    """Counts for each main metric with a better side who is ahead, and where."""
-    models: dict[Metric, dict[str, list[str]]] = {}
-    for row in rows:
-        if row.comparison and row.metric.main and row.metric.better:
-            verdicts = models.setdefault(row.metric, {})
-            verdicts.setdefault(_describe_verdict(row), []).append(f"{row.recipe} d={row.width}")
-    return [
-        f"{metric.label}, student against baseline: "
-        + "; ".join(f"{verdict} {len(at)} ({', '.join(at)})" for verdict, at in verdicts.items())
-        + "."
-        for metric, verdicts in models.items()
-    ]
-
-
-def _describe_verdict(row: ScoreRow) -> str:
-    """Returns the verdict; with one seed also which of the two has the better score."""
-    assert row.comparison
-    if row.comparison.verdict != "one seed":
-        return row.comparison.verdict
-    difference = row.comparison.difference
-    if difference == 0:
-        return "one seed, no claim, equal"
-    is_student = (difference > 0) == (row.metric.better == "higher")
-    return f"one seed, no claim, {'student' if is_student else 'baseline'} better"
-
-
-def _describe_progress(study: StudyResults) -> str:
-    scored = sum(bool(run.scores) for run in study.runs)
-    failed = sum(bool(run.failure) for run in study.runs)
-    planned = len(study.planned_runs)
-    sentences = []
-    if scored < planned:
-        sentences.append(f"Unfinished: {scored} of {planned} runs have scores, {failed} failed.")
-    if scored == 1:
-        sentences.append("One run has scores, so nothing is compared.")
-    return " ".join(sentences)

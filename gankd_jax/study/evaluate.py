@@ -35,6 +35,7 @@ from gankd_jax.utils import atomic_io, metric_writer, preemption
 logger = logging.getLogger(__name__)
 
 SAMPLES_FILE, FOLDED_FILE = "samples.npz", "folded.npz"
+KINDS_IN_PAGE = ("teacher", "student")  # their generators run in the report's page
 SELECTION_METRIC = registry.metric_key(registry.FRECHET_DISTANCE, registry.CLASSIFIER)
 
 
@@ -72,7 +73,8 @@ def _validation_distance(context: StudyContext, run: Run) -> float:
     validation = context.load_or_compute_stats(context.load_split("validation"), classifier)
     seed = context.config.evaluation.seed + 1
     generator = context.load_generator(run)
-    return _score(context, generator, seed, [(classifier, validation)])[SELECTION_METRIC]
+    scores = _score(context, generator, seed, [(classifier, validation)])
+    return scores.values[SELECTION_METRIC]
 
 
 def evaluate_runs(context: StudyContext, runs: Sequence[Run]) -> None:
@@ -98,10 +100,10 @@ def evaluate_runs(context: StudyContext, runs: Sequence[Run]) -> None:
 
 
 def _has_all_samples(context: StudyContext, run: Run) -> bool:
-    """Whether the files that the report shows exist: samples, and a student's folded weights."""
+    """Whether the files that the report shows exist: samples, and the weights for the page."""
     folder = context.workdir / run.name
     return _has_samples(context, folder) and (
-        run.kind != "student" or (folder / FOLDED_FILE).exists()
+        run.kind not in KINDS_IN_PAGE or (folder / FOLDED_FILE).exists()
     )
 
 
@@ -132,7 +134,8 @@ def _evaluate_test_images(context: StudyContext) -> None:
     batches = functools.partial(inference.iterate_batches, pixels, evaluation.batch_size)
     scores = scoring.compute_scores(batches, context.compute_reference_stats(), count=count)
     provenance = _describe_provenance(context, count) | {"images": test.key}
-    atomic_io.write_json(folder / "scores.json", {"scores": scores, "made": provenance})
+    results = {"scores": scores.values, "made": provenance, **_class_shares(scores)}
+    atomic_io.write_json(folder / "scores.json", results)
 
 
 def _evaluate_run(context: StudyContext, run: Run) -> None:
@@ -142,14 +145,15 @@ def _evaluate_run(context: StudyContext, run: Run) -> None:
     precisions_of_run = PRECISIONS if is_in_family(generator.module) else ()
     quantized = {p: quantize_generator(generator, p) for p in precisions_of_run}
     lossy = {p: quantized[p][0] for p in precisions_of_run if p in LOSSY_PRECISIONS}
-    scores, *lossy_scores = score_generators(context, run, [generator, *lossy.values()])
+    image_scores, *lossy_scores = score_generators(context, run, [generator, *lossy.values()])
+    scores = image_scores.values
     for extractor, _ in context.compute_reference_stats():
         scores |= _path_length(context, generator, extractor)
     if run.kind == "student":
         scores |= _other_pixel_errors(context, run, generator)
     precisions: dict[str, dict[str, Any]] = {p: {"bytes": b} for p, (_, b) in quantized.items()}
-    for precision, values in zip(lossy, lossy_scores, strict=True):
-        precisions[precision]["scores"] = values
+    for precision, lossy_score in zip(lossy, lossy_scores, strict=True):
+        precisions[precision]["scores"] = lossy_score.values
     _write_samples(context, run, generator)
     evaluation = context.config.evaluation
     provenance = _describe_provenance(context, evaluation.samples)
@@ -158,7 +162,7 @@ def _evaluate_run(context: StudyContext, run: Run) -> None:
         provenance["ppl_samples"] = evaluation.ppl_samples
     # Last, because this file marks the run as scored.
     results = {"scores": scores, "made": provenance, "precisions": precisions}
-    atomic_io.write_json(folder / "scores.json", results)
+    atomic_io.write_json(folder / "scores.json", results | _class_shares(image_scores))
     _log_scores(context, run, scores)
 
 
@@ -179,6 +183,11 @@ def _path_length(
     return scoring.path_length(generator, extractor, evaluation.seed, count=evaluation.ppl_samples)
 
 
+def _class_shares(scores: scoring.ImageScores) -> dict[str, tuple[float, ...]]:
+    """Returns the entry of scores.json with the part of each class; none without classes."""
+    return {"class_shares": scores.class_shares} if scores.class_shares else {}
+
+
 def _write_samples(context: StudyContext, run: Run, generator: TrainedGenerator) -> None:
     folder, given_teacher = context.workdir / run.name, context.load_given_teacher()
     is_student, latents = run.kind == "student", sampling.grid_latents(generator.latent_dim)
@@ -189,14 +198,14 @@ def _write_samples(context: StudyContext, run: Run, generator: TrainedGenerator)
         latents = given_teacher.module.row_latents(given_teacher.variables, latents)
     nearest = context.find_nearest_training_images(samples["grid"])
     atomic_io.write_npz(folder / SAMPLES_FILE, **samples, **nearest)
-    if is_student:
+    if run.kind in KINDS_IN_PAGE:
         folded = scoring.folded_arrays(generator) | {"latents": np.asarray(latents)}
         atomic_io.write_npz(folder / FOLDED_FILE, **folded)
 
 
 def score_generators(
     context: StudyContext, run: Run, generators: list[TrainedGenerator]
-) -> list[dict[str, float]]:
+) -> list[scoring.ImageScores]:
     """Computes the report's metrics of a run's generator and of its quantized forms.
 
     Args:
@@ -205,7 +214,7 @@ def score_generators(
         generators: The generator, then its quantized forms.  All get the same latents.
 
     Returns:
-        Values by metric key, one dict per generator.
+        The scores of each generator.
     """
     references, seed = context.compute_reference_stats(), context.config.evaluation.seed
     if run.kind == "student":
@@ -219,7 +228,8 @@ def score_generators(
     ]
     if run.kind == "student":
         errors = scoring.pixel_errors(generators, teacher, seed, **_sample_sizes(context))
-        scores = [s | {"pixel_error": error} for s, error in zip(scores, errors, strict=True)]
+        for score, error in zip(scores, errors, strict=True):
+            score.values["pixel_error"] = error
     return scores
 
 
@@ -269,7 +279,7 @@ def _score(
     generator: TrainedGenerator,
     seed: int,
     references: list[tuple[FeatureExtractor, FeatureStats]],
-) -> dict[str, float]:
+) -> scoring.ImageScores:
     sizes = _sample_sizes(context)
     batches = functools.partial(inference.sample_batches, generator, seed, **sizes)
     return scoring.compute_scores(batches, references, count=sizes["count"])

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 from tqdm import tqdm
 
@@ -11,6 +12,7 @@ from gankd_jax.config import schema
 from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.data import image_files
 from gankd_jax.evaluation import inference
+from gankd_jax.evaluation.sheet import draw_sheet
 from gankd_jax.export import pretrained
 from gankd_jax.export.formats import (
     CHECK_COUNT,
@@ -76,15 +78,15 @@ def sample_run(
     out: Path,
     samples: int | None = None,
 ) -> None:
-    """Writes samples of a trained run: a grid, always of the same latents, or single images.
+    """Writes samples of a trained run: a sheet, always of the same latents, or single images.
 
     Args:
         config: The study's config.
         folder: The work directory.
         name: The run's name.
-        out: The PNG file of the grid, or the folder of the images.
+        out: The PNG file of the sheet, or the folder of the images.
         samples: How many single images; they are those that the study's evaluation scores first.
-            None for the grid.
+            None for the sheet.
 
     Raises:
         UserError: There is no such run, it is not trained, or `out` exists.
@@ -93,23 +95,23 @@ def sample_run(
     workdir.require_trained(folder, config, run)
     _require_new_output(out, samples)
     generator = TrainedGenerator(*StudyContext(config, folder).load_generator(run))
-    _write_samples(out, generator, config.evaluation, samples)
+    _write_samples(out, generator, config.evaluation, samples, name=f"{config.name}, {name}")
 
 
 def sample_pretrained(name: str, out: Path, samples: int | None = None) -> None:
-    """Writes samples of a pretrained generator: a grid, or single images.
+    """Writes samples of a pretrained generator: a sheet, or single images.
 
     Args:
         name: The generator, as `load_pretrained` takes it.
-        out: The PNG file of the grid, or the folder of the images.
-        samples: How many single images; None for the grid.
+        out: The PNG file of the sheet, or the folder of the images.
+        samples: How many single images; None for the sheet.
 
     Raises:
         UserError: There is no such generator, or `out` exists.
     """
     _require_new_output(out, samples)
     generator = pretrained.load_pretrained(name)
-    _write_samples(out, generator, schema.base_config().evaluation, samples)
+    _write_samples(out, generator, schema.base_config().evaluation, samples, name=name)
 
 
 def _require_new_output(out: Path, samples: int | None) -> None:
@@ -128,14 +130,20 @@ def _write_samples(
     generator: TrainedGenerator,
     evaluation: ml_collections.ConfigDict,
     samples: int | None,
+    *,
+    name: str,
 ) -> None:
     if samples is None:
-        atomic_io.write_png(out, sampling.sample_grid(*generator))
+        latents = sampling.grid_latents(generator.latent_dim)
+        images = sampling.to_uint8(sampling.sample_images(*generator, latents))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(generator.variables["params"]))
+        caption = f"{name}: {parameters:,} parameters, {len(images)} images"
+        atomic_io.write_png(out, draw_sheet(images, sampling.GRID_SIDE, caption))
         return
     sizes = {"count": samples, "batch_size": evaluation.batch_size}
     batches = inference.sample_batches(generator, evaluation.seed, **sizes)
-    images = itertools.chain.from_iterable(batches)
-    bar = tqdm(images, total=samples, desc=str(out), unit="image", disable=None)
+    single_images = itertools.chain.from_iterable(batches)
+    bar = tqdm(single_images, total=samples, desc=str(out), unit="image", disable=None)
     atomic_io.write_png_folder(out, iter(bar))
 
 
@@ -224,7 +232,8 @@ def _check_names(format_name: str, precision: str) -> None:
 
 def _score_changes(context: StudyContext, run: Run, rounded: TrainedGenerator) -> list[str]:
     """Returns a line for each of the report's scores: with the run's weights -> with rounded."""
-    before, after = evaluate.score_generators(context, run, [context.load_generator(run), rounded])
+    results = evaluate.score_generators(context, run, [context.load_generator(run), rounded])
+    before, after = (result.values for result in results)
     width = max(map(len, before))
     lines = (
         f"  {name:{width}}  {value:10.4g} -> {after[name]:<10.4g} ({after[name] - value:+.2g})"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from gankd_jax.cli import commands
 from gankd_jax.cli.config_flag import split_config_words
+from gankd_jax.evaluation import sheet
 from gankd_jax.study import workdir
 from gankd_jax.utils.atomic_io import read_npz
 
@@ -71,20 +72,22 @@ def test_data_prepare_writes_the_digits_once(command, tmp_path):
     assert tiny.snapshot(tmp_path) == before
 
 
-def test_sample_writes_the_images_of_the_report_as_a_grid(command, finished, tmp_path):
+def test_sample_writes_the_images_of_the_report_as_a_sheet(command, finished, tmp_path):
     out_file = tmp_path / "new" / "grid.png"
     words = ["sample", *TINY, f"--workdir={finished}", "--run=student-mse-d1-s0"]
     status, out, _ = command(*words, f"--out={out_file}")
     assert (status, out) == (0, f"{out_file}\n")
     with Image.open(out_file) as image:
-        grid = np.asarray(image).astype(int)
+        sheet_pixels = np.asarray(image).astype(int)
     with np.load(finished / "student-mse-d1-s0" / "samples.npz") as arrays:
         images = arrays["grid"].astype(int)
-    assert grid.shape == (8 * 16, 8 * 16)
+    side = 64  # 16 pixels, four times as large
     for k in range(64):
-        top, left = 16 * (k // 8), 16 * (k % 8)
-        difference = grid[top : top + 16, left : left + 16] - images[k, ..., 0]
-        assert np.abs(difference).max() <= 1
+        top, left = (sheet.MARGIN + (side + sheet.GAP) * place for place in divmod(k, 8))
+        shown = sheet_pixels[top : top + side : 4, left : left + side : 4]
+        assert np.abs(shown - images[k, ..., 0]).max() <= 1
+    assert (sheet_pixels[: sheet.MARGIN] == 255).all()
+    assert sheet_pixels[-sheet.LINE_HEIGHT - sheet.MARGIN // 2 :].min() < 100  # the caption
     before = tiny.snapshot(tmp_path)
     status, _, err = command(*words, f"--out={out_file}")
     assert (status, err.count("\n")) == (2, 1)

@@ -67,10 +67,13 @@ def test_scores_of_real_images_equal_the_metrics_of_all_features(digits):
         inference.iterate_batches(train.pixels, 300), extractor, count=len(train.pixels)
     )
     batches = functools.partial(inference.iterate_batches, test.pixels, 50)
-    scores = scoring.compute_scores(batches, [(extractor, reference)], count=359)
+    result = scoring.compute_scores(batches, [(extractor, reference)], count=359)
+    scores = result.values
     logits, features = (np.asarray(x, np.float64) for x in classifier(np.asarray(test.pixels)))
     train_features = np.asarray(classifier(np.asarray(train.pixels))[1], np.float64)
     mean, deviation = inception_score(logits)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(result.class_shares, probabilities.mean(axis=0), rtol=1e-5)
     moments = [m for x in (features, train_features) for m in (x.mean(0), np.cov(x.T))]
     expected = {
         "sharpness": variance_of_laplacian(np.asarray(test.pixels)).mean(),
@@ -85,8 +88,11 @@ def test_scores_of_real_images_equal_the_metrics_of_all_features(digits):
 def test_sharpness_is_the_only_score_without_a_network(digits):
     pixels = digits[1].pixels
     batches = functools.partial(inference.iterate_batches, pixels, 100)
-    scores = scoring.compute_scores(batches, [], count=len(pixels))
-    assert scores == {"sharpness": pytest.approx(variance_of_laplacian(np.asarray(pixels)).mean())}
+    result = scoring.compute_scores(batches, [], count=len(pixels))
+    assert result.class_shares == ()
+    assert result.values == {
+        "sharpness": pytest.approx(variance_of_laplacian(np.asarray(pixels)).mean())
+    }
 
 
 def test_batches_contain_every_image_once():

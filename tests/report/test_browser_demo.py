@@ -5,8 +5,14 @@ import fake_study
 import numpy as np
 import pytest
 
-from gankd_jax.report import browser_demo
-from gankd_jax.report.browser_demo import choose_demo_students, pack_layers
+from gankd_jax.models.family import FoldedLayer
+from gankd_jax.models.folding import quantize
+from gankd_jax.report.page import browser_demo
+from gankd_jax.report.page.browser_demo import (
+    build_browser_demo,
+    choose_demo_students,
+    pack_layers,
+)
 from gankd_jax.report.study_results import load_study
 
 
@@ -79,7 +85,7 @@ def test_weights_are_packed_in_24_bits():
     rng = np.random.default_rng(0)
     kernel = (rng.normal(size=(4, 4, 5, 3)) * [1e-3, 0, 1e3]).astype(np.float32)
     arrays = {"kernel0": kernel, "bias0": np.arange(3, dtype=np.float32)}
-    [layer] = pack_layers(arrays)
+    [layer] = pack_layers(arrays, 3)
     raw = base64.b64decode(layer["kernel"])
     triples = [raw[k : k + 3] for k in range(0, len(raw), 3)]
     levels = np.array([int.from_bytes(triple, "little", signed=True) for triple in triples])
@@ -88,3 +94,27 @@ def test_weights_are_packed_in_24_bits():
     assert (error <= np.abs(kernel).max(axis=(0, 1, 2)) / (2**23 - 1) * 0.6).all()
     assert base64.b64decode(layer["bias"]) == arrays["bias0"].tobytes()
     assert (layer["inputs"], layer["outputs"]) == (5, 3)
+
+
+def test_teacher_weights_are_those_of_int8():
+    kernel = np.random.default_rng(0).normal(size=(4, 4, 5, 3)).astype(np.float32)
+    [layer] = pack_layers({"kernel0": kernel, "bias0": np.zeros(3, np.float32)}, 1)
+    stored = quantize(FoldedLayer(kernel, np.ones(3, np.float32), np.zeros(3)), "int8")
+    assert base64.b64decode(layer["kernel"]) == stored.kernel.tobytes()
+    np.testing.assert_array_equal(
+        np.frombuffer(base64.b64decode(layer["scale"]), "<f4"), stored.scale
+    )
+
+
+def test_teacher_runs_in_the_page_if_its_weights_are_there_and_fit(folder, monkeypatch):
+    demo = build_browser_demo(load_study(folder))
+    assert len(demo.data["teacherLayers"]) == 3
+    assert "So does the teacher" in demo.teacher_note
+    monkeypatch.setattr(browser_demo, "MAX_TEACHER_CHARS", 1000)
+    demo = build_browser_demo(load_study(folder))
+    assert demo.data["teacherLayers"] is None
+    assert "too large for a page (102 kB as int8)" in demo.teacher_note
+    (folder / "teacher-d32-s0" / "folded.npz").unlink()
+    demo = build_browser_demo(load_study(folder))
+    assert demo.data["teacherLayers"] is None
+    assert "`gankd evaluate --workdir=...` keeps them" in demo.teacher_note

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gankd_jax.report.image_grids import (
+from gankd_jax.report.page.image_grids import (
     PIXELS_PER_INCH,
     ROW_INCHES,
     GridOptions,
+    build_all_grids,
+    build_headline_strips,
+    build_lead_grids,
     build_nearest_grids,
     build_nearest_table,
     build_sharpness_grid,
@@ -39,7 +42,7 @@ def test_samples_are_shown_above_their_nearest_training_images(folder):
     indices = np.array([60, 3, 5, 7, 9, 11, 13, 15])
     change_samples(folder, "teacher-d32-s0", closest=indices)
     pairs = build_nearest_grids(load_study(folder), GridOptions())
-    assert [pair[0].label for pair in pairs] == ["teacher", "d=8 mse", "d=8 baseline"]
+    assert [pair[0].label for pair in pairs] == ["teacher", "mse student d=8", "baseline d=8"]
     arrays = atomic_io.read_npz(folder / "teacher-d32-s0" / "samples.npz")
     np.testing.assert_array_equal(pairs[0][0].images, arrays["grid"][indices])
     np.testing.assert_array_equal(pairs[0][1].images, arrays["nearest"])
@@ -70,7 +73,7 @@ def test_sharpness_grid_is_sorted_from_blurred_to_sharp(folder):
         images[k, ..., 0] += ((64 - k) * checkerboard).astype(np.uint8)
     change_samples(folder, "student-mse-d2-s0", grid=images)
     strips = build_sharpness_grid(load_study(folder), GridOptions(columns=4))
-    [student] = [strip for strip in strips if strip.label.startswith("d=2 mse")]
+    [student] = [strip for strip in strips if strip.label.startswith("mse student d=2")]
     np.testing.assert_array_equal(student.images, images[[63, 62, 1, 0]])
     sharpness = [float(strip.label.split()[-1].replace(",", "")) for strip in strips]
     assert sharpness == sorted(sharpness)
@@ -86,7 +89,8 @@ def test_sample_grid_row_shows_the_samples_of_its_run(folder):
     path = folder / "baseline-d2-s0" / "samples.npz"
     change_samples(folder, path.parent.name, grid=np.full((64, 16, 16, 1), 255, np.uint8))
     after = draw_grid_pixels(folder)
-    top, bottom = (round(k * ROW_INCHES * PIXELS_PER_INCH) for k in (3, 4))
+    # Real images, the teacher, the best student and its baseline, then those of d=2.
+    top, bottom = (round(k * ROW_INCHES * PIXELS_PER_INCH) for k in (5, 6))
     np.testing.assert_array_equal(before[: top - 2], after[: top - 2])
     images = slice(top + 5, bottom - 5), slice(after.shape[1] // 2, None)
     assert after[images].min() == 255
@@ -97,3 +101,22 @@ def test_sample_grid_is_absent_before_there_are_samples(folder):
     for path in folder.glob("*/samples.npz"):
         path.unlink()
     assert draw_sample_grid(load_study(folder)) is None
+
+
+def test_lead_grid_begins_with_the_best_student_and_the_baseline_of_its_width(tmp_path):
+    study = load_study(fake_study.write_study(tmp_path, seeds=(0,)))
+    [grid] = build_lead_grids(study, GridOptions())
+    assert [strip.label for strip in grid] == [
+        *("real images", "teacher", "joint student d=8", "baseline d=8"),
+        *("joint student d=4", "baseline d=4", "joint student d=2", "baseline d=2"),
+    ]
+    # 100 d^2 parameters; the teacher has d=32.
+    assert grid[2].caption == "6,400 parameters, 16:1, 26 kB"
+    assert grid[1].caption == "102,400 parameters, 410 kB"
+    labels = [strip.label for strip in build_headline_strips(study)]
+    assert labels == ["teacher", "joint student d=8", "baseline d=8", "joint student d=2"]
+    assert len(build_all_grids(study, GridOptions())[0]) == 2 + 3 * 3
+
+
+def test_every_model_has_no_grid_of_its_own_if_the_lead_grid_has_them_all(folder):
+    assert build_all_grids(load_study(folder), GridOptions()) == ()

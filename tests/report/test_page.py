@@ -1,7 +1,11 @@
 import base64
+import dataclasses
+import datetime
+import importlib.metadata
 import io
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import fake_study
@@ -9,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gankd_jax.report.image_grids import encode_data_url
 from gankd_jax.report.page import MAX_PAGE_BYTES, render_page, write_report
-from gankd_jax.report.plots import INK, SERIES_COLORS
+from gankd_jax.report.page.image_grids import encode_data_url
+from gankd_jax.report.page.method import PAPER_URL, explain_better_than_real
+from gankd_jax.report.page.plots import INK, SERIES_COLORS
 from gankd_jax.report.study_results import load_study
 
 VOID = {"meta", "img", "br"}
@@ -25,7 +30,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self.open: list[str] = []
-        self.headings: list[str] = []
+        self.tagged: list[tuple[str, str]] = []
         self.feed(html)
         assert self.open == []
 
@@ -42,12 +47,16 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
-        if self.open and self.open[-1] == "h2":
-            self.headings.append(data)
+        if self.open:
+            self.tagged.append((self.open[-1], data))
 
     @property
     def text(self) -> str:
         return " ".join(self.texts)
+
+    def texts_of(self, tag: str) -> list[str]:
+        """The text of every element of a kind that holds text alone."""
+        return [" ".join(text.split()) for name, text in self.tagged if name == tag]
 
     def find_all(self, tag: str) -> list[dict[str, str | None]]:
         return [attrs for name, attrs in self.elements if name == tag]
@@ -77,7 +86,7 @@ def test_page_loads_no_other_file(page):
     assert page.find_all("link") == []
     for tag, attrs in page.elements:
         for name in ("src", "href", "xlink:href", "srcset", "action"):
-            if name in attrs:
+            if name in attrs and (tag, attrs[name]) != ("a", PAPER_URL):  # loads by a click alone
                 assert str(attrs[name]).startswith(("data:image/png;base64,", "#")), (tag, name)
     style = "".join(page.texts)
     assert "@import" not in style
@@ -89,25 +98,100 @@ def test_page_supports_phones_and_dark_mode(page):
         "meta"
     )
     assert "prefers-color-scheme: dark" in page.text
+    assert "prefers-reduced-motion: reduce" in page.text
 
 
 def test_sections_are_in_order_and_linked(page):
-    assert page.headings == [
-        *("What was compressed", "Scores", "Score against size and time"),
-        *("How small a student can be", "The same latents through every generator"),
-        *("Interpolations between latents", "Nearest training images"),
-        *("Most blurred and sharpest images", "How the scores were computed", "All runs"),
+    assert page.texts_of("h2") == [
+        *("Result", "Try it", "Scores by width", "Score against size and time"),
+        *("The same latents through every generator", "Questions and answers"),
+        *("How each number was made", "All scores", "More images", "Settings and provenance"),
+        "All runs",
     ]
     phrases = (
-        "a compression of 256:1",
-        "This student generates images here",
+        "16:1 smaller, 83% of the teacher's score (d=8, joint).",
+        "The smallest, 256:1 smaller, keeps",
+        "Baselines of the same size",
+        "The student generates its images here",
         "Sizes",
         "How to read them",
     )
     positions = [page.text.index(phrase) for phrase in phrases]
     assert positions == sorted(positions)
-    sections = [f"#{section['id']}" for section in page.find_all("section")]
-    assert [link["href"] for link in page.find_all("a")] == sections
+    ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
+    links = [str(link["href"]) for link in page.find_all("a")]
+    assert len(links) == 11 + 1
+    assert {link[1:] for link in links if link != PAPER_URL} <= ids
+
+
+def test_page_says_where_it_comes_from(path, page):
+    (path.parent / "command.txt").write_text("gankd study --config=made-up.py --workdir=<new>\n")
+    text = render_workdir(path.parent).text
+    (path.parent / "command.txt").unlink()
+    assert "gankd study --config=made-up.py --workdir=<new>" in text
+    assert f"gankd study --workdir={path.parent.name}" in page.text
+    newest = max(file.stat().st_mtime for file in path.parent.glob("*/scores.json"))
+    day = datetime.datetime.fromtimestamp(newest, datetime.UTC).strftime("%Y-%m-%d")
+    assert page.find_all("time") == [{"datetime": day}]
+    assert f"gankd-jax {importlib.metadata.version('gankd-jax')}" in page.text
+    assert [link["href"] for link in page.find_all("a")][-1] == PAPER_URL
+
+
+def test_page_has_the_answers_and_says_how_each_number_was_made(path, page):
+    answers = re.findall(r"\*\*\d+\. (.*?)\*\* (.*)", (path.parent / "answers.md").read_text())
+    terms = page.texts_of("dt")
+    assert len(answers) >= 4
+    for question, text in answers:
+        assert question in terms
+        assert text in page.texts_of("dd")
+    for number in ("parameters", "ratio", "bytes", "keeps", "verdict", "Inception Score"):
+        assert number in terms
+
+
+def test_a_teacher_nearer_than_real_images_is_explained(path):
+    study = load_study(path.parent)
+    assert explain_better_than_real(study) == ""  # the teacher's distance is 10, the real one 2
+    near = dataclasses.replace(study.teacher, scores={"fd_classifier": 1.5})
+    text = explain_better_than_real(dataclasses.replace(study, teacher=near))
+    assert "(1.50) is below that of real test images (2.00)" in text
+    assert "gets smaller" not in text  # as many images of each
+    provenance = study.real_provenance | {"samples": 359}
+    few = dataclasses.replace(study, teacher=near, real_provenance=provenance)
+    assert "359 test images against 1,000 of each model" in explain_better_than_real(few)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_colors_have_the_contrast_of_wcag_aa(mode):
+    text = (files("gankd_jax.report.page") / "templates" / "style.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
+    colors = {}
+    for block in blocks[: 1 + (mode == "dark")]:
+        colors |= dict(re.findall(r"(--[\w]+): (#[0-9a-f]+)", block))
+    for name in ("--ink", "--faint", "--ahead", "--behind", "--c0"):  # texts; links are --c0
+        for background in ("--bg", "--band"):
+            assert contrast(colors[name], colors[background]) >= 4.5, (name, background)
+    for k in range(8):  # lines of a chart
+        assert contrast(colors[f"--c{k}"], colors["--bg"]) >= 3, k
+
+
+def contrast(color: str, other: str) -> float:
+    """Returns the contrast ratio of two colors (WCAG 2)."""
+    lighter, darker = sorted(map(relative_luminance, (color, other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def relative_luminance(color: str) -> float:
+    """Returns the relative luminance (WCAG 2) of #rgb or #rrggbb."""
+    digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+    levels = np.array([int(digits[k : k + 2], 16) for k in (0, 2, 4)]) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_every_picture_and_control_has_a_name(page):
+    assert all(image["alt"] for image in page.find_all("img"))
+    assert all(canvas["aria-label"] for canvas in page.find_all("canvas"))
+    assert all(figure["aria-label"] for figure in page.find_all("figure") if "role" in figure)
 
 
 def test_cells_have_the_numbers_they_are_sorted_by(page):
@@ -120,8 +204,8 @@ def test_cells_have_the_numbers_they_are_sorted_by(page):
 def test_charts_use_the_colors_of_the_page(path, page):
     content = path.read_text(encoding="utf-8")
     assert not any(color in content for color in (INK, *SERIES_COLORS))
-    # 4 scores against parameters and bytes; 2 curves each of teacher, mse, joint, baseline
-    assert len(page.find_all("svg")) == 4 * 2 + 2 * 4
+    # 4 scores against parameters, 2 against bytes; 2 curves each of teacher, mse, joint, baseline
+    assert len(page.find_all("svg")) == 4 + 2 + 2 * 4
     ids = [str(attrs["id"]) for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
     used_ids = set(re.findall(r"url\(#(\w+)\)", content))
@@ -131,21 +215,26 @@ def test_charts_use_the_colors_of_the_page(path, page):
 
 def test_every_model_is_shown_with_a_description(page):
     labels = [str(image["alt"]) for image in page.find_all("img")]
+    best = ["student-joint-d8-s0", "baseline-d8-s0", "student-joint-d2-s0", "baseline-d2-s0"]
+    headline = ["the teacher's samples", *(f"samples of {name}" for name in best[:3])]
+    assert labels[:4] == headline
+    lead = ["images of the real test set", "the teacher's samples"]
+    lead += [f"samples of {name}" for name in best]
+    assert labels[4:10] == lead
     models = [
         f"{name}-d{d}-s0" for d in (2, 8) for name in ("student-mse", "student-joint", "baseline")
     ]
-    grid = ["images of the real test set", "the teacher's samples"]
-    grid += [f"samples of {model}" for model in models]
-    assert labels[:16] == grid * 2
+    grid = [*lead[:2], *(f"samples of {model}" for model in models)]
+    assert labels[10:26] == grid * 2
     path = ["the teacher along a path"]
-    path += [f"images along a path of {model}" for model in models if "student" in model]
-    assert labels[16:26] == path * 2
-    assert labels[26:28] == [
+    path += [f"images along a path of {model}" for model in best if "student" in model]
+    assert labels[26:32] == path * 2
+    assert labels[32:34] == [
         "images of teacher nearest to training images",
         "the training images nearest to them",
     ]
     # Pairs of the teacher and of three models of d=8; the sharpness grid shows all models.
-    assert len(labels) == 26 + 2 * 4 + 8
+    assert len(labels) == 32 + 2 * 4 + 8
 
 
 def test_shown_samples_equal_the_stored_pixels(path, page):
@@ -153,7 +242,7 @@ def test_shown_samples_equal_the_stored_pixels(path, page):
         grid = arrays["grid"]
     images = [
         image for image in page.find_all("img") if image["alt"] == "samples of student-mse-d8-s0"
-    ]
+    ]  # in both grids of every model
     strips = np.concatenate([decode_image(str(image["src"])) for image in images], axis=0)
     for index in range(16):
         row, column = divmod(index, 8)
@@ -193,8 +282,9 @@ def decode_image(url: str) -> np.ndarray:
 
 
 def test_equal_provenance_is_shown_once(page):
-    assert page.text.count("sha256:00ff") == 2  # of the models, and of the real images
-    assert page.text.count("made-up:test") == 1
+    cells = page.texts_of("td")
+    assert cells.count("sha256:00ff") == 2  # of the models, and of the real images
+    assert cells.count("made-up:test") == 1
 
 
 def test_different_provenance_is_counted(tmp_path):
@@ -218,7 +308,7 @@ def test_page_of_an_unfinished_study(tmp_path):
     assert "Unfinished: 5 of 9 runs have scores, 1 failed." in page.text
     assert "student-mse-d4-s1: at step 300 of 1,000" in page.text
     assert "baseline-d2-s0: failed at step 120: the critic's loss is not finite" in page.text
-    assert page.text.count("no images yet") == 2  # of one model in two grids
+    assert page.text.count("no images yet") == 2  # of one model in two grids of every model
 
 
 def test_page_of_a_study_without_teacher(tmp_path):
@@ -235,7 +325,7 @@ def test_page_of_a_study_without_classifier_scores(tmp_path):
     page = render_workdir(workdir)
     assert "Sharpness against parameters" not in page.text
     assert "Inception Score" not in page.text
-    assert "d=2 baseline" in page.text
+    assert "baseline d=2" in page.text
 
 
 def test_page_of_a_study_of_one_run_says_that_nothing_is_compared(tmp_path):

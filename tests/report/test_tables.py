@@ -12,13 +12,14 @@ from gankd_jax.report.formatting import TEXT_WIDTH
 from gankd_jax.report.study_results import StudyResults, load_study
 from gankd_jax.report.tables import (
     build_latency_tables,
+    build_main_table,
     build_min_width_table,
     build_width_advantage_table,
     describe_min_widths,
+    format_all_tables,
     format_report_csv,
     format_report_markdown,
-    format_report_text,
-    summarize_study,
+    format_summary,
     table_notes,
 )
 
@@ -33,19 +34,57 @@ def read_csv(study: StudyResults) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(format_report_csv(study))))
 
 
-def test_summary_states_compression_and_score_ratio(study):
-    lines = summarize_study(study)
-    assert "width 32 with 102,400 parameters" in lines[0]
-    assert "width 2 with 400 parameters, a compression of 256:1" in lines[0]
-    assert lines[1] == (
-        "Of the teacher's Inception Score (8.00) width 2 keeps: mse 64%, joint 64%, baseline 26%."
+def cells_by_width(study: StudyResults) -> dict[str, dict[str, str]]:
+    """The texts of the main table by width and heading."""
+    table = build_main_table(study)
+    rows = [[cell.text for cell in row] for row in table.rows]
+    return {row[0]: dict(zip(table.header, row, strict=True)) for row in rows}
+
+
+def test_main_table_has_the_best_student_of_each_width_and_its_baseline(study):
+    rows = cells_by_width(study)
+    assert list(rows) == ["32", "8", "4", "2"]
+    # Scores 5.05, 5.15 and 5.25 of the teacher's 8; the baseline's 2.0, 2.1 and 2.2.
+    assert rows["2"] == {
+        "width": "2",
+        "parameters": "400",
+        "ratio": "256:1",
+        "bytes": "2 kB",
+        "student": "joint",
+        "score": "5.15 ± 0.10",
+        "keeps": "64%",
+        "baseline": "2.10 ± 0.10",
+        "it keeps": "26%",
+        "verdict": "student ahead",
+    }
+    assert rows["8"]["verdict"] == "baseline ahead"
+    assert (rows["32"]["student"], rows["32"]["score"], rows["32"]["keeps"]) == (
+        *("teacher", "8.00", "100%"),
     )
+    [column] = [table_column(study, name) for name in ["parameters"]]
+    assert column == [102_400, 6_400, 1_600, 400]
+
+
+def table_column(study: StudyResults, name: str) -> list[float | None]:
+    table = build_main_table(study)
+    return [row[table.header.index(name)].value for row in table.rows]
+
+
+def test_main_table_has_latencies_where_they_were_measured(timed_study):
+    assert table_column(timed_study, "ms") == [3.2, 0.8, 0.4, 0.4]
+
+
+def test_a_terminal_shows_the_summary_and_one_table(study):
+    text = format_summary(study)
+    assert text.count("---") > 0
+    assert len(text.splitlines()) <= 5 + 3 + 3 + 2 + 4  # wrapped lines, blanks, heading, rows
+    assert "Sizes" not in text
+    assert format_all_tables(study).startswith(text.rstrip())
 
 
 def test_baseline_with_the_better_score_is_ahead(study):
-    assert any("baseline ahead 2 (mse d=8, joint d=8)" in line for line in summarize_study(study))
-    assert "baseline ahead" in format_report_text(study)
-    assert "baseline ahead" in format_report_markdown(study)
+    for text in (format_summary(study), format_all_tables(study), format_report_markdown(study)):
+        assert "baseline ahead" in text
 
 
 def test_one_seed_gives_no_verdict(tmp_path):
@@ -54,21 +93,23 @@ def test_one_seed_gives_no_verdict(tmp_path):
     )
     comparisons = [row.comparison for row in score_rows(study) if row.comparison]
     assert {comparison.verdict for comparison in comparisons} == {"one seed"}
-    text = format_report_text(study)
+    text = format_all_tables(study)
     assert not any(verdict in text for verdict in ("student ahead", "baseline ahead"))
-    assert any("baseline better 1 (mse d=8)" in line for line in summarize_study(study))
+    assert "one seed, so no claim" in text
 
 
 def test_unfinished_study_lists_runs_without_scores(unfinished_study):
-    assert "Unfinished: 5 of 9 runs have scores, 1 failed." in summarize_study(unfinished_study)
-    for text in (format_report_text(unfinished_study), format_report_markdown(unfinished_study)):
+    summary = format_summary(unfinished_study)
+    assert "Unfinished: 5 of 9 runs have scores, 1 failed." in summary
+    for text in (format_all_tables(unfinished_study), format_report_markdown(unfinished_study)):
         assert "baseline-d2-s0: failed at step 120: the critic's loss is not finite" in text
         assert "1 of 2" in text
 
 
 def test_study_without_teacher_has_no_ratios(tmp_path):
     study = load_study(fake_study.write_study_without_teacher(tmp_path))
-    assert "no teacher has been chosen yet" in summarize_study(study)[0]
+    assert "no teacher has been chosen yet" in format_summary(study)
+    assert build_main_table(study) is None
     assert all(r.score_ratio is None and r.size_ratio is None for r in score_rows(study))
     assert "student d=2 seed 0: not started" in format_report_markdown(study)
 
@@ -79,8 +120,8 @@ def test_study_without_classifier_has_the_other_scores(tmp_path):
     )
     study = load_study(workdir)
     assert {row.metric.key for row in score_rows(study)} == {"sharpness", "pixel_error"}
-    assert "446:1" in format_report_text(study)
-    assert "paper*" not in format_report_text(study)
+    assert "446:1" in format_all_tables(study)
+    assert "paper*" not in format_all_tables(study)
 
 
 def test_csv_has_every_row_unrounded(study):
@@ -97,7 +138,7 @@ def test_csv_has_every_row_unrounded(study):
 def test_markdown_tables_are_rectangular(study):
     markdown = format_report_markdown(study)
     tables = [block for block in markdown.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2 + 4 + 2  # sizes and bytes, scores, min width and width advantage
+    assert len(tables) == 1 + 2 + 4 + 2  # main, sizes, bytes, scores, the limit
     for block in tables:
         assert len({line.count("|") for line in block.splitlines()}) == 1
     row = "| 2 | mse student | 3 | 5.10 ± 0.10 | 64% | +3.00 ± 0.23 | student ahead | "
@@ -130,14 +171,14 @@ def test_study_without_lower_precisions_has_no_file_sizes(tmp_path):
 
 
 def test_paper_scores_are_marked_as_by_another_network(study):
-    assert "5.80 (83%)" in format_report_text(study)
+    assert "5.80 (83%)" in format_all_tables(study)
     assert "ANOTHER network" in table_notes(study)[-1]
 
 
 def test_teacher_candidates_are_listed(tmp_path):
     fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
     fake_study.add_teacher(tmp_path, width=16, inception_score=7.25)
-    lines = format_report_text(load_study(tmp_path)).split("Teachers tried")[1].splitlines()
+    lines = format_all_tables(load_study(tmp_path)).split("Teachers tried")[1].splitlines()
     assert [line.split()[:4] for line in lines[3:5]] == [
         ["32", "0", "chosen", "20.50"],
         ["16", "0", "31.50", "25,600"],
@@ -150,7 +191,7 @@ def test_text_fits_a_terminal(study, unfinished_study, tmp_path):
         tmp_path, seeds=(0, 1), students=("a_very_long_recipe_name",)
     )
     for results in (study, unfinished_study, load_study(long_names)):
-        assert max(map(len, format_report_text(results).splitlines())) <= TEXT_WIDTH
+        assert max(map(len, format_all_tables(results).splitlines())) <= TEXT_WIDTH
 
 
 def test_latency_table_has_each_width_and_precision(timed_study):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from gankd_jax.config.schema import base_config, recipe_config
 from gankd_jax.models import sampling
 from gankd_jax.report.study_results import load_study
-from gankd_jax.report.tables import format_report_text
+from gankd_jax.report.tables import format_all_tables
 from gankd_jax.study import import_torch, runner, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import find_run, teacher_runs
@@ -92,7 +92,7 @@ def test_study_trains_students_of_an_imported_teacher(
     assert results.teacher.name == TEACHER
     assert all(run.scores for run in results.runs)
     assert len(results.runs) == len(results.planned_runs) == 2
-    assert "joint student" in format_report_text(results)
+    assert "joint student" in format_all_tables(results)
     assert all(path.read_bytes() == content for path, content in before.items())
     grid = np.load(folder / TEACHER / "samples.npz")["grid"]
     latents = np.asarray(sampling.grid_latents(LATENT))

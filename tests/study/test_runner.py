@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -66,7 +67,7 @@ def test_every_run_has_its_folder_and_files(finished):
     assert folders == set(RUN_NAMES)
     for name in TRAINED:
         file_names = {"run.json", "log.jsonl", "scores.json", "samples.npz"}
-        file_names |= {"folded.npz"} if name.startswith("student") else set()
+        file_names |= set() if name.startswith("baseline") else {"folded.npz"}
         names_in_folder = {path.name for path in (finished / name).iterdir()}
         assert names_in_folder == file_names | {"checkpoints", "grids", "tensorboard"}
         run = plan.find_run(tiny.config(), name)
@@ -76,19 +77,22 @@ def test_every_run_has_its_folder_and_files(finished):
     choice = atomic_io.read_json(finished / "teacher.json")
     assert choice == {"run": "teacher-d4-s0", "chosen_by": "the only candidate"}
     assert {path.name for path in finished.iterdir() if path.is_file()} == (
-        {"config.json", "teacher.json"} | REPORT_FILES
+        {"config.json", "teacher.json", "command.txt"} | REPORT_FILES
     )
 
 
 def test_study_prints_its_table_and_the_path_of_the_report(finished):
     printed = finished.with_suffix(".stdout").read_text().splitlines()
     assert printed[-1] == str(finished / "report.html")
-    assert any(line.split()[:3] == ["1", "mse", "student"] for line in printed)
+    assert any(line.split()[:1] == ["1"] and "mse" in line.split() for line in printed)
+    assert shlex.split(printed[-2])[:3] == ["gankd", "report", "--all"]
     table = (finished / "table.md").read_text()
     assert "Inception Score" in table
     assert "real images" in table
     page = (finished / "report.html").read_text()
-    assert not re.search(r"(src|href)=\"?(https?:)?//", page)  # the page needs no network
+    assert not re.search(r"<(?!a )[^>]*(src|href)=\"?(https?:)?//", page)  # needs no network
+    command = (finished / "command.txt").read_text()
+    assert shlex.split(command) == ["gankd", "study", *tiny.flags(), f"--workdir={finished}"]
 
 
 def test_csv_has_the_means_of_the_score_files(finished):
@@ -206,7 +210,8 @@ def test_finished_study_is_not_run_again(root, finished, tmp_path):
     result = tiny.run_gankd(root, "study", *tiny.flags(), f"--workdir={folder}")
     assert (result.returncode, result.stderr) == (0, "all 7 runs are done\n")
     printed = finished.with_suffix(".stdout").read_text().splitlines()
-    assert result.stdout.splitlines() == [*printed[:-1], str(folder / "report.html")]
+    assert result.stdout.splitlines()[:-2] == printed[:-2]
+    assert result.stdout.splitlines()[-1] == str(folder / "report.html")
     after = tiny.snapshot(folder)
     assert {name for name in after | before if after.get(name) != before.get(name)} <= REPORT_FILES
     for name in ("table.md", "table.csv"):

@@ -20,11 +20,15 @@ from gankd_jax.metrics.registry import Metric
 from gankd_jax.report.aggregate import (
     COST_AXES,
     ScoreSeries,
+    best_recipe,
+    find_baseline,
     find_equally_fast_width,
+    score_rows,
     score_series,
     scored_metrics,
 )
 from gankd_jax.report.formatting import model_name
+from gankd_jax.report.headline import build_headline
 from gankd_jax.report.study_results import RunResults, StudyResults
 from gankd_jax.report.tables import MEASURE_LATENCY_HINT
 
@@ -62,6 +66,11 @@ CURVES = {
     "critic_loss": "critic loss",
     "pixel_error": "pixel error to the teacher",
 }
+MAIN_CHARTS = 4
+LEGEND_CHARACTERS, LEGEND_HANDLE = 72, 6  # in a chart's width; of a handle and the gap beside it
+MIN_VALUE_RANGE = 0.3  # of the largest value: what a vertical axis spans at least
+# Near copies of the pixel error, which tables and answers compare with it.
+REPEATED_METRICS = ("pixel_error_seen", "pixel_error_between")
 MIN_LABEL_GAP = 0.1  # of a chart's width: closer labels of widths would overlap
 CURVE_POINTS = (
     100  # per training curve, each the mean of neighboring steps; more make a larger page
@@ -92,54 +101,104 @@ class ScoreCharts:
 
     Attributes:
         notes: How to read them.
-        main: A row of charts for each main metric, one for each cost.
-        missing: What to do for the missing chart against latency; "" if it is there.
-        further: One chart for each other metric.
+        main: The charts that are shown at first.
+        further: Those that a reader opens.
     """
 
     notes: list[str]
-    main: list[list[Chart]]
-    missing: str
+    main: list[Chart]
     further: list[Chart]
 
 
 def draw_score_charts(study: StudyResults) -> ScoreCharts | None:
-    """Draws every score against parameters, bytes and latency.
+    """Draws scores against parameters, bytes and latency.
 
     Returns:
-        The charts; None before the first student or baseline is scored.
+        The charts; None before two widths of students or baselines are scored.
     """
-    metrics = [m for m in scored_metrics(study) if _series_of_models(study, m, "parameters")]
+    metrics = [
+        metric
+        for metric in scored_metrics(study)
+        if metric.key not in REPEATED_METRICS and _has_widths(study, metric, "parameters")
+    ]
     if not metrics:
         return None
-    main = [
-        [
-            _draw_score_chart(study, metric, axis)
-            for axis in COST_AXES
-            if _series_of_models(study, metric, axis)
-        ]
-        for metric in metrics
-        if metric.main
+    pairs = _rank_charts(metrics)
+    charts = [
+        _draw_score_chart(study, metric, axis)
+        for metric, axis in pairs
+        if _has_widths(study, metric, axis)
     ]
-    is_complete = not main or len(main[0]) == len(COST_AXES)
-    return ScoreCharts(
-        notes=[SCORE_CHARTS_NOTE, *_note_equally_fast_widths(study)],
-        main=main,
-        missing="" if is_complete else f"Score against latency: {MEASURE_LATENCY_HINT}.",
-        further=[_draw_score_chart(study, m, "parameters") for m in metrics if not m.main],
-    )
+    notes = [SCORE_CHARTS_NOTE, *_note_equally_fast_widths(study)]
+    notes += [] if study.latency else [f"Score against latency: {MEASURE_LATENCY_HINT}."]
+    return ScoreCharts(notes, charts[:MAIN_CHARTS], charts[MAIN_CHARTS:])
 
 
-def _series_of_models(study: StudyResults, metric: Metric, axis: str) -> list[ScoreSeries]:
-    """Returns the series of a metric; [] if there is only the teacher's."""
-    all_series = score_series(study, metric, axis)
-    return all_series if any(series.kind != "teacher" for series in all_series) else []
+def _rank_charts(metrics: list[Metric]) -> list[tuple[Metric, str]]:
+    """Returns metric and axis of every chart, the most telling first."""
+    quality = [m for m in metrics if m.main and m.better and not m.students_only][:2]
+    others = [metric for metric in metrics if metric not in quality]
+    pairs = [(metric, axis) for metric in quality for axis in ("parameters", "milliseconds")]
+    pairs += [(metric, "parameters") for metric in others if metric.main]
+    pairs += [(metric, "bytes") for metric in quality]
+    return pairs + [(metric, "parameters") for metric in others if not metric.main]
+
+
+def _has_widths(study: StudyResults, metric: Metric, axis: str) -> bool:
+    """Whether models of two or more widths have the score: one point is no line."""
+    small = [s for s in score_series(study, metric, axis) if s.kind != "teacher"]
+    return len({point.width for series in small for point in series.points}) > 1
 
 
 def _draw_score_chart(study: StudyResults, metric: Metric, axis: str) -> Chart:
-    series = _series_of_models(study, metric, axis)
-    svg = plot_scores(metric.title, COST_AXES[axis], series, study.real_scores.get(metric.key))
+    series = score_series(study, metric, axis)
+    if axis == "bytes":  # every model at every precision would be lines over each other
+        best = ("student", best_recipe(study, score_rows(study)))
+        series = [s for s in series if s.kind == "teacher" or (s.kind, s.recipe) == best]
+    svg = plot_scores(metric, COST_AXES[axis], series, study.real_scores.get(metric.key))
     return Chart(f"{metric.label} against {COST_AXES[axis]}", svg)
+
+
+def draw_class_chart(study: StudyResults) -> Chart | None:
+    """Draws the part of each class in real images and in those of teacher, student and baseline.
+
+    Returns:
+        The chart of the student of the best trade-off; None where no class shares are stored.
+    """
+    shares = {"real images": study.real_class_shares}
+    if study.teacher:
+        shares["teacher"] = study.teacher.class_shares
+    rows, best = score_rows(study), build_headline(study).best
+    for row in (best, find_baseline(rows, best) if best else None):
+        runs = study.runs_of(row.kind, row.recipe, row.width or 0) if row else ()
+        run = next((run for run in runs if run.class_shares), None)
+        if run:
+            shares[f"{model_name(run.kind, run.recipe)} d={run.width}"] = run.class_shares
+    shares = {label: values for label, values in shares.items() if values}
+    if not shares:
+        return None
+    return Chart("Part of the images in each class", plot_class_shares(shares))
+
+
+def plot_class_shares(shares: dict[str, tuple[float, ...]]) -> str:
+    """Plots the part of each class as bars side by side.
+
+    Args:
+        shares: By the name of the set of images, the part of each class.
+
+    Returns:
+        An `<svg>` element.
+    """
+    with _svg_style("classes"):
+        figure, axes = _new_figure("Part of the images in each class", "percent of the images")
+        for index, (label, values) in enumerate(shares.items()):
+            positions = np.arange(len(values)) + (index - (len(shares) - 1) / 2) * 0.8 / len(shares)
+            color = INK if label == "real images" else _series_color(index - 1)
+            heights = 100 * np.array(values)
+            axes.bar(positions, heights, 0.8 / len(shares), color=color, label=label)
+        axes.set_xlabel("class")
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        return _to_svg(figure)
 
 
 def _note_equally_fast_widths(study: StudyResults) -> list[str]:
@@ -153,12 +212,12 @@ def _note_equally_fast_widths(study: StudyResults) -> list[str]:
 
 
 def plot_scores(
-    title: str, axis_label: str, all_series: list[ScoreSeries], real_score: float | None
+    metric: Metric, axis_label: str, all_series: list[ScoreSeries], real_score: float | None
 ) -> str:
     """Plots one metric: a line through the means of each model, a dot for each seed.
 
     Args:
-        title: Title of the chart.
+        metric: What is scored.
         axis_label: Label of the horizontal axis.
         all_series: The scores of each model in each precision; the teacher's is a single point.
         real_score: The score of real images; None if unknown.
@@ -168,8 +227,8 @@ def plot_scores(
     """
     model_series = [series for series in all_series if series.kind != "teacher"]
     models = list(dict.fromkeys((series.kind, series.recipe) for series in model_series))
-    with _svg_style(f"{title} {axis_label}"):
-        figure, axes = _new_figure(title)
+    with _svg_style(f"{metric.key} {axis_label}"):
+        figure, axes = _new_figure(metric.title, metric.label)
         axes.set_xlabel(axis_label)
         axes.set_xscale("log")
         for series in all_series:
@@ -183,7 +242,7 @@ def plot_scores(
         _label_widths(axes, model_series)
         points = [point for series in all_series for point in series.points]
         values = [value for point in points for value in point.stats.values.values()]
-        _use_log_scale_if_wide(axes, [*values, *([] if real_score is None else [real_score])])
+        _scale_to_values(axes, [*values, *([] if real_score is None else [real_score])])
         return _to_svg(figure)
 
 
@@ -284,7 +343,7 @@ def plot_training_curve(runs: list[RunResults], field: str) -> str:
         return ""
     widths = sorted({run.width for run in logged_runs})
     with _svg_style(f"{logged_runs[0].name} {field}"):
-        figure, axes = _new_figure(CURVES[field])
+        figure, axes = _new_figure(CURVES[field], CURVES[field])
         axes.set_xlabel("generator step")
         axes.xaxis.set_major_formatter(lambda step, _: _format_tick(step))
         plotted: list[float] = []
@@ -296,7 +355,7 @@ def plot_training_curve(runs: list[RunResults], field: str) -> str:
             line_style = LINE_STYLES[index % len(LINE_STYLES)]
             axes.plot(steps, values, line_style, color=_series_color(index), lw=1.2, label=label)
             plotted += values
-        _use_log_scale_if_wide(axes, plotted)
+        _scale_to_values(axes, plotted)
         return _to_svg(figure)
 
 
@@ -321,8 +380,8 @@ def _svg_style(name: str) -> AbstractContextManager[None]:
     return matplotlib.rc_context({**STYLE, "svg.hashsalt": name})
 
 
-def _new_figure(title: str) -> tuple[Figure, Axes]:
-    """Returns a transparent figure with one pair of axes."""
+def _new_figure(title: str, value_label: str) -> tuple[Figure, Axes]:
+    """Returns a transparent figure with one pair of axes; `value_label` names the vertical one."""
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     figure.patch.set_alpha(0.0)
     axes = figure.add_subplot()
@@ -330,15 +389,26 @@ def _new_figure(title: str) -> tuple[Figure, Axes]:
     axes.spines["top"].set_visible(False)
     axes.grid(color=INK, alpha=0.12, lw=0.6)
     axes.set_title(title, fontsize=10.5, loc="left")
+    axes.set_ylabel(value_label, fontsize=9)
+    axes.yaxis.set_major_formatter(lambda value, _: _format_tick(value))
     return figure, axes
 
 
-def _use_log_scale_if_wide(axes: Axes, values: list[float]) -> None:
-    """Uses a logarithmic scale for positive values that span more than a factor of 10."""
+def _scale_to_values(axes: Axes, values: list[float]) -> None:
+    """Uses a logarithmic scale for positive values that span more than a factor of 10.
+
+    A narrow range is widened, so that noise does not look like a trend.
+    """
     finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
+    if not finite:
+        return
+    low, high = min(finite), max(finite)
+    if low > 0 and high > 10 * low:
         axes.set_yscale("log")
         _set_log_ticks(axes.yaxis)
+    elif high - low < MIN_VALUE_RANGE * max(abs(low), abs(high)):
+        center, half = (low + high) / 2, MIN_VALUE_RANGE * max(abs(low), abs(high)) / 2
+        axes.set_ylim(center - half, center + half)
 
 
 def _set_log_ticks(axis: Axis) -> None:
@@ -354,7 +424,7 @@ def _set_log_ticks(axis: Axis) -> None:
 
 def _format_tick(value: float) -> str:
     """Writes a tick label: 0.03, 300, 30k, 3M."""
-    return EngFormatter(sep="")(value) if value >= 1000 else f"{value:.6g}"
+    return EngFormatter(sep="")(value) if abs(value) >= 1000 else f"{value:.6g}"
 
 
 def _series_color(index: int) -> str:
@@ -363,8 +433,9 @@ def _series_color(index: int) -> str:
 
 def _to_svg(figure: Figure) -> str:
     """Returns an `<svg>` element in the page's colors and font, without a fixed size."""
-    if figure.axes[0].get_legend_handles_labels()[1]:
-        figure.legend(loc="outside lower center", ncols=4)
+    if labels := figure.axes[0].get_legend_handles_labels()[1]:
+        columns = LEGEND_CHARACTERS // (max(map(len, labels)) + LEGEND_HANDLE)
+        figure.legend(loc="outside lower center", ncols=min(4, max(1, columns)))
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = out.getvalue()

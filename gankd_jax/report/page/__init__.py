@@ -10,15 +10,22 @@ import jinja2
 
 from gankd_jax.metrics.registry import Metric
 from gankd_jax.report.aggregate import scored_metrics
-from gankd_jax.report.browser_demo import build_browser_demo
 from gankd_jax.report.formatting import Cell, Table, count_cell, number_cell
-from gankd_jax.report.image_grids import (
+from gankd_jax.report.headline import build_headline
+from gankd_jax.report.page.browser_demo import build_browser_demo
+from gankd_jax.report.page.image_grids import (
     GridOptions,
+    build_headline_strips,
     build_image_sections,
     draw_sample_grid,
     encode_data_url,
 )
-from gankd_jax.report.plots import draw_score_charts, draw_training_curves
+from gankd_jax.report.page.method import (
+    describe_numbers,
+    describe_source,
+    explain_better_than_real,
+)
+from gankd_jax.report.page.plots import draw_class_chart, draw_score_charts, draw_training_curves
 from gankd_jax.report.questions import answer_questions, draw_answers, format_answers
 from gankd_jax.report.study_results import (
     RunResults,
@@ -27,15 +34,14 @@ from gankd_jax.report.study_results import (
     load_study,
 )
 from gankd_jax.report.tables import (
+    all_tables,
+    build_main_table,
     build_min_width_table,
     build_score_table,
-    build_size_tables,
-    build_teacher_tables,
     build_width_advantage_table,
     describe_min_widths,
     format_report_csv,
     format_report_markdown,
-    summarize_study,
     table_notes,
 )
 from gankd_jax.utils.atomic_io import write_bytes
@@ -110,24 +116,29 @@ def find_numeric_columns(table: Table) -> list[bool]:
 
 
 def _collect_content(study: StudyResults) -> dict[str, Any]:
-    """Returns the variables of page.html.jinja, except for the images."""
+    """Returns the variables of page.html.jinja, except for the images of samples."""
     metrics = scored_metrics(study)
+    score_tables = all_tables(study, [metric for metric in metrics if metric.main])
+    limit_tables = (build_min_width_table(study), build_width_advantage_table(study))
     return {
         "name": study.config["name"],
         "style": _read_asset("style.css"),
         "script": "\n".join(map(_read_asset, SCRIPTS)),
-        "summary": summarize_study(study),
+        "headline": build_headline(study),
+        "headline_strips": build_headline_strips(study),
         "unscored_runs": describe_unscored_runs(study),
         "demo": build_browser_demo(study),
-        "size_tables": build_size_tables(study),
-        "score_tables": [build_score_table(study, m) for m in metrics if m.main],
+        "main_table": build_main_table(study),
+        "score_tables": [*score_tables, *filter(None, limit_tables)],
         "further_score_tables": [build_score_table(study, m) for m in metrics if not m.main],
-        "teacher_tables": build_teacher_tables(study),
         "table_notes": table_notes(study),
-        "score_charts": draw_score_charts(study),
         "min_width_lines": describe_min_widths(study),
-        "min_width_table": build_min_width_table(study),
-        "width_advantage_table": build_width_advantage_table(study),
+        "score_charts": draw_score_charts(study),
+        "class_chart": draw_class_chart(study),
+        "answers": answer_questions(study),
+        "numbers": describe_numbers(study),
+        "better_than_real": explain_better_than_real(study),
+        "source": describe_source(study),
         "provenance_tables": build_provenance_tables(study),
         "config": json.dumps(study.config, indent=2),
         "run_table": build_run_table(study),

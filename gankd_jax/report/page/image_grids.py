@@ -10,19 +10,39 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gankd_jax.metrics.sharpness import variance_of_laplacian
-from gankd_jax.report.aggregate import list_models
-from gankd_jax.report.formatting import Cell, Table, count_cell, format_number, model_name
+from gankd_jax.report.aggregate import (
+    best_students,
+    file_size,
+    find_baseline,
+    find_run_of_width,
+    list_models,
+    parameter_ratios,
+    score_rows,
+)
+from gankd_jax.report.formatting import (
+    Cell,
+    Table,
+    count_cell,
+    format_bytes,
+    format_number,
+    format_ratio,
+    model_name,
+)
+from gankd_jax.report.headline import build_headline, student_rows
 from gankd_jax.report.study_results import ImageArray, NearestImages, RunResults, StudyResults
 
+MAX_ROWS = 8  # of a grid that is shown at first
+HEADLINE_COLUMNS = 8
+REAL_LABEL = "real images"
 WEBP_QUALITY = 90  # 0..100; lower values make a smaller page and blur textures
 PIXELS_PER_INCH = 120
 ROW_INCHES = 0.62  # of grid.png
-LABEL_INCHES = 2.3
+LABEL_INCHES = 2.7
 
 SAMPLES_NOTE = (
     "Every column is one latent; the teacher's images stay in view. A baseline is trained without "
     "the teacher, so only its quality compares, not its images. Of several seeds the lowest is "
-    "shown."
+    "shown, of each width the student that scores best."
 )
 INTERPOLATION_NOTE = (
     "From left to right the latent moves from one point to another, the same way for all models."
@@ -76,6 +96,7 @@ class ImageStrip:
         label: What stands beside them.
         description: What they show, for screen readers.
         images: The images; None if there are none yet.
+        caption: The size of the model, below the label.
         pinned: Whether they stay in view while the page scrolls.
         first_of_width: Whether the model is the first of its width.
     """
@@ -83,6 +104,7 @@ class ImageStrip:
     label: str
     description: str
     images: ImageArray | None
+    caption: str = ""
     pinned: bool = False
     first_of_width: bool = False
 
@@ -95,12 +117,14 @@ class ImageSection:
         note: How to read it.
         grids: The strips of each grid, top to bottom.
         lossy: How the images are compressed.
+        further: Grids that a reader opens.
         table: A table below the grids.
     """
 
     note: str
     grids: list[list[ImageStrip]]
     lossy: bool
+    further: tuple[list[ImageStrip], ...] = ()
     table: Table | None = None
 
 
@@ -109,27 +133,36 @@ class ShownModel:
     """A recipe at a width, and the run whose images are shown.
 
     Attributes:
+        kind: student or baseline.
         recipe: Name of the recipe.
         width: Of the generator.
         run: The lowest seed that has images; None if there is none.
+        caption: Its size.
         first_of_width: Whether the model is the first of its width.
     """
 
+    kind: str
     recipe: str
     width: int
     run: RunResults | None
-    first_of_width: bool
+    caption: str
+    first_of_width: bool = False
 
     @property
     def label(self) -> str:
         """What stands beside its images."""
-        return f"d={self.width} {self.recipe}"
+        return f"{model_name(self.kind, self.recipe)} d={self.width}"
 
     def make_strip(self, images: ImageArray | None, content: str) -> ImageStrip:
         """Labels images of this model; `content` says what they are."""
         name = self.run.name if self.run else self.label
-        description = f"{content} of {name}"
-        return ImageStrip(self.label, description, images, first_of_width=self.first_of_width)
+        return ImageStrip(
+            self.label,
+            f"{content} of {name}",
+            images,
+            caption=self.caption,
+            first_of_width=self.first_of_width,
+        )
 
 
 def list_shown_models(study: StudyResults, kinds: tuple[str, ...]) -> list[ShownModel]:
@@ -142,11 +175,54 @@ def list_shown_models(study: StudyResults, kinds: tuple[str, ...]) -> list[Shown
     models: list[ShownModel] = []
     for kind, recipe, width in list_models(study):
         if kind in kinds:
-            runs = sorted(study.runs_of(kind, recipe, width), key=lambda run: run.seed)
-            run = next((run for run in runs if run.grid is not None), None)
             is_first = not models or models[-1].width != width
-            models.append(ShownModel(recipe, width, run, is_first))
+            models.append(_show_model(study, kind, recipe, width, is_first=is_first))
     return models
+
+
+def _show_model(
+    study: StudyResults, kind: str, recipe: str, width: int, *, is_first: bool = False
+) -> ShownModel:
+    runs = sorted(study.runs_of(kind, recipe, width), key=lambda run: run.seed)
+    run = next((run for run in runs if run.grid is not None), None)
+    caption = describe_size(study, find_run_of_width(study, width))
+    return ShownModel(kind, recipe, width, run, caption, is_first)
+
+
+def list_lead_models(study: StudyResults) -> list[ShownModel]:
+    """Returns the models that a reader looks at first, as many as fit below the teacher.
+
+    These are the student of the best trade-off and the baseline of its width, then the best
+    student of every other width with its baseline, wide ones first.
+
+    Args:
+        study: The results of a study.
+    """
+    rows, best = score_rows(study), build_headline(study).best
+    if best is None:
+        return list_shown_models(study, ("student", "baseline"))[: MAX_ROWS - 2]
+    students = best_students(student_rows(rows)) | {best.width or 0: best}
+    widths = sorted(students, key=lambda width: (width != best.width, -width))
+    models = []
+    for student in (students[width] for width in widths):
+        pair = (student, find_baseline(rows, student))
+        models += [_show_model(study, r.kind, r.recipe, r.width or 0) for r in pair if r]
+    return [model for model in models if model.run][: MAX_ROWS - 2]
+
+
+def describe_size(study: StudyResults, run: RunResults | None) -> str:
+    """Returns a generator's size: "13,413 parameters, 10:1, 54 kB"; "" if nobody can count it.
+
+    Args:
+        study: The results of a study.
+        run: The teacher, or any run of the width.
+    """
+    if run is None or not run.parameters:
+        return ""
+    ratio, _ = parameter_ratios(study, run)
+    size = file_size(study, run, "float32")[0] or run.bytes_float32
+    ratio_text = "" if ratio is None or run is study.teacher else f", {format_ratio(ratio)}"
+    return f"{run.parameters:,} parameters{ratio_text}, {format_bytes(size)}"
 
 
 def build_image_sections(
@@ -159,30 +235,66 @@ def build_image_sections(
         options: How many images to show, and their format.
     """
 
-    def section(note: str, grids: list[list[ImageStrip]]) -> ImageSection | None:
+    def section(
+        note: str, grids: list[list[ImageStrip]], further: tuple[list[ImageStrip], ...] = ()
+    ) -> ImageSection | None:
         text = f"{note} {LOSSY_NOTE}" if options.lossy else note
-        return ImageSection(text, grids, options.lossy) if grids else None
+        return ImageSection(text, grids, options.lossy, further) if grids else None
 
     sharpness = build_sharpness_grid(study, options)
     return {
-        "samples": section(SAMPLES_NOTE, build_sample_grids(study, options)),
+        "samples": section(
+            SAMPLES_NOTE, build_lead_grids(study, options), build_all_grids(study, options)
+        ),
         "interpolations": section(INTERPOLATION_NOTE, build_interpolation_grids(study, options)),
         "nearest": _build_nearest_section(study, options),
         "sharpness": section(SHARPNESS_NOTE, [sharpness] if sharpness else []),
     }
 
 
-def build_sample_grids(study: StudyResults, options: GridOptions) -> list[list[ImageStrip]]:
-    """Returns grids of samples: real images, the teacher, then every model on the same latents.
+def build_headline_strips(study: StudyResults) -> list[ImageStrip]:
+    """Returns the picture of the headline: teacher, best student, its baseline, the smallest.
+
+    Args:
+        study: The results of a study.
+    """
+    headline, models = build_headline(study), list_lead_models(study)
+    best, smallest = headline.best, headline.smallest
+    if best is None or smallest is None:
+        return []
+    shown = [
+        model
+        for model in models
+        if model.width == best.width or (model.kind, model.width) == ("student", smallest.width)
+    ]
+    strips = _build_sample_grid(study, shown, slice(0, HEADLINE_COLUMNS))
+    return [strip for strip in strips if strip.images is not None and strip.label != REAL_LABEL]
+
+
+def build_lead_grids(study: StudyResults, options: GridOptions) -> list[list[ImageStrip]]:
+    """Returns one grid of at most `MAX_ROWS` rows: real images, the teacher, the lead models.
+
+    Args:
+        study: The results of a study.
+        options: How many images to show, and their format.
+    """
+    grid = _build_sample_grid(study, list_lead_models(study), slice(0, options.columns))
+    return [grid] if any(strip.images is not None for strip in grid) else []
+
+
+def build_all_grids(study: StudyResults, options: GridOptions) -> tuple[list[ImageStrip], ...]:
+    """Returns grids of every model on the same latents; none if the lead grid has them all.
 
     Args:
         study: The results of a study.
         options: How many images to show, and their format.
     """
     models = list_shown_models(study, ("student", "baseline"))
+    if len(models) <= len(list_lead_models(study)):
+        return ()
     columns = [slice(k * options.columns, (k + 1) * options.columns) for k in range(options.grids)]
     grids = [_build_sample_grid(study, models, part) for part in columns]
-    return [grid for grid in grids if any(strip.images is not None for strip in grid)]
+    return tuple(grid for grid in grids if any(strip.images is not None for strip in grid))
 
 
 def _build_sample_grid(
@@ -192,14 +304,17 @@ def _build_sample_grid(
     if study.real_grid is not None:
         strips.append(
             ImageStrip(
-                "real (unmatched)",
+                REAL_LABEL,
                 "images of the real test set",
                 _select_columns(study.real_grid, columns),
+                caption="other images",
             )
         )
     teacher_grid = study.teacher.grid if study.teacher else None
     teacher_images = _select_columns(teacher_grid, columns)
-    strips.append(ImageStrip("teacher", "the teacher's samples", teacher_images, pinned=True))
+    caption = describe_size(study, study.teacher)
+    description = "the teacher's samples"
+    strips.append(ImageStrip("teacher", description, teacher_images, caption, pinned=True))
     return strips + [
         model.make_strip(_select_columns(model.run.grid if model.run else None, columns), "samples")
         for model in models
@@ -214,7 +329,7 @@ def _select_columns(
 
 
 def build_interpolation_grids(study: StudyResults, options: GridOptions) -> list[list[ImageStrip]]:
-    """Returns a grid for each path between latents: the teacher above every student.
+    """Returns a grid for each path between latents: the teacher above students of each width.
 
     Args:
         study: The results of a study.
@@ -222,7 +337,7 @@ def build_interpolation_grids(study: StudyResults, options: GridOptions) -> list
     """
     if study.teacher is None or study.teacher.interpolation is None:
         return []
-    models = [model for model in list_shown_models(study, ("student",)) if model.run]
+    models = [model for model in list_lead_models(study) if model.run and model.kind == "student"]
     paths = study.teacher.interpolation[: options.grids]
     length = paths.shape[1]
     steps = np.linspace(0, length - 1, min(length, options.columns)).round().astype(int)
@@ -250,7 +365,8 @@ def _build_nearest_section(study: StudyResults, options: GridOptions) -> ImageSe
     table = build_nearest_table(study)
     if table is not None:
         note = f"{NEAREST_NOTE} {LOSSY_NOTE}" if options.lossy else NEAREST_NOTE
-        return ImageSection(note, build_nearest_grids(study, options), options.lossy, table)
+        grids = build_nearest_grids(study, options)
+        return ImageSection(note, grids, options.lossy, table=table)
     if any(run.grid is not None for run in study.runs):
         return ImageSection(NO_NEAREST_NOTE.format(hint=KEEP_ARRAYS_HINT), [], options.lossy)
     return None
@@ -373,31 +489,26 @@ def _join_images(images: ImageArray, line_value: int) -> UInt8[np.ndarray, "h _ 
 
 def draw_sample_grid(study: StudyResults) -> bytes | None:
     """Returns a PNG with a row of samples for each model; None if there are no samples yet."""
-    grids = build_sample_grids(study, GridOptions(grids=1))
+    grids = build_lead_grids(study, GridOptions())
     strips = [strip for grid in grids for strip in grid if strip.images is not None]
     if not strips:
         return None
-    parameters = {f"d={run.width} {run.recipe}": run.parameters for run in study.runs}
-    if study.teacher:
-        parameters["teacher"] = study.teacher.parameters
     columns = max(len(strip.images) for strip in strips if strip.images is not None)
     width, height = LABEL_INCHES + columns * ROW_INCHES, len(strips) * ROW_INCHES
     figure = Figure(figsize=(width, height), facecolor="white")
     for row, strip in enumerate(strips):
-        _draw_row(figure, strip, parameters.get(strip.label), row=row, rows=len(strips))
+        _draw_row(figure, strip, row=row, rows=len(strips))
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=PIXELS_PER_INCH)
     return out.getvalue()
 
 
-def _draw_row(
-    figure: Figure, strip: ImageStrip, parameters: int | None, *, row: int, rows: int
-) -> None:
+def _draw_row(figure: Figure, strip: ImageStrip, *, row: int, rows: int) -> None:
     assert strip.images is not None
     label_width, bottom = LABEL_INCHES / figure.get_figwidth(), 1 - (row + 1) / rows
     axes = figure.add_axes((label_width, bottom, 1 - label_width, 0.96 / rows))
     axes.axis("off")
     image = _join_images(strip.images, line_value=255)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    label = strip.label + (f"\n{parameters:,} parameters" if parameters else "")
+    label = strip.label + (f"\n{strip.caption}" if strip.caption else "")
     figure.text(label_width - 0.01, bottom + 0.5 / rows, label, ha="right", va="center", fontsize=9)

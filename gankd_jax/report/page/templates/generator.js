@@ -4,14 +4,39 @@
 const decodeBytes = base64 => Uint8Array.from(atob(base64), char => char.charCodeAt(0)).buffer;
 const decodeFloats = base64 => new Float32Array(decodeBytes(base64));
 
-// Weights are 24-bit integers, lowest byte first, times a scale for each output channel.
-function unpackLayer({ inputs, outputs, kernel, scale, bias }) {
+// Weights are integers of `size` bytes, lowest byte first, times a scale for each output channel.
+function unpackLayer({ inputs, outputs, size, kernel, scale, bias }) {
   const raw = new Uint8Array(decodeBytes(kernel)), scales = decodeFloats(scale);
-  // Shifted up by 8 bits and back, so that the sign of the 24-bit integer is kept.
-  const integer = k => (raw[k] << 8 | raw[k + 1] << 16 | raw[k + 2] << 24) >> 8;
+  const integer = k => {
+    let bits = 0;
+    for (let byte = 0; byte < size; byte++) bits |= raw[size * k + byte] << 8 * (4 - size + byte);
+    return bits >> 8 * (4 - size); // up and back, so that the sign is kept
+  };
   const weights = Float32Array.from(
-    { length: raw.length / 3 }, (_, j) => integer(3 * j) * scales[j % outputs]);
+    { length: raw.length / size }, (_, k) => integer(k) * scales[k % outputs]);
   return { inputs, outputs, weights, bias: decodeFloats(bias) };
+}
+
+// The bytes of a safetensors file as `gankd export` writes it.
+function packSafetensors(layers, metadata) {
+  const header = { __metadata__: metadata }, arrays = [];
+  let offset = 0;
+  const add = (name, shape, values) => {
+    const end = offset + values.byteLength;
+    header[name] = { dtype: "F32", shape, data_offsets: [offset, end] };
+    arrays.push(values);
+    offset = end;
+  };
+  layers.forEach(({ inputs, outputs, weights, bias }, k) => {
+    add(`layer${k}.kernel`, [4, 4, inputs, outputs], weights);
+    add(`layer${k}.bias`, [outputs], bias);
+  });
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const length = 8 * Math.ceil(text.length / 8); // numbers begin at a multiple of eight bytes
+  const start = new Uint8Array(8 + length).fill(32); // padded with spaces
+  new DataView(start.buffer).setBigUint64(0, BigInt(length), true);
+  start.set(text, 8);
+  return new Blob([start, ...arrays]);
 }
 
 // An image of that many pixels, filled with the bias.
