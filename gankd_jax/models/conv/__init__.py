@@ -4,7 +4,8 @@ All implementations share one set of parameters: a kernel `(4, 4, in, out)` and 
 
 Those of 4x4 have three:
 
-- `dilated`: the backend's own strided and transposed convolution (cuDNN, the TPU compiler).
+- `dilated`: the backend's own strided and transposed convolution (`strided`; cuDNN, the TPU
+  compiler).
 - `phase`: a 2x2 convolution at stride 1.  Transposed: into four times the channels, one set for
   each phase of the output's rows and columns, which are then interleaved.  Not transposed: on an
   image whose 2x2 blocks of pixels are folded into channels.
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from gankd_jax.models.conv import im2col, winograd
+from gankd_jax.models.conv import im2col, strided, winograd
 from gankd_jax.models.conv.vjp import Conv, ConvTranspose
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -60,10 +61,7 @@ def conv_transpose_stride2(
         impl: One of `CONV_IMPLS`.
     """
     if impl == "dilated":
-        flipped = kernel[::-1, ::-1]
-        return lax.conv_general_dilated(
-            images, flipped, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=LAYOUT
-        )
+        return strided.conv_transpose_stride2(images, kernel)
     if impl == "matmul":
         conv_transpose, _ = _choose_matmul(images.shape[1:3], kernel.shape[2:])
         return conv_transpose(images, kernel)
@@ -82,9 +80,7 @@ def conv_stride2(
         impl: One of `CONV_IMPLS`.
     """
     if impl == "dilated":
-        return lax.conv_general_dilated(
-            images, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT
-        )
+        return strided.conv_stride2(images, kernel.swapaxes(2, 3))
     if impl == "matmul":
         _, h, w, _ = images.shape
         adjoint = kernel.swapaxes(2, 3)
@@ -105,7 +101,7 @@ def conv_stride1(
           XLA's CPU backend computes up to 60 times as slowly inside a compiled loop.
     """
     if impl != "matmul":
-        return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+        return strided.conv_stride1(images, kernel.swapaxes(2, 3))
     b, h, w, i = images.shape
     padded = im2col.pad_border(images)
     windows = [padded[:, r : r + h, s : s + w] for r in range(3) for s in range(3)]

@@ -71,7 +71,7 @@ def _kernel_gradient_windows(small: Small, large: Large) -> Kernel:
     return split[::-1, :, ::-1].reshape(4, 4, i, o)
 
 
-conv_transpose_col2im, conv_im2col, _ = tie_vjps(
+conv_transpose_col2im, conv_im2col, kernel_gradient_im2col = tie_vjps(
     _conv_transpose_col2im, _conv_im2col, _kernel_gradient_im2col
 )
 conv_transpose_windows, conv_windows, _ = tie_vjps(

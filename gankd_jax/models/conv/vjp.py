@@ -38,16 +38,17 @@ def tie_vjps(
     """
     tied_transpose, tied_conv = jax.custom_vjp(conv_transpose), jax.custom_vjp(conv)
     tied_gradient = jax.custom_vjp(kernel_gradient)
+    # A value that a gradient's gradient passes through is tied too.
     tied_transpose.defvjp(
-        lambda small, kernel: (conv_transpose(small, kernel), (small, kernel)),
+        lambda small, kernel: (tied_transpose(small, kernel), (small, kernel)),
         lambda saved, slope: (tied_conv(slope, saved[1]), tied_gradient(saved[0], slope)),
     )
     tied_conv.defvjp(
-        lambda large, kernel: (conv(large, kernel), (large, kernel)),
+        lambda large, kernel: (tied_conv(large, kernel), (large, kernel)),
         lambda saved, slope: (tied_transpose(slope, saved[1]), tied_gradient(slope, saved[0])),
     )
     tied_gradient.defvjp(
-        lambda small, large: (kernel_gradient(small, large), (small, large)),
+        lambda small, large: (tied_gradient(small, large), (small, large)),
         lambda saved, slope: (tied_conv(saved[1], slope), tied_transpose(saved[0], slope)),
     )
     return tied_transpose, tied_conv, tied_gradient
