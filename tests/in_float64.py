@@ -3,7 +3,7 @@
     python tests/in_float64.py study FLAGS [+ study FLAGS]
 
 `+` starts another study in the same process.  Two environment variables change the training:
-STOP_AT=GROUP:STEP sends SIGTERM when the group with that title has reached that step;
+STOP_AT=GROUP:STEP sends SIGTERM when the group whose title begins so has reached that step;
 PAUSE=SECONDS sleeps after each call of the compiled program.
 """
 
@@ -94,7 +94,7 @@ def add_pause_and_signal(call):
     def call_and_interrupt(trainer):
         call(trainer)
         time.sleep(float(os.environ.get("PAUSE", "0")))
-        if (trainer._group.title, trainer.step) == (title, int(step)):
+        if title and trainer._group.title.startswith(title) and trainer.step == int(step):
             os.kill(os.getpid(), signal.SIGTERM)
 
     return call_and_interrupt

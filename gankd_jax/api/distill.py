@@ -70,8 +70,8 @@ def distill(
     """Trains small generators to make a teacher's images of the same latents.
 
     No data set is needed.  All widths train in one compiled program, in which the teacher runs
-    once.  If it is interrupted by Ctrl-C, the students are returned as far as they are; the same
-    call with the same `workdir` resumes.
+    once.  Ctrl-C returns the students as far as they are trained, without scores; the same call
+    with the same `workdir` resumes.
 
     Args:
         teacher: A generator or what `load_generator` takes: a file, which may be an .npz of pairs,
@@ -126,7 +126,8 @@ def distill(
     )
     with contextlib.ExitStack() as stack:
         folder = expand_path(workdir or stack.enter_context(tempfile.TemporaryDirectory()))
-        with contextlib.suppress(KeyboardInterrupt, preemption.Preempted):
+        stop = contextlib.suppress(KeyboardInterrupt, preemption.Preempted)
+        with stop, preemption.delayed_interrupt():
             train_students(config, folder, generator)
         return load_students(config, folder, generator)
 

@@ -151,5 +151,6 @@ def _describe_unknown_field(message: str, words: list[str]) -> str:
         return "the file of --config has no function get_config"
     fields = [match[1] for word in words if (match := re.match(r"--?config\.([^=]+)", word))]
     field = next((field for field in fields if names[-1] in field.split(".")), names[-1])
+    field = re.sub(rf"\b{names[-1]}\..*", names[-1], field)  # the block that does not exist
     advice = schema.field_advice(field, names[-4] if "mean" in names else "")
     return f"the config has no field {field}; {advice}"

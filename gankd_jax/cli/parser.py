@@ -220,6 +220,17 @@ class CommandParser(argparse.ArgumentParser):
     def _subparsers_action(self) -> Any:
         return self.add_subparsers(metavar="COMMAND", title="commands", required=True)
 
+    def refuse_unknown_flags(self, words: list[str]) -> None:
+        """Raises a `UserError` for a flag that the command does not have.
+
+        argparse would rather name a required flag that is missing, perhaps since it is misspelt.
+        """
+        known_flags = ["--help", *re.findall(r"--?[a-z-]+", self.format_usage())]
+        for word in (word.split("=")[0] for word in words if re.match("--?[a-z]", word)):
+            if word not in known_flags:
+                advice = suggest(word, known_flags) or f"see `{self.prog} --help`"
+                raise UserError(f"`{self.prog}` takes no {word}; {advice}")
+
     def find_command(self, words: list[str]) -> tuple["CommandParser", list[str]]:
         """Returns the parser of the command that words begin with, and the words after it.
 
@@ -257,14 +268,9 @@ def parse_command(words: list[str]) -> argparse.Namespace:
         UserError: The command or a flag does not exist, or a value is missing or wrong.
     """
     parser, args, unknown = _parse_known_words(words)
-    if not unknown:
-        return args
-    word = unknown[0].split("=")[0]
-    if not word.startswith("-"):
-        parser.error(f"`{parser.prog}` takes no argument {word!r}")
-    known_flags = re.findall(r"--[a-z-]+", parser.format_usage())
-    advice = suggest(word, known_flags) or f"see `{parser.prog} --help`"
-    raise UserError(f"`{parser.prog}` takes no {word}; {advice}")
+    if unknown:
+        parser.error(f"`{parser.prog}` takes no argument {unknown[0].split('=')[0]!r}")
+    return args
 
 
 def stored_config_words(words: list[str]) -> list[str]:
@@ -291,6 +297,7 @@ def _parse_known_words(words: list[str]) -> tuple[CommandParser, argparse.Namesp
     """Returns the parser of a command, its flags and the words that it does not know."""
     flags = list(itertools.takewhile(lambda word: word.startswith("-"), words))
     parser, words = build_parser().find_command(words[len(flags) :] + flags)
+    parser.refuse_unknown_flags(words)
     args, unknown = parser.parse_known_args(words)
     return parser, args, unknown
 

@@ -210,6 +210,8 @@ def field_advice(name: str, similar_name: str = "") -> str:
         return f"it is now called {current_name(name).rpartition('.')[2]}"
     if any(re.fullmatch(pattern, name) for pattern in REMOVED_FIELDS):
         return "this option was removed"
+    if re.fullmatch(r"recipes\.[^.]+", name) and not similar_name:
+        return "a recipe is a block config.recipes.NAME of the config file"
     fields = {field.rpartition(".")[2] for field in flatten_config(base_config().to_dict())}
     last_part = name.rpartition(".")[2]
     longer = [field for field in sorted(fields, reverse=True) if field.endswith(f"_{last_part}")]

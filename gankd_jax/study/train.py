@@ -109,11 +109,10 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
         run.name: networks.make_run_spec(config, run, teacher, retries=retries[run.name])
         for run in sorted(group, key=lambda run: run.name)
     }
-    is_single = len(group) == 1
     images = context.train_images.pixels
     loop.train_group(
         loop.RunGroup(
-            title=group[0].name if is_single else f"{len(group)} {group[0].kind}s",
+            title=plan.describe_part(config, group),
             run_specs=run_specs,
             teacher=_build_teacher(context, teacher) if teacher else None,
             images=images,

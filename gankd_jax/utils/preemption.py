@@ -1,9 +1,11 @@
 """Graceful shutdown on SIGTERM and SIGINT."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 # Seconds between a second SIGINT and the end of the process.  In them Python may still raise
@@ -54,6 +56,23 @@ def install_handlers() -> None:
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end)
     threading.Thread(target=_wait_for_signals, args=(read_end,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Makes the first Ctrl-C in a notebook or script request a stop; a second one interrupts.
+
+    Afterwards the handler is the one from before.  Other threads than the main one get no Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous_handler = signal.signal(signal.SIGINT, _record_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous_handler)
+        _signals.clear()
 
 
 def signal_received() -> int:

@@ -26,9 +26,15 @@ class ProgressBar:
         self._title, self._total, self._step = title, total, first
         self._first, self._start_time = first, time.monotonic()
         self._last_line_time = self._start_time
-        self._bar = None
+        self._bar: tqdm | None = None
+        self._metrics_line: tqdm | None = (
+            None  # below the bar, where a narrow terminal shows it whole
+        )
         if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
-            self._bar = tqdm(total=total, initial=first, desc=title, unit="step")
+            self._bar = tqdm(
+                total=total, initial=first, desc=title, unit="step", dynamic_ncols=True
+            )
+            self._metrics_line = tqdm(bar_format="{desc}", position=1, leave=False)
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows that `step` is done, with a few metrics of it.
@@ -38,8 +44,8 @@ class ProgressBar:
             metrics: A few metrics to show, by name.
         """
         text = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+        if self._bar is not None and self._metrics_line is not None:
+            self._metrics_line.set_description_str(text)
             self._bar.update(step - self._step)
         elif step == self._total or time.monotonic() - self._last_line_time > SECONDS_BETWEEN_LINES:
             self._log_line(step, text)
@@ -54,5 +60,6 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leaves the finished bar on the terminal."""
-        if self._bar is not None:
+        if self._bar is not None and self._metrics_line is not None:
+            self._metrics_line.close()
             self._bar.close()

@@ -1,6 +1,8 @@
 """Distillation of a given teacher: the study's engine, without data."""
 
+import os
 import shutil
+import signal
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.report import study_results
 from gankd_jax.report.page import write_report
 from gankd_jax.study import runner
+from gankd_jax.utils import preemption
 from gankd_jax.utils.checkpoint import Checkpoints
 from gankd_jax.utils.errors import UserError
 
@@ -184,6 +187,27 @@ def test_pairs_of_other_latents_get_a_line_and_the_statistics_of_the_training(pa
     config = distill.make_config(teacher, "pairs.npz", widths=(1,), steps=10, recipe="best")
     assert config.evaluation.statistics == "running"
     assert "the latents of pairs.npz are no standard normal numbers" in caplog.text
+
+
+def test_ctrl_c_returns_the_students_at_the_step_that_they_reached(tmp_path):
+    calls = []
+
+    def paint_and_interrupt(latents):
+        calls.append(len(latents))
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return paint_gradient(latents)
+
+    handler = signal.getsignal(signal.SIGINT)
+    recipe = RECIPE | {"steps": 5_000}  # 50 a call, and a checkpoint every 1,000
+    students = gankd_jax.distill(
+        paint_and_interrupt, widths=(1,), recipe=recipe, latent_dim=4, workdir=tmp_path
+    )
+    [checkpoint] = Checkpoints(tmp_path / "student-custom-d1-s0" / "checkpoints").steps()
+    assert 0 < checkpoint < 1_000
+    assert students[1].sample(seed=0, n=2).shape == (2, 16, 16, 1)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert preemption.signal_received() == 0
 
 
 WRONG = {

@@ -135,6 +135,7 @@ def test_a_required_flag_must_be_given_and_not_be_empty(name):
         ("gankd stduy", "did you mean study?"),
         ("gankd weights fetsh", "did you mean fetch?"),
         ("gankd report --wrokdir=x --workdir=x", "takes no --wrokdir; did you mean --workdir?"),
+        ("gankd report --workdri=x", "takes no --workdri; did you mean --workdir?"),
         ("gankd weights export-torch --run=x", "use `gankd export --format=torch` instead"),
         ("gankd completion fish", "choose from 'bash', 'zsh'"),
     ],

@@ -136,6 +136,7 @@ def test_renamed_or_removed_recipe_field_is_rejected_with_advice(name, advice):
         ("study.widht", "did you mean widths?"),
         ("evaluation.judges", "it is now called classifiers"),
         ("recipes.mse.late_batch", "this option was removed"),
+        ("recipes.mes", "a recipe is a block config.recipes.NAME of the config file"),
         ("nonsense", "see gankd_jax/config/schema.py and recipe.py"),
     ],
 )

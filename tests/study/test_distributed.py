@@ -113,7 +113,7 @@ def test_batch_that_devices_cannot_share_evenly_is_refused_before_training(train
 
 def test_only_process_0_logs(trained):
     folder = trained["one"].parent
-    assert "4 students: step" in (folder / "process0.stderr").read_text()
+    assert "4 students (part 2 of 3): step" in (folder / "process0.stderr").read_text()
     lines = (folder / "process1.output").read_text().splitlines()
     assert [line for line in lines if not GLOO_OUTPUT.fullmatch(line)] == [
         "stopping after this call; Ctrl-C stops at once"

@@ -50,9 +50,25 @@ def test_every_run_has_a_name_of_its_own():
     assert [plan.find_run(config, run.name) for run in runs] == runs
 
 
-def test_an_unknown_run_is_refused_naming_the_runs():
-    with pytest.raises(UserError, match=r"--run=x is not a run of this study; it has teacher-d4"):
-        plan.find_run(tiny.config(), "x")
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("x", "it has teacher-d4-s0, student-mse-d1-s0"),
+        ("student-mse-d1", r"did you mean student-mse-d1-s[01]\?"),
+    ],
+)
+def test_an_unknown_run_is_refused_with_the_nearest_name(name, advice):
+    with pytest.raises(UserError, match=rf"--run={name} is not a run of this study; {advice}"):
+        plan.find_run(tiny.config(), name)
+
+
+def test_a_part_names_its_place_among_the_programs_of_the_study():
+    config = tiny.config(study__seeds=(0, 1))
+    runs = plan.plan_runs(config)
+    assert plan.describe_part(config, runs[:1]) == "teacher-d4-s0 (part 1 of 3)"
+    students = plan.student_runs(config)
+    assert plan.describe_part(config, students) == "4 students (part 2 of 3)"
+    assert plan.describe_part(config, students[2:3]) == "student-l1-d1-s0 (part 2 of 3)"
 
 
 def test_a_group_has_equal_kind_steps_and_batch_size():

@@ -42,3 +42,14 @@ def test_a_terminal_gets_a_bar(caplog, capsys, monkeypatch):
     assert "teacher-d4-s0: 100%" in drawn
     assert "200/200" in drawn
     assert "loss 0.125" in drawn
+
+
+def test_a_terminal_of_80_columns_shows_every_metric(caplog, capsys, monkeypatch):
+    caplog.set_level(logging.INFO, logger="gankd_jax")
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    bar = ProgressBar("12 students (part 2 of 3)", first=0, total=5000)
+    names = ("critic_loss", "generator_loss", "pixel_error")
+    bar.update(5000, dict.fromkeys(names, -0.00012345))
+    bar.close()
+    assert " ".join(f"{name} -0.0001234" for name in names) in capsys.readouterr().err
