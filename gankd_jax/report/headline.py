@@ -17,13 +17,7 @@ from gankd_jax.report.aggregate import (
 from gankd_jax.report.formatting import format_number, format_percent, format_ratio
 from gankd_jax.report.study_results import StudyResults
 
-VERDICT_TEXTS = {
-    "student ahead": "the student is ahead",
-    "baseline ahead": "the baseline is ahead",
-    "within spread": "the difference is within the spread",
-    "one seed": "one seed, so no claim",
-    "not finite": "not finite",
-}
+VERDICT_TEXTS = {"within spread": "no clear difference", "one seed": "one seed, no claim"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +85,7 @@ def describe_kept(row: ScoreRow) -> str:
         return f"{label} {format_number(row.stats.mean)}"
     if metric.better == "higher":
         return f"{format_percent(ratio)} of the teacher's score"
-    noun = "distance" if metric.name in (FRECHET_DISTANCE, KID) else metric.label
-    return f"{1 / ratio:.2g} times the teacher's {noun}"
+    return f"{1 / ratio:.2g} times the teacher's {_name_distance(metric)}"
 
 
 def _describe_best(study: StudyResults, row: ScoreRow) -> str:
@@ -125,20 +118,32 @@ def _describe_smallest(best: ScoreRow | None, smallest: ScoreRow | None) -> str:
 
 
 def _describe_baselines(rows: list[ScoreRow], students: Iterable[ScoreRow | None]) -> str:
-    """Says what the baselines of the same widths reach."""
-    parts = {
-        row.width: f"d={row.width}, {describe_kept(baseline)} ({_describe_verdict(row)})"
+    """Says what the baselines of the same widths reach, and who is ahead."""
+    pairs = {
+        row.width: (row, baseline)
         for row in students
-        if row and ranked_ratio(row) and (baseline := find_baseline(rows, row))
+        if row and (baseline := find_baseline(rows, row)) and ranked_ratio(baseline)
     }
-    if not parts:
+    if not pairs:
         return ""
-    return f"Baselines of the same size, trained without the teacher: {'; '.join(parts.values())}."
+    parts = " and ".join(_describe_baseline(*pair) for pair in pairs.values())
+    student, _ = next(iter(pairs.values()))
+    if student.metric.better == "higher":
+        return f"Baselines of the same size keep {parts}."
+    return (
+        f"Baselines of the same size have {parts} the teacher's {_name_distance(student.metric)}."
+    )
 
 
-def _describe_verdict(row: ScoreRow) -> str:
-    assert row.comparison
-    return VERDICT_TEXTS.get(row.comparison.verdict, row.comparison.verdict)
+def _describe_baseline(student: ScoreRow, baseline: ScoreRow) -> str:
+    assert student.comparison
+    ratio, verdict = ranked_ratio(baseline) or 0.0, student.comparison.verdict
+    kept = format_percent(ratio) if student.metric.better == "higher" else f"{1 / ratio:.2g} times"
+    return f"{kept} (d={student.width}, {VERDICT_TEXTS.get(verdict, verdict)})"
+
+
+def _name_distance(metric: Metric) -> str:
+    return "distance" if metric.name in (FRECHET_DISTANCE, KID) else metric.label
 
 
 def _describe_teacher(study: StudyResults, metric: Metric | None) -> str:

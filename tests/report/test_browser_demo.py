@@ -53,6 +53,16 @@ def test_students_with_too_many_weights_are_left_out(folder, monkeypatch):
     assert "too large for a page" in choose_demo_students(load_study(folder)).reason
 
 
+def test_the_best_students_of_every_width_come_before_other_recipes(tmp_path, monkeypatch):
+    monkeypatch.setattr(browser_demo, "MAX_STUDENTS", 4)
+    folder = fake_study.write_study(tmp_path, seeds=(0,))
+    runs = choose_demo_students(load_study(folder)).runs
+    assert [run.name for run in runs] == [
+        *("student-joint-d8-s0", "student-joint-d2-s0", "student-joint-d4-s0"),
+        "student-mse-d2-s0",
+    ]
+
+
 def test_missing_weights_are_explained(folder):
     for path in folder.glob("*/folded.npz"):
         path.unlink()

@@ -5,6 +5,7 @@ import json
 import fake_study
 import pytest
 
+from gankd_jax.report.formatting import TEXT_WIDTH
 from gankd_jax.report.headline import build_headline, summarize_study
 from gankd_jax.report.study_results import load_study
 
@@ -25,8 +26,8 @@ def test_the_lead_is_the_smallest_student_within_five_percent(tmp_path):
     assert lead == "64:1 smaller, 96% of the teacher's score, 8 times as fast (d=4, mse)."
     assert smallest == ("The smallest, 256:1 smaller, keeps 62% of the teacher's score (d=2, mse).")
     assert baselines == (
-        "Baselines of the same size, trained without the teacher: d=4, 62% of the teacher's score"
-        " (one seed, so no claim); d=2, 25% of the teacher's score (one seed, so no claim)."
+        "Baselines of the same size keep 62% (d=4, one seed, no claim) and 25% (d=2, one seed, no"
+        " claim)."
     )
     assert teacher == (
         "Teacher: d=32, 102,400 parameters, mnist at 16x16; Inception Score 8.00, of real images"
@@ -36,8 +37,16 @@ def test_the_lead_is_the_smallest_student_within_five_percent(tmp_path):
 
 def test_seeds_allow_a_claim(study):
     text = " ".join(summarize_study(study))
-    assert "d=8, 89% of the teacher's score (the baseline is ahead)" in text
-    assert "d=2, 26% of the teacher's score (the student is ahead)" in text
+    assert "keep 89% (d=8, baseline ahead) and 26% (d=2, student ahead)." in text
+    assert all(len(line) <= TEXT_WIDTH for line in summarize_study(study))
+
+
+def test_a_difference_within_the_interval_is_not_clear(tmp_path):
+    folder = fake_study.write_study(tmp_path, seeds=(0, 1), widths=(4,), students=("mse",))
+    for seed in (0, 1):
+        set_score(folder, f"baseline-d4-s{seed}", "inception_score", 5.5 + seed)
+    text = " ".join(summarize_study(load_study(folder)))
+    assert "keep 75% (d=4, no clear difference)." in text
 
 
 def test_a_distance_is_a_multiple_of_the_teachers(tmp_path):
@@ -47,7 +56,9 @@ def test_a_distance_is_a_multiple_of_the_teachers(tmp_path):
     set_score(folder, "teacher-d32-s0", "fd_classifier", 10.0)
     lead, baselines, *_ = summarize_study(load_study(folder))
     assert lead == "16:1 smaller, 3 times the teacher's distance (d=8, mse)."
-    assert "d=8, 2 times the teacher's distance (one seed, so no claim)" in baselines
+    assert baselines == (
+        "Baselines of the same size have 2 times (d=8, one seed, no claim) the teacher's distance."
+    )
 
 
 def test_one_width_has_no_smaller_student(tmp_path):

@@ -12,6 +12,7 @@ from gankd_jax.report.aggregate import (
     GOOD_RATIO,
     ScoreRow,
     best_recipe,
+    best_students,
     best_tradeoff,
     ranked_ratio,
     score_rows,
@@ -25,6 +26,7 @@ from gankd_jax.utils.atomic_io import read_own_npz
 MAX_WEIGHT_CHARS = 1_600_000  # of all students; about half of the page's size limit
 MAX_TEACHER_CHARS = 2_000_000  # of the teacher with int8 weights: above it, its stored images serve
 MAX_ALL_CHARS = 2_300_000  # of students and teacher; images and charts need the rest of the page
+MAX_STUDENTS = 12  # in the page's list; more would crowd out its images
 STUDENT_BYTES, TEACHER_BYTES = 3, 1  # per weight
 STORED_LATENTS = 16  # latents for which the page has the teacher's images
 SLIDERS = 8
@@ -99,8 +101,8 @@ def find_teacher_obstacle(teacher: RunResults, student_chars: int) -> str:
 def choose_demo_students(study: StudyResults) -> DemoStudents:
     """Chooses the smallest student within 5 % of the teacher's score, else the best one.
 
-    Scores are those of the study's main metric. Smaller students whose weights fit into the page as
-    well follow.
+    Scores are those of the study's main metric. Further students whose weights fit into the page
+    follow.
     """
     rows = score_rows(study)
     runs = [(row, run) for row in student_rows(rows) if (run := _find_folded_run(study, row))]
@@ -108,16 +110,25 @@ def choose_demo_students(study: StudyResults) -> DemoStudents:
     best_row = best_tradeoff([row for row, _ in fitting], best_recipe(study, rows))
     if best_row is None:
         return DemoStudents((), _explain_no_demo(study, too_large=bool(runs)))
-    first = next(run for row, run in fitting if row is best_row)
-    further = _fit_further_runs(first, [run for _, run in fitting if run is not first])
-    return DemoStudents((first, *further), _explain_choice(best_row))
+    best_of_width = [id(row) for row in best_students(row for row, _ in fitting).values()]
+    # The first one, the best student of each width, then those of other recipes; small ones first.
+    fitting.sort(
+        key=lambda pair: (
+            pair[0] is not best_row,
+            id(pair[0]) not in best_of_width,
+            pair[1].parameters,
+        )
+    )
+    runs_in_page = _fit_runs([run for _, run in fitting])
+    return DemoStudents(tuple(runs_in_page), _explain_choice(best_row))
 
 
-def _fit_further_runs(first: RunResults, runs: list[RunResults]) -> list[RunResults]:
-    """Returns the runs whose weights fit into the page beside the first one's, small ones first."""
-    free_chars, fitting = MAX_WEIGHT_CHARS - _weight_chars(first), []
-    for run in sorted(runs, key=lambda run: run.parameters):
-        if _weight_chars(run) <= free_chars:
+def _fit_runs(runs: list[RunResults]) -> list[RunResults]:
+    """Returns the runs whose weights fit into the page, each beside those before it."""
+    free_chars = MAX_WEIGHT_CHARS
+    fitting: list[RunResults] = []
+    for run in runs:
+        if _weight_chars(run) <= free_chars and len(fitting) < MAX_STUDENTS:
             fitting.append(run)
             free_chars -= _weight_chars(run)
     return fitting
