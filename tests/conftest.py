@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ import jaxtyping
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A cache of compiled programs would hide that a program no longer compiles.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Compiling takes most of the tests' time, and XLA's older code generator half as long.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Tests share compiled programs through a cache that is empty when the session starts; a cache of
+# an earlier session would hide that a program no longer compiles.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="gankd-tests-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # Checks calls against annotated types and shapes; must precede the import of gankd_jax.
 HOOK = jaxtyping.install_import_hook("gankd_jax", "beartype.beartype")
 

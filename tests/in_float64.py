@@ -47,7 +47,7 @@ def start_process(
 
 def make_environment(root: Path, devices: int) -> dict[str, str]:
     """Makes the environment of a process with so many CPU devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} {tiny.FAST_COMPILE_FLAGS}"
     cache = {"JAX_COMPILATION_CACHE_DIR": str(root / "cache" / "float64")}
     return tiny.environment(root) | {"XLA_FLAGS": flags, "PYTHONPATH": str(tiny.REPO)} | cache
 

@@ -34,6 +34,8 @@ ONLY_IF_ALL = pytest.mark.skipif(
 )
 REPO = Path(__file__).resolve().parents[1]
 DIGITS = REPO / "configs" / "digits.py"
+# Of separate processes, in which compiling takes most of the time.
+FAST_COMPILE_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 STEPS = 40
 FIELDS: dict[str, object] = {
     "study.teacher_widths": (4,),
@@ -124,7 +126,7 @@ def environment(root: Path) -> dict[str, str]:
         "TFDS_DATA_DIR": str(prepare_data(root)),
         "XDG_CACHE_HOME": str(root / "cache"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling takes most of the time
+        "XLA_FLAGS": FAST_COMPILE_FLAGS,
         "OPENBLAS_NUM_THREADS": "1",  # parallel tests need the other cores
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         # On Intel processors XLA warns that its own cache is of another machine (jax issue 38445).

@@ -109,7 +109,7 @@ print(json.dumps(groups))
 @pytest.mark.slow
 def test_eight_devices_share_a_step_and_exchange_its_gradients():
     """The cost model against the compiled programs of 1 and of 8 virtual CPU devices."""
-    fast = "--xla_backend_optimization_level=0"  # to compile; the program is partitioned before
+    fast = tiny.FAST_COMPILE_FLAGS  # the program is partitioned before
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {fast}"}
     process = subprocess.run(
         [sys.executable, "-c", COMPILE_ON_1_AND_8],
