@@ -224,12 +224,14 @@ class CommandParser(argparse.ArgumentParser):
         """Raises a `UserError` for a flag that the command does not have.
 
         argparse would rather name a required flag that is missing, perhaps since it is misspelt.
+        Fields of a config are not the parser's: --config.FIELD=VALUE.
         """
         known_flags = ["--help", *re.findall(r"--?[a-z-]+", self.format_usage())]
-        for word in (word.split("=")[0] for word in words if re.match("--?[a-z]", word)):
-            if word not in known_flags:
-                advice = suggest(word, known_flags) or f"see `{self.prog} --help`"
-                raise UserError(f"`{self.prog}` takes no {word}; {advice}")
+        flags = [word.split("=")[0] for word in words if re.match(r"--?(?!config\.)[a-z]", word)]
+        for flag in flags:
+            if flag not in known_flags:
+                advice = suggest(flag, known_flags) or f"see `{self.prog} --help`"
+                raise UserError(f"`{self.prog}` takes no {flag}; {advice}")
 
     def find_command(self, words: list[str]) -> tuple["CommandParser", list[str]]:
         """Returns the parser of the command that words begin with, and the words after it.

@@ -70,6 +70,23 @@ def get_config(variants=""):
 """
 
 
+WRITER = """
+import gankd_jax
+from gankd_jax.config.schema import apply_variants, base_config
+
+@gankd_jax.register_writer("own")
+class OwnWriter(gankd_jax.MetricWriter):
+    def __init__(self, folder, study, resume_step):
+        pass
+
+def get_config(variants=""):
+    config = base_config()
+    config.data.update({"name": "digits", "image_size": 16, "pad": 1, "validation": 0})
+    config.training.writers = ("jsonl", "own")
+    return apply_variants(config, variants, {})
+"""
+
+
 @pytest.fixture
 def own_config(tmp_path) -> Path:
     """The example of configs/README.md as a file in a temporary folder."""
@@ -170,6 +187,17 @@ def test_a_name_that_nobody_registers_is_refused_with_those_there_are(command, o
     )
     assert (status, err.count("\n")) == (2, 1)
     assert "is 'lino'; it can be adam, adamw, rmsprop, sgd, muon, lion" in err
+
+
+def test_a_writer_of_the_file_is_one_of_the_choices(command, tmp_path):
+    path = tmp_path / "own_writer.py"
+    path.write_text(WRITER)
+    status, _, err = command("describe", f"--config={path}")
+    assert (status, err) == (0, "")
+    words = ["study", f"--config={path}", f"--workdir={tmp_path / 'study'}"]
+    status, _, err = command(*words, "--writers=jsonl,owl")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "config.training.writers is 'owl'; it can be jsonl, tensorboard, wandb, own" in err
 
 
 def test_a_study_whose_names_are_registered_opens(command, old_workdir):

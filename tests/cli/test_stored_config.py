@@ -9,6 +9,7 @@ from gankd_jax.cli import commands
 from gankd_jax.cli.parser import stored_config_words
 from gankd_jax.config import schema
 from gankd_jax.study import workdir
+from gankd_jax.utils import atomic_io
 
 # ml_collections reads a config file by a deprecated call.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -108,3 +109,16 @@ def test_the_home_folder_may_hold_the_study(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     [word] = stored_config_words(["evaluate", "--workdir=~/study"])
     assert Path(word.partition(":")[2]) == tmp_path / "study"
+
+
+def test_a_writer_that_only_the_config_file_registers_is_named_and_left_out(
+    command, old_workdir, tmp_path
+):
+    path = old_workdir / workdir.CONFIG_FILE
+    stored = atomic_io.read_json(path)
+    stored["training"]["writers"] = ["jsonl", "own"]
+    atomic_io.write_json(path, stored)
+    out = tmp_path / "grid.png"
+    status, _, err = command("sample", f"--workdir={old_workdir}", RUN, f"--out={out}")
+    assert (status, err.count("\n")) == (0, 1)
+    assert err.startswith("nothing is written to own, which the study's config file registers")
