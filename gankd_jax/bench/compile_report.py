@@ -4,17 +4,13 @@ Nothing is run.  A TPU slice need not be there: the wheel `libtpu` brings the co
 """
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import math
-import multiprocessing
 import os
 import re
-import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
@@ -25,7 +21,7 @@ from tabulate import tabulate
 
 from gankd_jax.bench import programs
 from gankd_jax.bench.chips import CHIPS, Chip
-from gankd_jax.bench.programs import CompiledStats, Program, compile_program
+from gankd_jax.bench.programs import CompiledStats, Program, compile_each, compile_program
 from gankd_jax.models import conv
 from gankd_jax.utils import sharding
 from gankd_jax.utils.errors import UserError
@@ -47,7 +43,6 @@ the time by the compiler's count of cycles, and the operations in that time as a
 peak.  A loop within a step, as over several critic steps, is counted once.
 ms once: what a call of many steps needs once.
 Collectives: their number in a step, and the MB of their results."""
-COMPILER_CRASHED = "the compiler crashed"
 HOST_CHIPS = 4  # a smaller slice is part of one host
 
 
@@ -73,7 +68,7 @@ def describe_memory(config: ml_collections.ConfigDict) -> str:
     rows = [_memory_row(program, mesh) for program in programs.training_programs(config, mesh)]
     kind = jax.devices()[0].device_kind
     title = f"{config.name}, each of {mesh.size} {kind}, MB of 10^6 bytes"
-    return f"{title}\n{_format_table(MEMORY_HEADER, rows)}"
+    return f"{title}\n{format_table(MEMORY_HEADER, rows)}"
 
 
 def _memory_row(program: Program, mesh: Mesh) -> tuple[str, ...]:
@@ -106,9 +101,15 @@ def describe_tpu_programs(config: ml_collections.ConfigDict, target: str) -> str
     tpu_slice = find_slice(target)
     config = resolve_for_tpu(config)
     _check_batch_sizes(config, len(tpu_slice.devices))
-    rows = [_tpu_row(*result, tpu_slice.chip) for result in _compile_all(config, tpu_slice)]
+    pairs = list(_list_programs(config, tpu_slice))
+    compile_nth = functools.partial(_compile_nth_program, config.to_dict(), tpu_slice.name)
+    results = compile_each([program for program, _ in pairs], compile_nth)
+    rows = [
+        _tpu_row(program, mesh.size, stats, tpu_slice.chip)
+        for (program, mesh), stats in zip(pairs, results, strict=True)
+    ]
     title = f"{config.name} on {target}, its 4x4 layers as {config.model.conv}"
-    return "\n".join([title, _format_table(TPU_HEADER, rows), TPU_NOTES])
+    return "\n".join([title, format_table(TPU_HEADER, rows), TPU_NOTES])
 
 
 def find_slice(target: str) -> TpuSlice:
@@ -122,7 +123,9 @@ def find_slice(target: str) -> TpuSlice:
     """
     match = re.fullmatch(r"tpu:(\w+):(\d+(?:x\d+){1,2})", target)
     if not match:
-        raise UserError(f"--compile-for={target} is no slice, such as tpu:v5e:2x4 or tpu:v5p:2x2x1")
+        raise UserError(
+            f"--compile-for={target} is no slice, such as tpu:v5e:2x4, or GPU: gpu:h100"
+        )
     kind, shape = match.groups()
     if kind not in CHIPS:
         raise UserError(f"--compile-for={target}: no chip {kind}; there are {', '.join(CHIPS)}")
@@ -175,38 +178,10 @@ def _list_programs(
     yield from ((program, single) for program in programs.evaluation_programs(config))
 
 
-def _compile_all(
-    config: ml_collections.ConfigDict, tpu_slice: TpuSlice
-) -> Iterator[tuple[Program, int, CompiledStats | str]]:
-    """Yields each program, its number of chips, and its stats or why there are none.
-
-    The compiler runs in a process of its own, because it ends its process where it finds a mistake
-    in itself.
-    """
-    context = multiprocessing.get_context("spawn")
-    for index, (program, mesh) in enumerate(_list_programs(config, tpu_slice)):
-        started = time.monotonic()
-        with ProcessPoolExecutor(1, context) as pool:
-            job = pool.submit(_compile_nth_program, config.to_dict(), tpu_slice.name, index)
-            try:
-                stats = job.result()
-            except BrokenProcessPool:
-                stats = COMPILER_CRASHED
-        seconds = time.monotonic() - started
-        print(f"compiled: {program.title}, {seconds:.0f} s", file=sys.stderr, flush=True)
-        yield program, mesh.size, stats
-
-
-def _compile_nth_program(fields: dict[str, Any], target: str, index: int) -> CompiledStats | str:
-    """Compiles a study's program; where the chip's memory is too small, returns why it failed."""
+def _compile_nth_program(fields: dict[str, Any], target: str, index: int) -> CompiledStats:
     pairs = _list_programs(ml_collections.ConfigDict(fields), find_slice(target))
     program, mesh = next(itertools.islice(pairs, index, None))
-    try:
-        return compile_program(mesh, program)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return f"does not fit: {str(error).splitlines()[0]}"
+    return compile_program(mesh, program)
 
 
 def _tpu_row(
@@ -235,5 +210,6 @@ def _tpu_row(
     )
 
 
-def _format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Formats a plain table, its columns to the right."""
     return tabulate(rows, header, tablefmt="plain", stralign="right", disable_numparse=True)

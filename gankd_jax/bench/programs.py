@@ -5,9 +5,14 @@ No array of a program is made, and nothing is run.
 
 import dataclasses
 import math
+import multiprocessing
 import re
-from collections.abc import Iterator
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +37,12 @@ from gankd_jax.utils.sharding import replicated
 
 FEATURE_LAYERS = ("2048", LOGIT_LAYERS[0])  # of FID and of the Inception Score
 FEATURE_BATCH = 32  # images in one pass of the FID network
+COMPILER_CRASHED = "the compiler crashed"
+Stats = TypeVar("Stats")
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 # Bytes of a number, by HLO's names of types.
 TYPE_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
-TYPE_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+TYPE_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "token": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +163,42 @@ def _inception_features(variables: PyTree, images: jax.Array) -> PyTree:
     return FidInception(FEATURE_LAYERS).apply(variables, preprocess_images(images))
 
 
+def compile_each(
+    programs: Sequence[Program], compile_nth: Callable[[int], Stats]
+) -> Iterator[Stats | str]:
+    """Compiles programs, each in a process of its own.
+
+    A compiler ends its process where it finds a mistake in itself.
+
+    Args:
+        programs: To compile, in order.
+        compile_nth: Compiles the program of an index; can be pickled, and so can what it returns.
+
+    Yields:
+        What it returns, or why there is nothing: the program does not fit the device, or the
+        compiler crashed.
+    """
+    context = multiprocessing.get_context("spawn")
+    for index, program in enumerate(programs):
+        started = time.monotonic()
+        with ProcessPoolExecutor(1, context) as pool:
+            try:
+                yield pool.submit(_try_to_compile, compile_nth, index).result()
+            except BrokenProcessPool:
+                yield COMPILER_CRASHED
+        seconds = time.monotonic() - started
+        print(f"compiled: {program.title}, {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def _try_to_compile(compile_nth: Callable[[int], Stats], index: int) -> Stats | str:
+    try:
+        return compile_nth(index)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return f"does not fit: {str(error).splitlines()[0]}"
+
+
 def compile_program(mesh: Mesh, program: Program) -> CompiledStats:
     """Compiles a program whose arguments are replicated over a mesh.
 
@@ -241,12 +284,12 @@ def _count_collectives(text: str) -> dict[str, tuple[int, int]]:
     collectives: dict[str, tuple[int, int]] = {}
     for shapes, kind in re.findall(rf"= (\S.*?) ({COLLECTIVES})(?:-start)?\(", text):
         count, size = collectives.get(kind, (0, 0))
-        collectives[kind] = count + 1, size + _shape_bytes(shapes)
+        collectives[kind] = count + 1, size + shape_bytes(shapes)
     return collectives
 
 
-def _shape_bytes(shapes: str) -> int:
-    """Bytes of arrays as HLO writes them, such as `(f32[4,8]{1,0}, s32[])`."""
+def shape_bytes(shapes: str) -> int:
+    """Returns the bytes of arrays as HLO writes them, such as `(f32[4,8]{1,0}, s32[])`."""
     return sum(
         TYPE_BYTES[dtype] * math.prod(int(size) for size in sizes.split(",") if size)
         for dtype, sizes in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shapes)

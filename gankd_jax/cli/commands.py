@@ -309,8 +309,6 @@ def run_export(args: Namespace) -> None:
 
 def run_bench(args: Namespace) -> None:
     """Time training and sampling, or measure what one of the switches names."""
-    from gankd_jax.utils.sharding import require_platform
-
     mode = next((mode for mode in BENCH_MODES if mode and getattr(args, f"bench_{mode}")), "")
     measure, used_flags = BENCH_MODES[mode]
     command = f"gankd bench --{mode.replace('_', '-')}" if mode else "gankd bench"
@@ -320,7 +318,9 @@ def run_bench(args: Namespace) -> None:
             raise UserError(f"`{command}` takes no --{flag}; see `gankd bench --help`")
         if not is_given and flag in used_flags and flag in ("config", "workdir"):
             raise UserError(f"`{command}` needs --{flag}=...; see `gankd bench --help`")
-    if mode != "compile_for":  # which sets the platform
+    if mode != "compile_for":  # which sets the platform before it imports JAX
+        from gankd_jax.utils.sharding import require_platform
+
         require_platform()
     measure(args)
 
@@ -338,10 +338,13 @@ def _bench_start(args: Namespace) -> None:
 
 
 def _bench_compile_for(args: Namespace) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs; otherwise JAX would look for the TPU
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs; otherwise JAX would look for the chip
     from gankd_jax.bench.compile_report import describe_tpu_programs
+    from gankd_jax.bench.gpu.gpu_report import describe_gpu_programs
 
-    print(describe_tpu_programs(args.config.load(), args.bench_compile_for))
+    is_gpu = args.bench_compile_for.startswith("gpu:")
+    describe = describe_gpu_programs if is_gpu else describe_tpu_programs
+    print(describe(args.config.load(), args.bench_compile_for))
 
 
 def _bench_export(args: Namespace) -> None:

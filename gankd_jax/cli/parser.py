@@ -662,10 +662,10 @@ def _add_measuring_commands(parser: CommandParser) -> None:
         modes.add_argument(f"--{name}", action="store_true", dest=f"bench_{name}", help=summary)
     modes.add_argument(
         "--compile-for",
-        metavar="SLICE",
+        metavar="CHIP",
         dest="bench_compile_for",
         type=parse_text,
-        help="compile a config's programs for a TPU slice, such as tpu:v5e:2x4",
+        help="compile a config's programs for a GPU such as gpu:h100, or a TPU slice: tpu:v5e:2x4",
     )
     bench.add_flag(
         "only", metavar="CASE,...", type=parse_names, help="the cases to time (default: all)"

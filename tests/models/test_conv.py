@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.models import conv
-from gankd_jax.models.conv import im2col, winograd
+from gankd_jax.models.conv import im2col, strided, winograd
 
 # (height, width, input channels, output channels); the sizes cover every algorithm of 'matmul':
 # Winograd, im2col by windows and im2col by taps.
@@ -159,6 +159,16 @@ def test_networks_under_vmap_equal_one_after_the_other(layer, axes):
         lambda *leaves: np.stack(leaves), *(second_derivatives(*row(k)) for k in range(3))
     )
     assert relative_error(together, alone) < 1e-5
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)], ids=str)
+def test_calls_in_turn_equal_vmap(axes):
+    """A GPU makes them; the tests run on a CPU."""
+    arrays = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    inputs = [a if axis == 0 else a[0] for a, axis in zip(arrays, axes, strict=True)]
+    product = lambda a, b: jnp.sin(a) * b  # noqa: E731
+    expected = jax.vmap(product, axes)(*inputs)
+    np.testing.assert_array_equal(strided.map_in_turn(product, axes)(*inputs), expected)
 
 
 def test_shapes_cover_every_algorithm_of_matmul():
