@@ -176,7 +176,7 @@ def compile_each(
 
     Yields:
         What it returns, or why there is nothing: the program does not fit the device, or the
-        compiler crashed.
+        compiler failed or crashed.
     """
     context = multiprocessing.get_context("spawn")
     for index, program in enumerate(programs):
@@ -194,9 +194,9 @@ def _try_to_compile(compile_nth: Callable[[int], Stats], index: int) -> Stats | 
     try:
         return compile_nth(index)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return f"does not fit: {str(error).splitlines()[0]}"
+        is_full = "RESOURCE_EXHAUSTED" in str(error)
+        reason = "does not fit" if is_full else "the compiler failed"
+        return f"{reason}: {str(error).splitlines()[0]:.200}"
 
 
 def compile_program(mesh: Mesh, program: Program) -> CompiledStats:

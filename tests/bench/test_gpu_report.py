@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
+from gankd_jax.bench import programs
 from gankd_jax.bench.chips import GPUS, LAUNCH_SECONDS
 from gankd_jax.bench.gpu import gpu_report
 from gankd_jax.bench.gpu.hlo import Kernel
@@ -51,8 +52,22 @@ def test_a_row_adds_up_the_kernels_of_a_step():
     assert gpu_report._row(program, "does not fit", gpu)[-1] == "does not fit"
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("RESOURCE_EXHAUSTED: 3 GB\nof 2", "does not fit: RESOURCE_EXHAUSTED: 3 GB"),
+        ("INTERNAL: no tile\nsizes", "the compiler failed: INTERNAL: no tile"),
+    ],
+)
+def test_a_program_that_does_not_compile_is_told_in_its_row(message, reason):
+    def compile_nth(_):
+        raise jax.errors.JaxRuntimeError(message)
+
+    assert programs._try_to_compile(compile_nth, 0) == reason
+
+
 def tiny_program(steps):
-    return gpu_report.Program("students", 1, jax.jit(lambda x: x), (), steps=steps)
+    return programs.Program("students", 1, jax.jit(lambda x: x), (), steps=steps)
 
 
 def layer_gradients(name, *, order):
