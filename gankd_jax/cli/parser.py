@@ -407,7 +407,7 @@ def _add_distill_command(parser: CommandParser) -> None:
         complete="file",
         help="a PyTorch DCGAN (FILE.pth or FILE.pth:KEY), an .onnx, .stablehlo or .safetensors"
         " file, an .npz of pairs (its arrays latents and images), a run's folder, the name of a"
-        " pretrained generator, or package.module:function, which returns one",
+        " pretrained generator, or package.module:function, which is or returns one",
     )
     distill.add_flag(
         "width",

@@ -5,6 +5,7 @@ A new kind of file is a function from a path to a `RawGenerator`, and its suffix
 
 import dataclasses
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable
@@ -134,8 +135,8 @@ def load_external(
     Args:
         source: A file: a PyTorch DCGAN's `.pth`, an `.onnx` or a `.stablehlo`; `FILE.pth:KEY`, if a
             PyTorch file holds several generators; a text `package.module:function`, where the
-            function returns the generator; or the generator itself, a function from latents
-            `[b, z]` to images.
+            function is the generator or returns it; or the generator itself, a function from
+            latents `[b, z]` to images.
         latent_dim: Numbers in a latent, where the source does not say.
         value_range: A key of `VALUE_RANGES`, where the images do not show it.
 
@@ -260,7 +261,7 @@ READERS: dict[str, Callable[[Path], RawGenerator | TrainedGenerator]] = {
 
 
 def _import_generator(text: str) -> Function:
-    """Calls a function named `package.module:function`, which returns the generator."""
+    """Imports `package.module:function`: a function of latents, or of nothing that returns one."""
     module_name, colon, function_name = text.partition(":")
     if not colon:
         kinds = ", ".join(READERS)
@@ -270,7 +271,8 @@ def _import_generator(text: str) -> Function:
         )
     sys.path.insert(0, "")  # modules of the current folder, as for `python -m`
     try:
-        generator = getattr(importlib.import_module(module_name), function_name)()
+        function = getattr(importlib.import_module(module_name), function_name)
+        generator = function if _has_required_argument(function) else function()
     except Exception as error:  # a user's module is code and may raise anything
         raise UserError(f"{text} raises {type(error).__name__}: {error}") from error
     finally:
@@ -278,6 +280,12 @@ def _import_generator(text: str) -> Function:
     if not callable(generator):
         raise UserError(f"{text}() returns {generator!r}; it must return a function of latents")
     return generator
+
+
+def _has_required_argument(function: Function) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.default is p.empty and p.kind in positional for p in parameters)
 
 
 def _inspect_function(name: str, raw: RawGenerator, value_range: str) -> FunctionGenerator:

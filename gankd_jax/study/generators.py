@@ -41,7 +41,7 @@ def load_generator(
             file that `gankd export` wrote; the folder of a trained run in a work directory, such as
             'runs/digits/student-mse-d4-s0'; a PyTorch DCGAN's .pth; an .onnx or .stablehlo file
             from latents `(b, z)` to images; an .npz of pairs, `latents` and `images`;
-            'package.module:function', where the function returns a generator; or a function from
+            'package.module:function', where the function is or returns one; or a function from
             latents `(b, z)` to images.
         latent_dim: Numbers in a latent, for a function that does not say.
         value_range: Of a file's or function's images: '-1..1', '0..1' or '0..255'; '' infers it

@@ -120,17 +120,19 @@ def test_a_function_of_any_layout_and_range_gives_images_in_minus_1_to_1():
 def test_a_module_in_the_current_folder_makes_the_generator(tmp_path, monkeypatch):
     (tmp_path / "my_teacher.py").write_text(
         "import numpy as np\n"
-        "def make():\n"
-        "    generate = lambda latents: latents.reshape(-1, 1, 16, 16) / 100\n"
+        "def generate(latents):\n"
+        "    return latents.reshape(-1, 1, 16, 16) / 100\n"
+        "def make(size=16):\n"
         "    return generate\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [""])
-    generator = load_external("my_teacher:make", latent_dim=256, value_range="-1..1")
     latents = sample_latents(0, 2, 256)
-    np.testing.assert_allclose(
-        generate(generator, latents)[..., 0], np.asarray(latents).reshape(2, 16, 16) / 100, 1e-6
-    )
+    for name in ("make", "generate"):
+        generator = load_external(f"my_teacher:{name}", latent_dim=256, value_range="-1..1")
+        np.testing.assert_allclose(
+            generate(generator, latents)[..., 0], np.asarray(latents).reshape(2, 16, 16) / 100, 1e-6
+        )
     monkeypatch.delitem(sys.modules, "my_teacher")
 
 
