@@ -287,12 +287,10 @@ def test_page_has_a_dark_and_a_light_mode(page, dark):
 def test_a_picture_is_on_the_first_screen(page, width):
     """On a phone it stands above the sentences."""
     page.set_window(width, 800)
-    picture, lead = (
-        page.evaluate(f"document.querySelector('{selector}').getBoundingClientRect().top")
-        for selector in (".picture img", ".lead")
-    )
-    assert 0 < picture < 400
-    assert (picture < lead) == (width == 390)
+    box = "document.querySelector('{}').getBoundingClientRect()"
+    assert page.evaluate(f"{box.format('.picture img')}.bottom") < 400
+    is_above = f"{box.format('.picture')}.bottom <= {box.format('.lead')}.top"
+    assert page.evaluate(is_above) == (width == 390)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from pathlib import Path
 import fake_study
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from gankd_jax.report.page import MAX_PAGE_BYTES, render_page, write_report
 from gankd_jax.report.page.image_grids import encode_data_url
-from gankd_jax.report.page.method import PAPER_URL, explain_better_than_real
+from gankd_jax.report.page.method import PAPER_URL, describe_numbers, explain_better_than_real
 from gankd_jax.report.page.plots import INK, SERIES_COLORS
 from gankd_jax.report.study_results import load_study
 
@@ -146,6 +147,26 @@ def test_page_has_the_answers_and_says_how_each_number_was_made(path, page):
         assert text in page.texts_of("dd")
     for number in ("parameters", "ratio", "bytes", "keeps", "verdict", "Inception Score"):
         assert number in terms
+
+
+def test_images_are_counted_where_it_is_known_of_how_many_a_score_is(study):
+    made = study.teacher.provenance | {"FID network": {"samples": 500}}
+    scores = study.teacher.scores | {"fid": 3.0, "pixel_error_seen": 1.0}
+    teacher = dataclasses.replace(study.teacher, provenance=made, scores=scores)
+    runs = (teacher, *study.runs[1:])
+    numbers = dict(describe_numbers(dataclasses.replace(study, teacher=teacher, runs=runs)))
+    assert numbers["Inception Score"].endswith("; of 1,000 images of each model.")
+    assert numbers["FID"].endswith("; of 500 images of each model.")
+    assert "images of each model" not in numbers["Pixel error on latents of the training"]
+
+
+def test_pages_in_the_repository_are_small_and_load_nothing():
+    paths = sorted((tiny.REPO / "configs" / "results").glob("*/report.html"))
+    assert [path.parent.name for path in paths] == ["digits"]
+    for path in paths:
+        assert path.stat().st_size < 1_500_000
+        sources = [attrs["src"] for _, attrs in Page(path.read_text()).elements if "src" in attrs]
+        assert all(source.startswith("data:image/") for source in sources)
 
 
 def test_a_teacher_nearer_than_real_images_is_explained(path):

@@ -3,7 +3,7 @@
 import importlib.metadata
 from dataclasses import dataclass
 
-from gankd_jax.metrics.registry import Metric
+from gankd_jax.metrics.registry import INCEPTION_LAYERS, PATH_LENGTH, Metric
 from gankd_jax.report.aggregate import CONFIDENCE, scored_metrics
 from gankd_jax.report.formatting import format_number
 from gankd_jax.report.study_results import StudyResults
@@ -84,9 +84,17 @@ _COMPARISONS = {
 
 def _describe_metric(study: StudyResults, metric: Metric) -> str:
     text = metric.about[:1].upper() + metric.about[1:]
-    teacher = study.teacher
-    samples = teacher.provenance.get("samples") if teacher else None
-    return f"{text}; of {samples:,} images of each model." if samples else f"{text}."
+    count = _count_images(study, metric)
+    return f"{text}; of {count:,} images of each model." if count else f"{text}."
+
+
+def _count_images(study: StudyResults, metric: Metric) -> int:
+    """Returns how many images of each model a metric is computed from; 0 if it is not recorded."""
+    provenance = study.teacher.provenance if study.teacher else {}
+    if metric.network in INCEPTION_LAYERS:
+        provenance = provenance.get("FID network", {})
+    is_recorded = not metric.students_only and metric.name != PATH_LENGTH
+    return provenance.get("samples", 0) if is_recorded else 0
 
 
 def explain_better_than_real(study: StudyResults) -> str:

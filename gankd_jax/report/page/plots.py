@@ -67,6 +67,7 @@ CURVES = {
     "pixel_error": "pixel error to the teacher",
 }
 MAIN_CHARTS = 4
+MAX_CLASS_TICKS = 20  # more labels of classes would overlap
 LEGEND_CHARACTERS, LEGEND_HANDLE = 72, 6  # in a chart's width; of a handle and the gap beside it
 MIN_VALUE_RANGE = 0.3  # of the largest value: what a vertical axis spans at least
 # Near copies of the pixel error, which tables and answers compare with it.
@@ -197,7 +198,7 @@ def plot_class_shares(shares: dict[str, tuple[float, ...]]) -> str:
             heights = 100 * np.array(values)
             axes.bar(positions, heights, 0.8 / len(shares), color=color, label=label)
         axes.set_xlabel("class")
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(MAX_CLASS_TICKS, integer=True))
         return _to_svg(figure)
 
 
