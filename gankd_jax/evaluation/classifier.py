@@ -191,7 +191,8 @@ def _random_shift(key: Array, images: Float[Array, "b s s c"]) -> Float[Array, "
 def _apply(
     network: Network, params: PyTree, images: Num[Array, "b s s c"]
 ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
-    return network.apply({"params": params}, normalize_images(images))
+    with jax.default_matmul_precision("highest"):  # scores do not depend on the device
+        return network.apply({"params": params}, normalize_images(images))
 
 
 def _accuracy(network: Network, params: PyTree, test: ImageSplit) -> float:

@@ -84,7 +84,8 @@ def sample_images(
 ) -> Float[Array, "b s s c"]:
     """Generates images in -1..1, one for each latent.
 
-    Batch norm uses its stored statistics, so an image depends on its own latent alone.
+    Batch norm uses its stored statistics, so an image depends on its own latent alone.  Products
+    are in float32 on every device.
 
     Args:
         generator: The module.
@@ -96,10 +97,18 @@ def sample_images(
         return jnp.zeros((0, generator.image_size, generator.image_size, generator.channels))
     part = _part_size(generator, count)
     if part == count:
-        return generator.apply(variables, latents, train=False)
+        return _apply(generator, variables, latents)
     parts = jnp.pad(latents, ((0, -count % part), (0, 0))).reshape(-1, part, size)
-    images = lax.map(lambda part: generator.apply(variables, part, train=False), parts)
+    images = lax.map(lambda part: _apply(generator, variables, part), parts)
     return images.reshape(-1, *images.shape[2:])[:count]
+
+
+def _apply(
+    generator: Generator, variables: PyTree, latents: Float[Array, "b z"]
+) -> Float[Array, "b s s c"]:
+    # In training a GPU rounds to TF32 and a TPU to bfloat16, which scores and exports must not see.
+    with jax.default_matmul_precision("highest"):
+        return generator.apply(variables, latents, train=False)
 
 
 def _part_size(generator: Generator, count: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import tiny
 from gankd_jax.data.loading import ImageSplit, load_split
 from gankd_jax.evaluation import classifier as module
 from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classifier
+from gankd_jax.models.classifiers import LeNet
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,15 @@ def trained_keys(monkeypatch) -> list[str]:
     monkeypatch.setattr(module, "STEPS", 100)
     monkeypatch.setattr(module, "_train", train_and_record)
     return keys
+
+
+def test_products_are_in_float32_on_every_device():
+    network, image = LeNet(10, 16, 1), jnp.zeros((2, 16, 16, 1))
+    params = network.init(jax.random.key(0), image)["params"]
+    text = module._apply.lower(network, params, image).as_text()
+    products = re.findall(r".*(?:dot_general|convolution\().*", text)
+    assert len(products) == 5  # three convolutions, two dense layers
+    assert all(line.count("HIGHEST") == 2 for line in products), products
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Sampling from trained generators: latents, batches, image grids."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,16 @@ def test_image_depends_only_on_its_latent(generator, variables):
     assert np.abs(batch).max() <= 1
     single = [np.asarray(sampling.sample_images(generator, variables, z[None]))[0] for z in latents]
     np.testing.assert_allclose(np.stack(single), batch, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["matmul", "dilated"])
+def test_products_are_in_float32_on_every_device(variables, impl):
+    module = DCGANGenerator(3, 16, 1, latent_dim=LATENT, conv_impl=impl)
+    latents = jax.ShapeDtypeStruct((2, LATENT), np.float32)
+    text = sampling.sample_images.lower(module, variables, latents).as_text()
+    products = re.findall(r".*(?:dot_general|convolution\().*", text)
+    assert len(products) >= 3  # the first layer and two of 4x4
+    assert all(line.count("HIGHEST") == 2 for line in products), products
 
 
 def test_uint8_maps_minus_one_to_0_and_one_to_255():

@@ -38,7 +38,8 @@ window: with a kernel as large as an image; groups: of several networks at once)
 Operations of convolutions and products; bytes of 10^6 that the kernels read and write; temporary
 arrays in MB.  The estimate adds up for each kernel what takes longest: its launch (2 microseconds),
 its bytes at the memory's rate, or its operations at the rate of TF32 products.  It is a bound from
-below, no measurement: small products stay far below that rate."""
+below, no measurement: small products stay far below that rate, and sampling and features, which
+are in full float32, take up to eight times as long."""
 # cuDNN's version of launch/constraints.txt; the compiler asks no cuDNN.
 TARGET_CONFIG = """\
 gpu_device_info {{
