@@ -12,10 +12,10 @@ from typing import Any
 
 import jaxtyping
 import pytest
+import xla_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling takes most of the tests' time, and XLA's older code generator half as long.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", xla_flags.OLD_GENERATOR)  # compiling is most of the tests' time
 # Tests share compiled programs through a cache that is empty when the session starts; a cache of
 # an earlier session would hide that a program no longer compiles.
 if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import xla_flags
 from ml_collections import ConfigDict
 
 from gankd_jax.data.loading import load_split
@@ -35,7 +36,7 @@ ONLY_IF_ALL = pytest.mark.skipif(
 REPO = Path(__file__).resolve().parents[1]
 DIGITS = REPO / "configs" / "digits.py"
 # Of separate processes, in which compiling takes most of the time.
-FAST_COMPILE_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+FAST_COMPILE_FLAGS = f"{xla_flags.OLD_GENERATOR} --xla_backend_optimization_level=0"
 STEPS = 40
 FIELDS: dict[str, object] = {
     "study.teacher_widths": (4,),
