@@ -4,7 +4,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 from tqdm import tqdm
 
@@ -136,8 +135,8 @@ def _write_samples(
     if samples is None:
         latents = sampling.grid_latents(generator.latent_dim)
         images = sampling.to_uint8(sampling.sample_images(*generator, latents))
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(generator.variables["params"]))
-        caption = f"{name}: {parameters:,} parameters, {len(images)} images"
+        width, size = generator.module.width, generator.image_size
+        caption = f"{name}: {f'd={width}, ' if width else ''}{len(images)} images at {size}x{size}"
         atomic_io.write_png(out, draw_sheet(images, sampling.GRID_SIDE, caption))
         return
     sizes = {"count": samples, "batch_size": evaluation.batch_size}
