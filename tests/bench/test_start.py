@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -11,14 +12,32 @@ from gankd_jax.utils.errors import UserError
 
 
 @pytest.mark.slow
-def test_cold_start_takes_longer_than_warm_start(tmp_path_factory):
+def test_start_is_timed_to_the_first_compiled_call(tmp_path_factory):
     root = tiny.session_dir(tmp_path_factory)
     done = tiny.run_gankd(root, "bench", "--start", "--rounds=1", *tiny.flags())
     assert done.returncode == 0, done.stderr
     title, *lines = done.stdout.splitlines()
     assert "first compiled call" in title
     seconds = {line.split()[0]: float(line.split()[1]) for line in lines}
-    assert seconds["cold"] > seconds["warm"] > 0
+    assert seconds["cold"] > 0
+    assert seconds["warm"] > 0
+
+
+def test_cold_start_has_empty_caches_and_warm_start_those_that_it_left(monkeypatch):
+    cached_names = []
+
+    def list_and_fill_cache(command, environment):
+        del command
+        folder = Path(environment["XDG_CACHE_HOME"])
+        cached_names.append([path.name for path in folder.iterdir()])
+        (folder / "compiled").touch()
+        assert "JAX_COMPILATION_CACHE_DIR" not in environment
+        return 1.0
+
+    monkeypatch.setattr(start, "_time_command", list_and_fill_cache)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    start._time_pair(["gankd"])
+    assert cached_names == [[], ["compiled"]]
 
 
 def test_start_that_fails_without_a_message_is_named_by_its_status():

@@ -214,7 +214,7 @@ MISTAKES = {
     "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field data.pda"),
     "unknown block": (
         ["study", DIGITS, "--config.dat.pad=3", "{new}"],
-        "no field dat.pad",
+        "no field dat; did you mean data?",
     ),
     "renamed field": (
         ["describe", DIGITS, "--config.recipes.teacher.critic_sees=teacher"],
@@ -332,7 +332,7 @@ MISTAKES = {
     ),
     "unknown run to sample": (
         ["sample", *TINY, "{finished}", "--run=student", "--out={new}/grid.png"],
-        "--run=student is not a run of this study; it has teacher-d4-s0, student-mse",
+        "--run=student is not a run of this study; did you mean student-",
     ),
     "out exists": (
         ["sample", *TINY, "{finished}", "--run=teacher-d4-s0", "--out={other}/grid.png"],

@@ -107,9 +107,9 @@ def test_slurm_array_shares_a_study(slurm, root, tmp_path):
     for name in ("table.md", "table.csv"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), logs
     assert TEACHER in logs[0]
-    assert "2 baselines: step" in logs[0]
+    assert "2 baselines (part 3 of 3): step" in logs[0]
     assert "4 students (part" in logs[1] or "2 students (part" in logs[1]
-    assert "2 baselines: step" not in logs[1]
+    assert "2 baselines (part 3 of 3): step" not in logs[1]
 
 
 @pytest.mark.slow

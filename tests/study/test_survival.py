@@ -60,7 +60,7 @@ def test_full_disk_is_reported_and_no_checkpoint_lost(root, finished, tmp_path):
         result = train_teacher(root, folder)
         assert (result.returncode, result.stdout) == (2, "")
         progress, message = result.stderr.splitlines()
-        assert progress.startswith(f"{TEACHER}: step 40/40")
+        assert progress.startswith(f"{TEACHER} (part 1 of 3): step 40/40")
         assert re.match(
             r"gankd: the checkpoint of step 40 .* No space left .* is kept: 30$", message
         )
