@@ -18,6 +18,7 @@ RUN = "student-mse-d1-s0"
 
 
 @pytest.mark.parametrize("name", gankd_jax.__all__)
+@pytest.mark.slow
 def test_the_example_of_a_docstring_runs(checkout, registries, name):
     [example] = doctest.DocTestFinder(recurse=False).find(
         getattr(gankd_jax, name), name, module=False, globs={}
@@ -74,6 +75,7 @@ def test_a_generator_that_does_not_exist_is_named(checkout, source, message):
         gankd_jax.load_generator(source)
 
 
+@pytest.mark.slow
 def test_scores_of_a_run_are_those_of_its_images(checkout):
     config = tiny.config()
     settings = {"image_size": 16, "pad": 1}

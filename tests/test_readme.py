@@ -122,6 +122,7 @@ def test_commands_of_the_top_are_complete(command, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [TOP, tiny.REPO / "gankd_jax" / "README.md"], ids=relative_name)
+@pytest.mark.slow
 def test_python_runs(page, checkout, capsys):
     [code] = python_blocks(page)
     names: dict = {}

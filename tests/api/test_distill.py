@@ -189,6 +189,7 @@ def test_pairs_of_other_latents_get_a_line_and_the_statistics_of_the_training(pa
     assert "the latents of pairs.npz are no standard normal numbers" in caplog.text
 
 
+@pytest.mark.slow
 def test_ctrl_c_returns_the_students_at_the_step_that_they_reached(tmp_path):
     calls = []
 

@@ -24,6 +24,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_memory_of_every_group_is_reported_without_running_it():
     config = tiny.config(study__teacher_widths=(64,), model__conv="dilated")
     rows = [line.split() for line in describe_memory(config).splitlines()[2:]]

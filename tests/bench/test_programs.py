@@ -21,6 +21,7 @@ CONFIGS = ("digits", "mnist", "cifar10", "celeb_a")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_every_program_lowers_for_gpu_and_tpu(name):
     conv_impl = conv.resolve_conv_impl("auto", "tpu")
     assert conv_impl == conv.resolve_conv_impl("auto", "gpu")

@@ -238,6 +238,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert {path.name for path in data_dir.iterdir()} == {running.name, "flowers"}
 
 
+@pytest.mark.slow
 def test_images_are_read_one_at_a_time(tmp_path, monkeypatch):
     source = write_images(tmp_path / "photos", [f"{k:02d}.png" for k in range(10)])
     decode, decoded, counts = image_files.decode_image, [], []

@@ -103,6 +103,7 @@ def test_digits_are_prepared_without_files(tmp_path):
     assert read_provenance("digits", tmp_path)["source"] == "scikit-learn"
 
 
+@pytest.mark.slow
 def test_prepared_mnist_equals_the_original_files(tmp_path, caplog, capsys):
     source = unpack_originals("mnist", tmp_path / "originals")
     data_dir = tmp_path / "data"
@@ -188,6 +189,7 @@ def assert_example_equals_row(example: dict, row: np.ndarray) -> None:
     assert example["label"] == row[0]
 
 
+@pytest.mark.slow
 def test_cifar10_reader_yields_every_row(cifar10):
     path, rows = cifar10
     with readers.READERS["cifar10"](registry.get_dataset("cifar10"), {TAR: path}) as source:

@@ -65,6 +65,7 @@ def test_classifier_learns_the_digits_and_reports_its_accuracy(classifier, digit
     assert np.asarray(features).min() >= 0
 
 
+@pytest.mark.slow
 def test_classifier_is_trained_once_and_then_read_from_the_cache(
     tmp_path, digits, trained_keys, classifier
 ):
@@ -106,6 +107,7 @@ def test_other_data_train_another_classifier(tmp_path, digits, trained_keys, mon
     assert len(trained_keys) == len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_second_classifier_is_another_network_with_its_own_cache_file(
     tmp_path, digits, monkeypatch
 ):

@@ -121,6 +121,7 @@ def test_torch_file_loads_strictly_into_a_sequential(generator, precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["safetensors", "stablehlo"])
+@pytest.mark.slow
 def test_formats_of_any_family_give_a_resnets_images(resnet_generator, name, precision):
     exported = formats.export_generator(resnet_generator, name, precision, run_name="the run")
     latents = random_latents(resnet_generator, 4)

@@ -47,6 +47,7 @@ def test_file_gives_the_images_and_scores_of_its_run(export, finished):
     assert generator.card["made"]["samples"] == 200
 
 
+@pytest.mark.slow
 def test_every_pretrained_generator_is_small_and_has_images_and_a_card():
     assert pretrained.pretrained_paths()
     for name, path in pretrained.pretrained_paths().items():

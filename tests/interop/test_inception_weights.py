@@ -61,6 +61,7 @@ def test_folding_a_convolution_by_hand() -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.slow
 def test_published_format_gives_the_folded_weights(tmp_path: Path, zipped: bool) -> None:
     torch = import_reference("torch")
     state = random_inception_state(1)

@@ -28,6 +28,7 @@ def write_pairs(path: Path, **changes: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_latents_select_a_pair_and_training_never_those_of_evaluation(tmp_path):
     module, variables = load_pairs(write_pairs(tmp_path / "pairs.npz"))
     latents = sampling.sample_latents(7, 4_000, LATENT)
@@ -67,6 +68,7 @@ def test_a_table_has_the_same_pairs_in_every_form(tmp_path, form):
     assert (table.image_size, table.channels, table.latent_dim) == (SIZE, 3, LATENT)
 
 
+@pytest.mark.slow
 def test_a_student_is_compared_on_the_latents_of_the_rows(tmp_path):
     teacher = load_pairs(write_pairs(tmp_path / "pairs.npz"))
     module = DCGANGenerator(1, SIZE, 3, LATENT, conv_impl="matmul")

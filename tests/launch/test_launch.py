@@ -302,6 +302,7 @@ def test_wheels_for_another_python_are_refused(run_launch_file, tmp_path):
         (["data", "prepare", "mnist"], False),
     ],
 )
+@pytest.mark.slow
 def test_tpu_pod_sh_runs_the_same_command_on_every_host(tmp_path, arguments, adds_processes):
     gcloud = write_script(tmp_path / "gcloud", f'printf "%s\\0" "$@" >>{tmp_path}/calls')
     environment = os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}"}

@@ -168,6 +168,7 @@ def generate_images(width, params, norm):
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.slow
 def test_pruning_to_the_same_width_copies_the_teacher(norm):
     teacher = random_params(3, 1, norm)
     pruned = prune_generator(random_params(3, 2, norm), teacher)
@@ -175,6 +176,7 @@ def test_pruning_to_the_same_width_copies_the_teacher(norm):
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.slow
 def test_pruning_unused_channels_changes_no_image(norm):
     teacher = random_params(3, 1, norm)
     unused = {0: [0, 4], 1: [1]}  # of 6 and of 3 channels; a student of width 2 has 4 and 2

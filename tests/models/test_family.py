@@ -38,6 +38,7 @@ def test_networks_fulfil_the_protocols_and_have_a_family(family):
     assert hash(generator) == hash(family.generator(**SIZES, latent_dim=5))
 
 
+@pytest.mark.slow
 def test_folded_generator_unfolds_to_the_same_images(family):
     module = family.generator(**SIZES, latent_dim=5)
     variables = module.init(jax.random.key(0), jnp.zeros((2, 5)), train=False)
@@ -52,6 +53,7 @@ def test_folded_generator_unfolds_to_the_same_images(family):
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.prune])
+@pytest.mark.slow
 def test_pruning_returns_parameters_of_the_narrower_shapes(name):
     def init_params(width):
         module = FAMILIES[name].generator(**SIZES | {"width": width}, latent_dim=5)

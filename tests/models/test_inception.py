@@ -55,6 +55,7 @@ def features(state: dict[str, Any]) -> dict[str, np.ndarray]:
     return {layer: np.asarray(value) for layer, value in layers.items()}
 
 
+@pytest.mark.slow
 def test_every_layer_equals_torch_fidelity_at_every_size(
     state: dict[str, Any], features: dict[str, np.ndarray], parity: Any
 ) -> None:
@@ -69,6 +70,7 @@ def test_every_layer_equals_torch_fidelity_at_every_size(
             parity.check(f"Inception {layer}, torch-fidelity", error, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_every_pool_layer_equals_pytorch_fid(
     state: dict[str, Any], features: dict[str, np.ndarray], parity: Any
 ) -> None:
@@ -117,6 +119,7 @@ def test_parameter_shapes_are_those_of_the_requested_layers() -> None:
     assert len(parameter_names("2048")) == 94
 
 
+@pytest.mark.slow
 def test_maps_average_to_the_features_of_evaluation_and_have_a_gradient(
     state: dict[str, Any],
 ) -> None:

@@ -68,6 +68,7 @@ def test_critic_has_as_many_parameters_as_pytorchs(twin, size, width):
 
 @pytest.mark.parametrize("conv_impl", conv.CONV_IMPLS)
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow
 def test_generator_gives_pytorchs_images(torch, twin, size, conv_impl):
     network = twin.randomise(twin.generator(2, size, 3, LATENT_DIM), seed=0)
     module = ResNetGenerator(2, size, 3, LATENT_DIM, conv_impl=conv_impl)
@@ -82,6 +83,7 @@ def test_generator_gives_pytorchs_images(torch, twin, size, conv_impl):
 
 @pytest.mark.parametrize("norm", ["none", "spectral"])
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow
 def test_critic_gives_pytorchs_scores(torch, twin, size, norm):
     network = twin.randomise(twin.critic(2, size, 3), seed=0)
     if norm == "spectral":
@@ -99,6 +101,7 @@ def test_critic_gives_pytorchs_scores(torch, twin, size, norm):
         assert_equal_singular_vectors(variables["batch_stats"], vectors, 1e-5)
 
 
+@pytest.mark.slow
 def test_critic_step_with_spectral_norm_is_pytorchs(torch, twin):
     """One Adam step on the hinge loss; each of its two batches moves the singular vectors."""
     network = twin.use_spectral_norm(twin.randomise(twin.critic(2, 32, 3), seed=0), seed=1)
@@ -130,6 +133,7 @@ def test_critic_step_with_spectral_norm_is_pytorchs(torch, twin):
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow
 def test_spectral_norm_finds_the_largest_singular_value(size):
     module, images = ResNetCritic(2, size, 1), random_images(5, size, 1)
     variables = module.init(jax.random.key(0), images, train=False)

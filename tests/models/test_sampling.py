@@ -31,6 +31,7 @@ def variables(generator) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_large_batches_are_generated_in_parts_on_a_cpu(variables, monkeypatch):
     cpu = DCGANGenerator(width=3, image_size=16, channels=1, latent_dim=LATENT, conv_impl="matmul")
     latents = sampling.sample_latents(0, 21, LATENT)

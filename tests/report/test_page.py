@@ -125,6 +125,7 @@ def test_sections_are_in_order_and_linked(page):
     assert {link[1:] for link in links if link != PAPER_URL} <= ids
 
 
+@pytest.mark.slow
 def test_page_says_where_it_comes_from(path, page):
     (path.parent / "command.txt").write_text("gankd study --config=made-up.py --workdir=<new>\n")
     text = render_workdir(path.parent).text
@@ -278,6 +279,7 @@ def test_color_images_keep_their_channels():
     np.testing.assert_array_equal(strip[:, 5:], images[1])
 
 
+@pytest.mark.slow
 def test_page_with_many_large_images_stays_below_its_limit(tmp_path, monkeypatch):
     """Noise does not compress well; size and widths are the paper's."""
     monkeypatch.setattr(fake_study, "_draw_discs", draw_noise)
@@ -317,6 +319,7 @@ def test_different_provenance_is_counted(tmp_path):
     assert "sha256:00ff (in 2); sha256:ff00 (in 1)" in render_workdir(tmp_path).text
 
 
+@pytest.mark.slow
 def test_same_study_gives_the_same_bytes(path):
     before = path.read_bytes()
     assert write_report(path.parent).read_bytes() == before

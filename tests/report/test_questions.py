@@ -155,6 +155,7 @@ def test_questions_without_scores_are_skipped(tmp_path):
     assert answer_texts(fake_study.write_study_without_teacher(tmp_path / "none")) == {}
 
 
+@pytest.mark.slow
 def test_students_are_not_compared_with_an_unscored_teacher(folder):
     """A shard of a study may lack the teacher's scores."""
     (folder / "teacher-d32-s0" / "scores.json").unlink()
@@ -166,6 +167,7 @@ def test_students_are_not_compared_with_an_unscored_teacher(folder):
     write_report(folder)
 
 
+@pytest.mark.slow
 def test_report_has_a_panel_for_each_answer(folder):
     write_report(folder)
     answers = answer_questions(load_study(folder))

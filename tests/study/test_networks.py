@@ -58,6 +58,7 @@ def test_features_of_a_classifier_need_labels():
     validate_study(config_with("critic", "celeb_a"))
 
 
+@pytest.mark.slow
 def test_features_of_the_fid_network_need_its_weights(empty_cache):
     config = config_with("inception")
     with pytest.raises(UserError, match=r"no Inception weights; `gankd weights fetch` downloads"):

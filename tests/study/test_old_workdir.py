@@ -80,6 +80,7 @@ def test_its_checkpoints_are_restored_and_sampled(command, old_workdir, tmp_path
     assert out.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_an_unscored_run_is_scored_as_it_was(command, old_workdir):
     path = old_workdir / STUDENT.name / "scores.json"
     pixel_error = json.loads(path.read_text())["scores"]["pixel_error"]

@@ -131,6 +131,7 @@ def test_retry_resumes_from_last_checkpoint_with_another_seed(
 @pytest.mark.parametrize(
     "moment", [(1, 5), (0, 20), (RETRY_SEED, 15), (RETRY_SEED, 25), (RETRY_SEED, 40)]
 )
+@pytest.mark.slow
 def test_retried_run_that_is_killed_ends_with_the_same_bits(root, tmp_path, fake_training, moment):
     fake_training(is_seed_1_at_step_15)
     uninterrupted = create_study(root, tmp_path / "uninterrupted", retries=1)

@@ -200,6 +200,7 @@ def test_errors_name_sources_that_are_not_image_sets(
         )
 
 
+@pytest.mark.slow
 def test_inception_extractor_uses_all_layers_with_weights(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {
@@ -223,6 +224,7 @@ def test_inception_extractor_uses_all_layers_with_weights(tmp_path: Path) -> Non
     assert first_layer_extractor.name != extractor.name
 
 
+@pytest.mark.slow
 def test_scores_of_two_folders_equal_torch_fidelity(
     tmp_path: Path, settings: score_images.ScoreSettings, parity: Any
 ) -> None:
@@ -263,6 +265,7 @@ def test_scores_of_two_folders_equal_torch_fidelity(
 
 
 @pytest.mark.parametrize("source", [".", "link"])
+@pytest.mark.slow
 def test_a_run_is_scored_by_a_dot_or_a_link(
     source: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +323,7 @@ def test_the_name_of_a_folder_of_images_may_end_as_a_file(
     assert score_images._needs_network(path)
 
 
+@pytest.mark.slow
 def test_the_flag_recursive_reads_sub_folders(
     checkout: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:

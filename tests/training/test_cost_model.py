@@ -101,6 +101,7 @@ def test_every_critic_step_costs_the_same():
     assert five - one == 4 * (two - one)
 
 
+@pytest.mark.slow
 def test_group_step_has_the_operations_that_xla_counts():
     fields = {"study__widths": (2, 8), "study__teacher_widths": (16,), "model__conv": "dilated"}
     config = tiny.repository_config("mnist", **fields)

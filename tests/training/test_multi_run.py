@@ -26,7 +26,7 @@ from gankd_jax.training.train_state import (
 )
 from gankd_jax.training.train_step import TeacherTargets, sample_noise, train_step
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 LATENT, BATCH, SIZE, COUNT = 4, 4, 16, 11
 RATES = {"generator_lr": 1e-3, "critic_lr": 1e-3, "batch_size": BATCH}

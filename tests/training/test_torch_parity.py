@@ -243,6 +243,7 @@ def gradient_error(actual, expected) -> float:
 
 
 @pytest.mark.parametrize("name", CASES | FLOAT32_CASES)
+@pytest.mark.slow
 def test_gradients_and_20_steps_in_float32(parity, name):
     pair = Pair((CASES | FLOAT32_CASES)[name], dtype=np.float32)
     errors = [pair.train_step()]
@@ -256,6 +257,7 @@ def test_gradients_and_20_steps_in_float32(parity, name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_50_steps_in_float64(parity, name):
     label = f"50 steps in float64, {name}"
     with jax.enable_x64(True):

@@ -253,6 +253,7 @@ def test_learning_rate_is_divided_by_a_power_of_width():
         assert -float(update) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_feature_weight_rises_linearly_from_zero():
     recipe = Recipe(alpha=0.0, features="l1", feature_weight=0.8, feature_batch=BATCH, steps=4)
     feature_critic = DCGANCritic(2, SIZE, 1, norm="none", conv_impl="matmul")
