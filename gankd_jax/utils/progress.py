@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal, a log line now and then elsewhere."""
+"""Progress of a long loop: a bar where somebody watches, a log line now and then elsewhere."""
 
 import logging
 import sys
@@ -27,10 +27,8 @@ class ProgressBar:
         self._first, self._start_time = first, time.monotonic()
         self._last_line_time = self._start_time
         self._bar: tqdm | None = None
-        self._metrics_line: tqdm | None = (
-            None  # below the bar, where a narrow terminal shows it whole
-        )
-        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+        self._metrics_line: tqdm | None = None  # below the bar, where a narrow terminal has room
+        if _can_show_bar():
             self._bar = tqdm(
                 total=total, initial=first, desc=title, unit="step", dynamic_ncols=True
             )
@@ -63,3 +61,9 @@ class ProgressBar:
         if self._bar is not None and self._metrics_line is not None:
             self._metrics_line.close()
             self._bar.close()
+
+
+def _can_show_bar() -> bool:
+    """Returns whether a terminal or notebook shows it; of several processes only process 0 does."""
+    is_silenced = logging.getLogger("gankd_jax").level > logging.INFO
+    return not is_silenced and (sys.stderr.isatty() or "ipykernel" in sys.modules)

@@ -1,6 +1,7 @@
 """Progress on a terminal and in a log file."""
 
 import logging
+import sys
 import time
 
 from gankd_jax.utils import progress
@@ -42,6 +43,17 @@ def test_a_terminal_gets_a_bar(caplog, capsys, monkeypatch):
     assert "teacher-d4-s0: 100%" in drawn
     assert "200/200" in drawn
     assert "loss 0.125" in drawn
+
+
+def test_a_notebook_gets_a_bar_and_a_silenced_process_does_not(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    package = logging.getLogger("gankd_jax")
+    for level, is_shown in ((logging.NOTSET, True), (logging.WARNING, False)):
+        monkeypatch.setattr(package, "level", level)
+        bar = ProgressBar("2 students", first=0, total=10)
+        bar.update(10, {"pixel_error": 0.25})
+        bar.close()
+        assert ("2 students: 100%" in capsys.readouterr().err) == is_shown
 
 
 def test_a_terminal_of_80_columns_shows_every_metric(caplog, capsys, monkeypatch):
