@@ -1,6 +1,7 @@
 """Settings of all tests: CPU only, run-time checks of types and shapes, shared fixtures."""
 
 import collections
+import gc
 import logging
 import os
 import sys
@@ -183,6 +184,12 @@ def pytest_collection_modifyitems(items):
         item.path for item in items if item.get_closest_marker("slow") is not None
     )
     items.sort(key=lambda item: -slow_tests[item.path])
+
+
+def pytest_collection_finish():
+    """Exempts what importing and collecting made from every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

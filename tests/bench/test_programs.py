@@ -20,7 +20,10 @@ PLATFORMS = ("cuda", "tpu")
 CONFIGS = ("digits", "mnist", "cifar10", "celeb_a")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "cifar10" else pytest.param(n, marks=tiny.ONLY_IF_ALL) for n in CONFIGS],
+)
 @pytest.mark.slow
 def test_every_program_lowers_for_gpu_and_tpu(name):
     conv_impl = conv.resolve_conv_impl("auto", "tpu")

@@ -1,6 +1,5 @@
 """Images of a person's own: what is stored of which files, as which split and label."""
 
-import gc
 import hashlib
 import logging
 import weakref
@@ -244,7 +243,6 @@ def test_images_are_read_one_at_a_time(tmp_path, monkeypatch):
     decode, decoded, counts = image_files.decode_image, [], []
 
     def count_and_decode(*args, **options):
-        gc.collect()
         counts.append(sum(image() is not None for image in decoded))
         image = decode(*args, **options)
         decoded.append(weakref.ref(image))
