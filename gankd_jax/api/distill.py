@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from gankd_jax.config.constants import DEFAULT_WRITERS
 from gankd_jax.config.presets import distillation_recipes
 from gankd_jax.config.schema import base_config, recipe_config
 from gankd_jax.export import formats
@@ -27,7 +28,6 @@ from gankd_jax.utils.paths import expand_path, require_new_file
 logger = logging.getLogger(__name__)
 
 STEPS, BATCH_SIZE = 5_000, 64
-WRITERS = ("jsonl", "tensorboard")
 MAX_STEPS_PER_CALL = 50
 
 
@@ -65,7 +65,7 @@ def distill(
     latent_dim: int = 0,
     value_range: str = "",
     workdir: str | Path | None = None,
-    writers: Sequence[str] = WRITERS,
+    writers: Sequence[str] = DEFAULT_WRITERS,
 ) -> dict[int, Student]:
     """Trains small generators to make a teacher's images of the same latents.
 
@@ -179,7 +179,7 @@ def make_config(
     recipe: str | Mapping[str, Any],
     family: str = "dcgan",
     batch_size: int = BATCH_SIZE,
-    writers: Sequence[str] = WRITERS,
+    writers: Sequence[str] = DEFAULT_WRITERS,
 ) -> ml_collections.ConfigDict:
     """Returns the config of a study of a given teacher's students.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import ml_collections
 
+from gankd_jax.config.constants import DEFAULT_WRITERS
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.utils.errors import UserError
 
@@ -104,7 +105,7 @@ def base_config() -> ml_collections.ConfigDict:
     training.retries = 0
     # Where metrics, images, hyperparameters and scores are written: jsonl (must be among them),
     # tensorboard, wandb.
-    training.writers = ("jsonl", "tensorboard")
+    training.writers = DEFAULT_WRITERS
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.samples = 10_000  # images sampled from each generator

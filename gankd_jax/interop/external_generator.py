@@ -44,8 +44,21 @@ class RawGenerator:
     parameters: int = 0
 
 
+class ExternalGenerator:
+    """What a generator without a network has in place of a network's fields and variables."""
+
+    width: int = 0  # not known
+    norm: str = "none"
+    conv_impl: str = "none"
+
+    def init(self, rngs: Any, latents: Any, *, train: bool) -> PyTree:
+        """Returns no variables: there is nothing to create."""
+        del rngs, latents, train
+        return {}
+
+
 @dataclasses.dataclass(unsafe_hash=True)  # not frozen: the protocol's attributes are variables
-class FunctionGenerator:
+class FunctionGenerator(ExternalGenerator):
     """A function in place of a network family's module, without variables.
 
     Attributes:
@@ -67,14 +80,6 @@ class FunctionGenerator:
     value_range: tuple[float, float]
     on_host: bool
     parameters: int = 0
-    width: int = 0  # not known
-    norm: str = "none"
-    conv_impl: str = "none"
-
-    def init(self, rngs: Any, latents: Any, *, train: bool) -> PyTree:
-        """Returns no variables: a function has none."""
-        del rngs, latents, train
-        return {}
 
     def apply(
         self, variables: PyTree, latents: Float[Array, "b z"], *, train: bool, mutable: Any = False
@@ -124,6 +129,12 @@ def has_channels_first(shape: tuple[int, ...]) -> bool | None:
     return False if len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2] else None
 
 
+def require_value_range(name: str) -> None:
+    """Raises a `UserError` for a name that is neither empty nor a key of `VALUE_RANGES`."""
+    if name and name not in VALUE_RANGES:
+        raise UserError(f"the value range is {name!r}; it can be {', '.join(VALUE_RANGES)}")
+
+
 def load_external(
     source: str | Path | Function, *, latent_dim: int = 0, value_range: str = ""
 ) -> TrainedGenerator:
@@ -143,8 +154,7 @@ def load_external(
     Raises:
         UserError: The source cannot be read, or is no generator of square images.
     """
-    if value_range and value_range not in VALUE_RANGES:
-        raise UserError(f"the value range is {value_range!r}; it can be {', '.join(VALUE_RANGES)}")
+    require_value_range(value_range)
     name = str(source) if isinstance(source, str | Path) else getattr(source, "__name__", "teacher")
     raw = RawGenerator(source) if callable(source) else _read_source(source)
     if isinstance(raw, TrainedGenerator):

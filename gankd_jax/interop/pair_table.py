@@ -16,9 +16,11 @@ from jaxtyping import Array, Float, Int
 
 from gankd_jax.interop.external_generator import (
     VALUE_RANGES,
+    ExternalGenerator,
     has_channels_first,
     infer_value_range,
     normalize_images,
+    require_value_range,
 )
 from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.sampling import TrainedGenerator
@@ -32,7 +34,7 @@ FORM = "latents [n, z] and images [n, s, s, c] or [n, c, s, s]"
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # as FunctionGenerator
-class PairTable:
+class PairTable(ExternalGenerator):
     """A table in place of a network; its variables are the latents, the images and their order.
 
     Attributes:
@@ -54,19 +56,11 @@ class PairTable:
     count: int
     test_count: int
     is_training: bool = False
-    width: int = 0  # none
-    norm: str = "none"
-    conv_impl: str = "none"
 
     @property
     def train_count(self) -> int:
         """Pairs that students train on."""
         return self.count - self.test_count
-
-    def init(self, rngs: Any, latents: Any, *, train: bool) -> PyTree:
-        """Returns no variables: a table is read, not created."""
-        del rngs, latents, train
-        return {}
 
     def apply(
         self, variables: PyTree, latents: Float[Array, "b z"], *, train: bool, mutable: Any = False
@@ -96,7 +90,7 @@ class PairTable:
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # as FunctionGenerator
-class RowGenerator:
+class RowGenerator(ExternalGenerator):
     """A student of a table that takes a latent as the table does: as the choice of a row.
 
     Its variables are the student's, and those of the table.  The attributes behind the first two
@@ -111,10 +105,6 @@ class RowGenerator:
     width: int
     norm: str
     conv_impl: str
-
-    def init(self, rngs: Any, latents: Any, *, train: bool) -> PyTree:
-        """Returns no variables, as a table does."""
-        return self.table.init(rngs, latents, train=train)
 
     def apply(
         self, variables: PyTree, latents: Float[Array, "b z"], *, train: bool, mutable: Any = False
@@ -168,8 +158,7 @@ def load_pairs(path: Path, value_range: str = "") -> TrainedGenerator:
         UserError: The file is damaged, an array is missing or has another shape, the arrays have
             different counts, or a value is not finite or out of the range.
     """
-    if value_range and value_range not in VALUE_RANGES:
-        raise UserError(f"the value range is {value_range!r}; it can be {', '.join(VALUE_RANGES)}")
+    require_value_range(value_range)
     latents, images = _read_arrays(path)
     default = "0..255" if images.dtype == np.uint8 else infer_value_range(images)
     low, high = VALUE_RANGES[value_range or default]

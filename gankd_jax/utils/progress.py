@@ -26,13 +26,12 @@ class ProgressBar:
         self._title, self._total, self._step = title, total, first
         self._first, self._start_time = first, time.monotonic()
         self._last_line_time = self._start_time
-        self._bar: tqdm | None = None
-        self._metrics_line: tqdm | None = None  # below the bar, where a narrow terminal has room
+        self._bars: tuple[tqdm, tqdm] | None = None
         if _can_show_bar():
-            self._bar = tqdm(
-                total=total, initial=first, desc=title, unit="step", dynamic_ncols=True
-            )
-            self._metrics_line = tqdm(bar_format="{desc}", position=1, leave=False)
+            options = {"desc": title, "unit": "step", "dynamic_ncols": True}
+            bar = tqdm(total=total, initial=first, **options)
+            # The metrics have a line of their own, which a narrow terminal shows whole.
+            self._bars = bar, tqdm(bar_format="{desc}", position=1, leave=False)
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows that `step` is done, with a few metrics of it.
@@ -42,9 +41,10 @@ class ProgressBar:
             metrics: A few metrics to show, by name.
         """
         text = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        if self._bar is not None and self._metrics_line is not None:
-            self._metrics_line.set_description_str(text)
-            self._bar.update(step - self._step)
+        if self._bars is not None:
+            bar, metrics_line = self._bars
+            metrics_line.set_description_str(text)
+            bar.update(step - self._step)
         elif step == self._total or time.monotonic() - self._last_line_time > SECONDS_BETWEEN_LINES:
             self._log_line(step, text)
         self._step = step
@@ -58,9 +58,8 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leaves the finished bar on the terminal."""
-        if self._bar is not None and self._metrics_line is not None:
-            self._metrics_line.close()
-            self._bar.close()
+        for bar in reversed(self._bars or ()):
+            bar.close()
 
 
 def _can_show_bar() -> bool:
