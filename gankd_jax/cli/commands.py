@@ -3,6 +3,8 @@
 Imports stand inside the functions, so that a command loads only what it needs.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import os
@@ -11,6 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -19,6 +22,9 @@ from gankd_jax.config.constants import COMMAND_FILE
 from gankd_jax.utils import preemption
 from gankd_jax.utils.atomic_io import write_bytes
 from gankd_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from gankd_jax.study.score_images import ScoreSettings
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +104,7 @@ def run_distill(args: Namespace) -> None:
     """Distill a trained generator of any kind into small ones, without a data set."""
     from gankd_jax.api import distill
     from gankd_jax.interop import inception_weights
+    from gankd_jax.study import score_images
     from gankd_jax.study.generators import load_generator
     from gankd_jax.utils.sharding import require_platform
 
@@ -115,8 +122,9 @@ def run_distill(args: Namespace) -> None:
         options["writers"] = args.writers
     config = distill.make_config(teacher, source, **options)
     logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
-    if args.reference:  # before the work, which a missing network would waste
+    if args.reference:  # before the work, which a missing network or data set would waste
         inception_weights.available_layers(inception_weights.default_weights_path())
+        score_images.check_source(args.reference, _reference_settings(config))
     preemption.install_handlers()
     distill.train_students(config, workdir, teacher)
     _store_command(workdir)
@@ -131,18 +139,24 @@ def run_distill(args: Namespace) -> None:
 
 def _score_students(reference: str, workdir: Path, config: ConfigDict) -> None:
     """Prints the scores of every student against real images."""
-    from gankd_jax.data.stored import default_data_dir
     from gankd_jax.study import plan, score_images
 
-    data_dir = default_data_dir()
-    settings = score_images.ScoreSettings(
-        data_dir, config.data.image_size, pad=0, cache_dir=data_dir / "gankd_cache"
-    )
+    settings = _reference_settings(config)
     for run in plan.student_runs(config):
         result = score_images.score_with_inception(
             workdir / run.name, reference, weights=None, settings=settings
         )
         print(score_images.format_scores(result))
+
+
+def _reference_settings(config: ConfigDict) -> ScoreSettings:
+    """Returns how real images are read to be compared with a study's."""
+    from gankd_jax.data.stored import default_data_dir
+    from gankd_jax.study.score_images import ScoreSettings
+
+    data_dir = default_data_dir()
+    cache_dir = data_dir / "gankd_cache"
+    return ScoreSettings(data_dir, config.data.image_size, pad=0, cache_dir=cache_dir)
 
 
 def run_report(args: Namespace) -> None:

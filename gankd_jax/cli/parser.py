@@ -1,19 +1,18 @@
 """The commands and their flags, as argparse parsers."""
 
 import argparse
-import difflib
 import functools
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gankd_jax.cli import commands, stored_config
 from gankd_jax.cli.config_flag import names_config
 from gankd_jax.config.constants import PRECISIONS
-from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.errors import UserError, suggest
 from gankd_jax.utils.paths import expand_path
 
 EXAMPLES_TITLE = (
@@ -249,12 +248,6 @@ class CommandParser(argparse.ArgumentParser):
         command = f"{self.prog} {words[0]}"
         advice = REMOVED.get(command) or suggest(words[0], self.commands) or f"there are {names}"
         raise UserError(f"no command `{command}`; {advice}")
-
-
-def suggest(name: str, names: Iterable[str]) -> str:
-    """Returns a question that names the most similar of some names; empty if none is similar."""
-    similar = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {similar[0]}?" if similar else ""
 
 
 def parse_command(words: list[str]) -> argparse.Namespace:

@@ -25,7 +25,7 @@ from gankd_jax.data.stored import (
     prepared_versions,
     reporting_damage,
 )
-from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.errors import UserError, suggest
 from gankd_jax.utils.paths import write_cache
 
 _CACHE_FORMAT = 2  # raise it with any change of the preprocessing
@@ -119,6 +119,31 @@ def load_split(
         key=f"{_versioned_name(folder, data_dir)}-{split}-{image_size}px-pad{pad}"
         f"-n{last - first}-{stored.sha256[:12]}",
     )
+
+
+def require_split(name: str, split: str, data_dir: Path) -> None:
+    """Checks that a data set is prepared and has a split, without reading its images.
+
+    Args:
+        name: The data set.
+        split: Of those stored.
+        data_dir: The folder of the TFDS data sets.
+
+    Raises:
+        UserError: It is not, or has none of that name.
+    """
+    folder = _find_folder(name, data_dir)
+    if split not in registry.get_dataset(name, data_dir).counts:
+        _require_stored_split(open_image_builder(folder), folder, split)
+
+
+def _require_stored_split(builder: Any, folder: Path, split: str) -> None:
+    splits = list(builder.info.splits)
+    if split not in splits:
+        advice = "validation > 0 cuts it from train" if split == "validation" else ""
+        advice = advice or suggest(split, splits)
+        names = f"only {', '.join(splits)}{'; ' * bool(advice)}{advice}"
+        raise UserError(f"{folder} has no split {split!r}, {names}")
 
 
 def _find_folder(name: str, data_dir: Path) -> Path:
@@ -227,10 +252,8 @@ def _open_records(folder: Path, split: str) -> _Records:
     import tensorflow_datasets as tfds  # slow to import, and not needed once the cache is filled
 
     builder = open_image_builder(folder)
-    features, splits = builder.info.features, list(builder.info.splits)
-    if split not in splits:
-        hint = "; validation > 0 cuts it from train" if split == "validation" else ""
-        raise UserError(f"{folder} has no split {split!r}, only {', '.join(splits)}{hint}")
+    _require_stored_split(builder, folder, split)
+    features = builder.info.features
     names = ["image", "label"] if class_names(builder) else ["image"]
     part = tfds.features.FeaturesDict({name: features[name] for name in names})
     raw = tfds.decode.DeserializeMethod.RAW_BYTES

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gankd_jax.data import stored
-from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,11 @@ def _describe_unknown(name: str, data_dir: Path) -> str:
             " prepare it again with TFDS and file_format='array_record'"
         )
     names = dict.fromkeys([*DATASETS, *stored.prepared_names(data_dir)])
-    return (
-        f"unknown data set {name!r}: choose one of {', '.join(names)}, or prepare images of your"
-        " own with `gankd data prepare NAME --source-dir=PHOTOS`"
+    advice = (
+        f"choose one of {', '.join(names)}, or prepare images of your own with"
+        " `gankd data prepare NAME --source-dir=PHOTOS`"
     )
+    return f"unknown data set {name!r}: " + " ".join(filter(None, (suggest(name, names), advice)))
 
 
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"

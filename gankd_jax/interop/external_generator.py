@@ -26,6 +26,11 @@ from gankd_jax.utils.paths import expand_path
 
 Function = Callable[[Any], Any]  # latents [b, z] -> images
 VALUE_RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0), "0..255": (0.0, 255.0)}
+LATENT_TYPES = {  # of an ONNX model's input
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
 PROBE_SEED, PROBE_COUNT = 5_000_000, 16
 
 
@@ -200,7 +205,8 @@ def read_onnx_generator(path: Path) -> RawGenerator:
     except ImportError as error:
         raise UserError(f"{path} needs onnxruntime: pip install 'gankd-jax[export]'") from error
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=_onnx_providers())
+        # By its path, since the weights may lie in a file beside it.
+        session = onnxruntime.InferenceSession(str(path), providers=_onnx_providers())
     except Exception as error:  # ONNX Runtime raises classes of its own for every kind of damage
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as an ONNX model: {reason}") from error
@@ -208,25 +214,26 @@ def read_onnx_generator(path: Path) -> RawGenerator:
     if len(inputs) != 1 or len(session.get_outputs()) != 1:
         names = ", ".join(node.name for node in (*inputs, *session.get_outputs()))
         raise UserError(f"{path} must have one input, latents, and one output, images; has {names}")
-    shape = inputs[0].shape
-    if len(shape) not in (2, 4) or not isinstance(shape[1], int):
-        raise UserError(f"{path}: its input {inputs[0].name} is {shape}; latents are [b, z]")
+    shape, dtype = inputs[0].shape, LATENT_TYPES.get(inputs[0].type)
+    if len(shape) not in (2, 4) or dtype is None:
+        kind = f"{inputs[0].type} {shape}"
+        raise UserError(f"{path}: its input {inputs[0].name} is {kind}; latents are floats [b, z]")
     extra_axes = (1,) * (len(shape) - 2)
 
     def run_batch(latents: Float[np.ndarray, "b z"]) -> np.ndarray:
-        values = latents.reshape(*latents.shape, *extra_axes).astype(np.float32)
+        values = latents.reshape(*latents.shape, *extra_axes).astype(dtype)
         return session.run(None, {inputs[0].name: values})[0]
 
     def generate(latents: Float[np.ndarray, "b z"]) -> np.ndarray:
         if not isinstance(shape[0], int):
             return run_batch(latents)
-        size, count = shape[0], len(latents)  # a model that was exported for one size of batch
-        padded = np.resize(latents, (count + -count % size, latents.shape[1]))
-        return np.concatenate([run_batch(part) for part in padded.reshape(-1, size, shape[1])])[
-            :count
-        ]
+        size, (count, latent_dim) = shape[0], latents.shape  # exported for one size of batch
+        padded = np.resize(latents, (count + -count % size, latent_dim))
+        parts = padded.reshape(-1, size, latent_dim)
+        return np.concatenate([run_batch(part) for part in parts])[:count]
 
-    return RawGenerator(generate, latent_dim=shape[1], parameters=_count_onnx_parameters(path))
+    latent_dim = shape[1] if isinstance(shape[1], int) else 0
+    return RawGenerator(generate, latent_dim=latent_dim, parameters=_count_onnx_parameters(path))
 
 
 def _count_onnx_parameters(path: Path) -> int:

@@ -4,13 +4,12 @@ Imports no JAX, so that reports and completion can read it.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
 
-from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.errors import UserError, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +145,7 @@ def find_run(config: ml_collections.ConfigDict, name: str) -> Run:
     """
     runs = {run.name: run for run in plan_runs(config)}
     if name not in runs:
-        similar = difflib.get_close_matches(name, runs, n=1)
-        advice = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(runs)}"
+        advice = suggest(name, runs) or f"it has {', '.join(runs)}"
         raise UserError(f"--run={name} is not a run of this study; {advice}")
     return runs[name]
 
@@ -155,14 +153,17 @@ def find_run(config: ml_collections.ConfigDict, name: str) -> Run:
 def describe_part(config: ml_collections.ConfigDict, group: Sequence[Run]) -> str:
     """Returns which part of the study a group is, such as `12 students (part 2 of 3)`.
 
+    A given teacher is no part, since it is trained already.  A study of one part does not say so.
+
     Args:
         config: The study's config.
         group: Runs that train together, all or some of those that one program can train.
     """
-    parts = group_runs(config, plan_runs(config))
+    runs = [run for run in plan_runs(config) if run.kind != "teacher" or not config.study.teacher]
+    parts = group_runs(config, runs)
     number = next(k for k, part in enumerate(parts, start=1) if group[0] in part)
     name = group[0].name if len(group) == 1 else f"{len(group)} {group[0].kind}s"
-    return f"{name} (part {number} of {len(parts)})"
+    return f"{name} (part {number} of {len(parts)})" if len(parts) > 1 else name
 
 
 def group_runs(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[list[Run]]:

@@ -206,6 +206,10 @@ def _open_study(context: StudyContext, runs: Sequence[Run]) -> StudyContext:
         _quarantine_damaged_checkpoints(folder, runs)
 
     multihost.on_primary(create)
+    remaining = [run for run in runs if not workdir.is_trained(folder, config, run)]
+    if remaining:
+        # Behind the checks, so that a mistake is one line; before the first program is compiled.
+        logger.info("%s in %s: training %s", config.name, folder, plan.describe_runs(remaining))
     return context
 
 

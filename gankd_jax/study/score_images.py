@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from gankd_jax.data import image_arrays, image_files, registry
-from gankd_jax.data.loading import load_split
+from gankd_jax.data.loading import load_split, require_split
 from gankd_jax.data.stored import default_data_dir
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.inception import load_inception_extractor
@@ -252,8 +252,7 @@ def load_source_stats(
     Raises:
         UserError: The source has none of these forms, or is too small.
     """
-    if settings.samples is not None and settings.samples < MIN_IMAGES:
-        raise UserError(f"--samples={settings.samples}: a comparison needs {MIN_IMAGES} or more")
+    check_source(source, settings)
     if not _needs_network(source):
         return stats_io.read_stats(paths.expand_path(str(source)))
     assert extractor is not None
@@ -261,23 +260,46 @@ def load_source_stats(
         images = image_arrays.check_image_array(source, "an array")
         return _array_stats(images, "an array", extractor, settings.samples)
     path = paths.expand_path(source)
-    if path.suffix.lower() in (".npy", ".npz") and not path.is_dir():
+    if _is_array(path):
         images = image_arrays.read_image_array(path)
         return _array_stats(images, str(source), extractor, settings.samples)
     if _is_run(path):
         return _run_stats(path, extractor, settings.samples)
-    _refuse_study(path)
     if path.is_dir():
         return _folder_stats(path, extractor, settings)
     if _is_generator(source):
         return _generator_stats(pretrained.load_file(source), extractor, settings.samples)
-    if ":" in str(source):
-        name, split = str(source).split(":", 1)
-        return _split_stats(name, split, extractor, settings)
-    raise UserError(
-        f"{source} is no folder of images, no run's folder, no generator, no .npy or .npz, and no"
-        " split such as mnist:test"
-    )
+    name, _, split = str(source).partition(":")
+    return _split_stats(name, split, extractor, settings)
+
+
+def check_source(source: ImageSource, settings: ScoreSettings) -> None:
+    """Checks a set of images as far as that takes no time, before a network loads or generates.
+
+    Args:
+        source: One of the forms of `score`.
+        settings: How the images are found and read.
+
+    Raises:
+        UserError: The source has none of these forms, there is no such data set or split, or too
+            few images are asked for.
+    """
+    if settings.samples is not None and settings.samples < MIN_IMAGES:
+        raise UserError(f"--samples={settings.samples}: a comparison needs {MIN_IMAGES} or more")
+    if not isinstance(source, str | Path):
+        return
+    path = paths.expand_path(source)
+    if path.is_dir():
+        if not _is_run(path):
+            _refuse_study(path)
+    elif not (_is_array(path) or _is_generator(source)):
+        if ":" not in str(source):
+            raise UserError(
+                f"{source} is no folder of images, no run's folder, no generator, no .npy or .npz,"
+                " and no split such as mnist:test"
+            )
+        name, _, split = str(source).partition(":")
+        require_split(name, split, settings.data_dir)
 
 
 def score_with_inception(
@@ -298,6 +320,8 @@ def score_with_inception(
     Raises:
         UserError: As `score_sources`; or the weights are missing.
     """
+    for source in (a, b):
+        check_source(source, settings)
     return score_sources(a, b, _load_network(weights, a, b), settings)
 
 
@@ -318,6 +342,7 @@ def save_stats(
     Raises:
         UserError: The source is no set of images or too small, or the weights are missing.
     """
+    check_source(source, settings)
     stats = load_source_stats(source, _load_network(weights, source), settings)
     layer = list(stats.moments)[-1]
     stats_io.write_layer_stats(out, stats, layer)
@@ -339,6 +364,10 @@ def _needs_network(source: ImageSource) -> bool:
     path = paths.expand_path(source)
     is_npz = path.suffix.lower() == ".npz" and not path.is_dir()
     return not is_npz or image_arrays.holds_images(path)
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() in (".npy", ".npz") and not path.is_dir()
 
 
 def _is_run(folder: Path) -> bool:

@@ -121,7 +121,7 @@ def test_data_that_cannot_serve_is_refused_in_a_line(tmp_path):
 
 def test_a_missing_data_set_lists_the_names_and_how_to_prepare_it(tmp_path):
     write_pets(tmp_path)
-    match = "unknown data set 'pet': choose one of digits.*pets, or prepare images of your own"
+    match = "unknown data set 'pet': did you mean pets. choose one of digits.*pets, or prepare"
     with pytest.raises(UserError, match=match):
         registry.get_dataset("pet", tmp_path)
     with pytest.raises(UserError, match="unknown data set ''"):

@@ -107,6 +107,28 @@ def test_an_onnx_file_gives_its_generators_images(dcgan, tmp_path, batch, rank):
     assert np.abs(generate(generator, latents) - generate(dcgan, latents)).max() < 1e-5
 
 
+def test_an_onnx_file_in_float16_with_its_weights_beside_it_and_any_latent_size(dcgan, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model = onnx.load_from_string(onnx_format.write_onnx(fold_generator(dcgan)))
+    graph = model.graph
+    tensor = graph.input[0].type.tensor_type
+    cast = onnx.helper.make_node("Cast", ["halves"], [graph.input[0].name], to=tensor.elem_type)
+    graph.node.insert(0, cast)
+    graph.input[0].name, tensor.elem_type = "halves", onnx.TensorProto.FLOAT16
+    tensor.shape.dim[1].dim_param = "z"  # as PyTorch's exporter writes a size that may change
+    path = tmp_path / "generator.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="data", size_threshold=100)
+    with pytest.raises(UserError, match=r"generator\.onnx does not say how many numbers"):
+        load_external(path)
+    generator = load_external(path, latent_dim=LATENT_DIM)
+    latents = np.asarray(sample_latents(0, 6, LATENT_DIM)).astype(np.float16).astype(np.float32)
+    assert np.abs(generate(generator, latents) - generate(dcgan, latents)).max() < 1e-5
+    (tmp_path / "data").unlink()
+    with pytest.raises(UserError, match=r"generator\.onnx cannot be read as an ONNX model: .*data"):
+        load_external(path, latent_dim=LATENT_DIM)
+
+
 def test_a_function_of_any_layout_and_range_gives_images_in_minus_1_to_1():
     latents = sample_latents(0, 9, LATENT_DIM)
     traced = load_external(draw_circles, latent_dim=LATENT_DIM)

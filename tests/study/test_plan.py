@@ -69,6 +69,8 @@ def test_a_part_names_its_place_among_the_programs_of_the_study():
     students = plan.student_runs(config)
     assert plan.describe_part(config, students) == "4 students (part 2 of 3)"
     assert plan.describe_part(config, students[2:3]) == "student-l1-d1-s0 (part 2 of 3)"
+    config.study.update(teacher="netG.pth", teacher_widths=(4,), baselines=())
+    assert plan.describe_part(config, students) == "4 students"
 
 
 def test_a_group_has_equal_kind_steps_and_batch_size():

@@ -180,7 +180,7 @@ def test_result_is_formatted_as_a_table(
 
 
 def test_errors_name_sources_that_are_not_image_sets(
-    tmp_path: Path, settings: score_images.ScoreSettings
+    tmp_path: Path, settings: score_images.ScoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "weights.npz", kernel=np.zeros(3))
@@ -194,6 +194,11 @@ def test_errors_name_sources_that_are_not_image_sets(
     for source, message in messages.items():
         with pytest.raises(UserError, match=message):
             score_images.load_source_stats(source, EXTRACTOR, settings)
+    monkeypatch.setattr(score_images, "_load_network", None)  # a source is refused before it loads
+    splits = {"digits:tset": "no split 'tset'.*did you mean test", "digit:test": "mean digits"}
+    for source, message in splits.items():
+        with pytest.raises(UserError, match=message):
+            score_images.score_with_inception("mnist-d2", source, weights=None, settings=settings)
     with pytest.raises(UserError, match="no feature layer in common"):
         score_images.score_sources(
             str(write_images(tmp_path / "a", 0)), str(tmp_path / "other.npz"), EXTRACTOR, settings

@@ -59,7 +59,8 @@ def test_full_disk_is_reported_and_no_checkpoint_lost(root, finished, tmp_path):
         (tmp_path / "disk" / "filler").write_bytes(bytes(free_bytes - 64 * 2**10))
         result = train_teacher(root, folder)
         assert (result.returncode, result.stdout) == (2, "")
-        progress, message = result.stderr.splitlines()
+        start, progress, message = result.stderr.splitlines()
+        assert start.endswith(f" in {folder}: training {TEACHER}")
         assert progress.startswith(f"{TEACHER} (part 1 of 3): step 40/40")
         assert re.match(
             r"gankd: the checkpoint of step 40 .* No space left .* is kept: 30$", message
