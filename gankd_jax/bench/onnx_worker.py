@@ -15,6 +15,7 @@ import onnxruntime
 from gankd_jax.bench.worker import WorkerCase, median_seconds, serve_cases
 
 BATCH_SIZE = 64
+LATENT_TYPES = {"tensor(float16)": np.float16, "tensor(double)": np.float64}  # else float32
 PROCESS_STATUS = Path("/proc/self/status")
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
@@ -45,29 +46,34 @@ def build_sampling(**generator_fields: Any) -> Callable[[], object]:
     return lambda: session.run(["images"], {"latents": latents})
 
 
-def measure_file(path: str) -> dict[str, float]:
+def measure_file(path: str, latent_dim: int) -> dict[str, float]:
     """Times an ONNX generator on one CPU thread.
 
     Args:
         path: Of the file; '' for none, which measures what this process holds without a model.
+        latent_dim: Numbers in a latent.
 
     Returns:
         'peak_mib' and, of a file, 'milliseconds' for one image and 'images_per_second' in batches.
     """
-    timings = _time_file(path) if path else {}
+    timings = _time_file(path, latent_dim) if path else {}
     return timings | {"peak_mib": _peak_mib()}
 
 
-def _time_file(path: str) -> dict[str, float]:
+def _time_file(path: str, latent_dim: int) -> dict[str, float]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     [latent_input] = session.get_inputs()
-    shape = (BATCH_SIZE, latent_input.shape[1])
-    latents = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    single = median_seconds(lambda: session.run(None, {latent_input.name: latents[:1]}))
+    count, *_ = latent_input.shape
+    # A model that was exported for one size of batch draws so many images at a time.
+    least, most = (count, count) if isinstance(count, int) else (1, BATCH_SIZE)
+    shape = (most, latent_dim, *latent_input.shape[2:])
+    dtype = LATENT_TYPES.get(latent_input.type, np.float32)
+    latents = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    single = median_seconds(lambda: session.run(None, {latent_input.name: latents[:least]}))
     batch = median_seconds(lambda: session.run(None, {latent_input.name: latents}))
-    return {"milliseconds": 1e3 * single, "images_per_second": BATCH_SIZE / batch}
+    return {"milliseconds": 1e3 * single, "images_per_second": most / batch}
 
 
 def _peak_mib() -> float:
@@ -82,7 +88,7 @@ def _peak_mib() -> float:
 
 def _build_measurement(case: WorkerCase) -> Callable[[], Any]:
     if "file" in case:
-        return partial(measure_file, case["file"])
+        return partial(measure_file, case["file"], case["latent_dim"])
     return partial(median_seconds, build_sampling(**case))
 
 

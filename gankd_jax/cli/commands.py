@@ -103,6 +103,7 @@ def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], No
 def run_distill(args: Namespace) -> None:
     """Distill a trained generator of any kind into small ones, without a data set."""
     from gankd_jax.api import distill
+    from gankd_jax.bench.export_latency import time_students
     from gankd_jax.interop import inception_weights
     from gankd_jax.study import score_images
     from gankd_jax.study.generators import load_generator
@@ -127,6 +128,7 @@ def run_distill(args: Namespace) -> None:
         score_images.check_source(args.reference, _reference_settings(config))
     preemption.install_handlers()
     distill.train_students(config, workdir, teacher)
+    time_students(config, workdir, teacher)
     _store_command(workdir)
     _print_report(workdir)
     students = distill.load_students(config, workdir, teacher)

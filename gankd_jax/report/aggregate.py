@@ -18,7 +18,7 @@ CONFIDENCE = 0.95  # of the interval around a difference of two models
 COST_AXES = {
     "parameters": "parameters of the generator",
     "bytes": "bytes of its weights",
-    "milliseconds": "milliseconds for one image, one CPU thread",
+    "milliseconds": "milliseconds for one image",
 }
 
 

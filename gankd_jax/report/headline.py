@@ -94,7 +94,7 @@ def _describe_best(study: StudyResults, row: ScoreRow) -> str:
         size = f"{row.run.parameters:,} parameters" if row.run else f"Width {row.width}"
     parts = [size, describe_kept(row)]
     factor = speed_up(study, row.width)
-    parts += [f"{factor:.2g} times as fast"] if factor else []
+    parts += [f"{factor:{'.2g' if factor < 100 else '.0f'}} times as fast"] if factor else []
     return f"{', '.join(parts)} ({_name_model(row)})."
 
 

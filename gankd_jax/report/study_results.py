@@ -24,7 +24,6 @@ from gankd_jax.utils.paths import expand_path
 ImageArray = UInt8[np.ndarray, "n h w c"]
 PathArray = UInt8[np.ndarray, "paths steps h w c"]
 SIZE_FIELDS = ("parameters", "paper_parameters", "multiply_adds", "bytes_float32")
-LATENCY_FIELDS = ("milliseconds", "images_per_second", "peak_mib", "spread")
 
 
 @dataclass(frozen=True)
@@ -42,20 +41,20 @@ class PrecisionResult:
 
 @dataclass(frozen=True)
 class LatencyResult:
-    """Speed of an exported generator on one CPU thread.
+    """Speed of a generator, as a rule of an exported file on one CPU thread.
 
     Attributes:
-        file_bytes: Size of the exported file.
+        file_bytes: Size of the exported file; 0 where none was measured.
         milliseconds: Time for one image.
         images_per_second: Throughput in batches of 64.
-        peak_mib: Peak memory.
+        peak_mib: Peak memory; None where no file was measured.
         spread: The slowest of several repetitions divided by the fastest; 1 where not recorded.
     """
 
     file_bytes: int
     milliseconds: float
     images_per_second: float
-    peak_mib: float
+    peak_mib: float | None
     spread: float
 
 
@@ -375,7 +374,11 @@ def _parse_latency(
     """Returns the measurements by width and precision, without those of removed runs."""
     return {
         (widths[name], precision): LatencyResult(
-            entry["bytes"], *(float({"spread": 1, **entry}[field]) for field in LATENCY_FIELDS)
+            entry["bytes"],
+            float(entry["milliseconds"]),
+            float(entry["images_per_second"]),
+            float(entry["peak_mib"]) if "peak_mib" in entry else None,
+            float(entry.get("spread", 1)),
         )
         for name, precisions in content.get("runs", {}).items()
         if name in widths

@@ -211,7 +211,7 @@ def _main_note(study: StudyResults, metric: Metric) -> str:
         " recipe with the best score. ratio: the teacher's parameters to these. bytes: of a file"
         " with float32 weights."
     )
-    note += " ms: for one image on one CPU thread." if study.latency else ""
+    note += f" ms: for one image ({study.latency_machine})." if study.latency else ""
     return note
 
 
@@ -373,7 +373,7 @@ def build_latency_tables(study: StudyResults) -> list[Table]:
     )
     rows = tuple(_latency_row(study, *item) for item in measured)
     note = (
-        "ms: for one image; images/s: in batches of 64; MiB: peak memory; all on one CPU thread: "
+        "ms: for one image; images/s: in batches of 64; MiB: peak memory; measured on "
         f"{study.latency_machine}. times faster: than the teacher with float32 weights. "
         "not faster than: the next wider model is as fast, within 5 %."
     )
@@ -391,7 +391,7 @@ def _latency_row(study: StudyResults, width: int, precision: str) -> tuple[Cell,
     result = study.latency[width, precision]
     wider = find_equally_fast_width(study, width, precision)
     teacher_width = study.teacher.width if study.teacher else None
-    teacher = study.latency.get((teacher_width, "float32")) if teacher_width else None
+    teacher = None if teacher_width is None else study.latency.get((teacher_width, "float32"))
     return (
         count_cell(width),
         Cell("teacher" if width == teacher_width else "small"),

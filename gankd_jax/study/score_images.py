@@ -292,7 +292,10 @@ def check_source(source: ImageSource, settings: ScoreSettings) -> None:
     if path.is_dir():
         if not _is_run(path):
             _refuse_study(path)
-    elif not (_is_array(path) or _is_generator(source)):
+    elif _is_array(path) or path.suffix in GENERATOR_SUFFIXES:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    elif not _is_generator(source):
         if ":" not in str(source):
             raise UserError(
                 f"{source} is no folder of images, no run's folder, no generator, no .npy or .npz,"

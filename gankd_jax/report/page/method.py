@@ -52,10 +52,7 @@ def describe_numbers(study: StudyResults) -> list[tuple[str, str]]:
         "bytes": "The size of an exported file with float32 weights, batch norm folded in.",
     }
     if study.latency:
-        numbers["ms"] = (
-            "The time for one image with the exported file in ONNX Runtime on one CPU thread"
-            f" ({study.latency_machine})."
-        )
+        numbers["ms"] = f"The time for one image ({study.latency_machine})."
     for metric in scored_metrics(study):
         if metric.main and metric.about:
             numbers[metric.label] = _describe_metric(study, metric)
