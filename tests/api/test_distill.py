@@ -11,13 +11,14 @@ import tiny
 
 import gankd_jax
 from gankd_jax.api import distill
+from gankd_jax.bench import export_latency
 from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.resnet import ResNetGenerator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.report import study_results
 from gankd_jax.report.page import write_report
-from gankd_jax.study import runner
+from gankd_jax.study import runner, workdir
 from gankd_jax.utils import preemption
 from gankd_jax.utils.checkpoint import Checkpoints
 from gankd_jax.utils.errors import UserError
@@ -105,8 +106,16 @@ def test_a_function_outside_of_jax_teaches_and_its_study_is_reported(tmp_path, r
         assert errors[-1] < 0.7 * errors[0]
         assert student.card["scores"]["pixel_error"] < errors[0]
     assert study.teacher.name == "teacher-d0-s0"
+    config = workdir.read_config(tmp_path / "study")
+    teacher = gankd_jax.load_generator(paint_gradient, latent_dim=4)
+    export_latency.time_students(config, tmp_path / "study", teacher)
+    study = study_results.load_study(tmp_path / "study")
+    assert "jax" in study.latency_machine  # the function has no file
+    assert study.latency.keys() == {(width, "float32") for width in (0, 1, 2)}
+    assert all(64 / t.images_per_second > t.milliseconds / 1e3 > 0 for t in study.latency.values())
     page = write_report(tmp_path / "study").read_text()
     assert "student-custom-d1-s0" in page or "custom" in page
+    assert study.latency_machine in page
     students[2].export(tmp_path / "student.stablehlo")
     exported = gankd_jax.load_generator(tmp_path / "student.stablehlo")
     difference = exported.sample(seed=0, n=4) - students[2].sample(seed=0, n=4)

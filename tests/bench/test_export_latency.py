@@ -28,6 +28,13 @@ def test_teacher_and_students_are_timed_as_files(study):
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     config, folder = study
+    teacher = StudyContext(config, folder).load_generator(plan.find_run(config, "teacher-d4-s0"))
+    export_latency.time_students(config, folder, teacher)
+    brief = json.loads((folder / "latency.json").read_text())
+    assert {name: list(timings) for name, timings in brief["runs"].items()} == {
+        "teacher-d4-s0": ["float32"],
+        "student-mse-d1-s0": ["float32"],
+    }
     printed = time_exported_files(config, folder, rounds=1)
     latency = json.loads((folder / "latency.json").read_text())
     assert latency.keys() == {"machine", "runs"}
@@ -45,6 +52,8 @@ def test_teacher_and_students_are_timed_as_files(study):
             assert f"{timing['bytes']:,}" in row
     with pytest.raises(UserError, match=r"latency.json exists; remove it"):
         time_exported_files(config, folder, rounds=1)
+    export_latency.time_students(config, folder, teacher)  # does not replace what took longer
+    assert json.loads((folder / "latency.json").read_text()) == latency
 
 
 def test_lowest_trained_seed_represents_a_width(tmp_path):
@@ -90,6 +99,24 @@ def test_turns_that_differ_are_reported():
     [line] = export_latency.describe_disturbance([calm, busy])
     assert line.startswith("The turns of 1 of 2 files differ by up to 2.1 times:")
     assert export_latency.describe_disturbance([calm]) == []
+
+
+def test_a_file_of_another_program_is_timed_with_its_own_batches_and_latents(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    kind = onnx.TensorProto.FLOAT16
+    value, result = (
+        onnx.helper.make_tensor_value_info(name, kind, [3, 4, 1, 1]) for name in ("z", "images")
+    )
+    node = onnx.helper.make_node("Tanh", ["z"], ["images"])
+    graph = onnx.helper.make_graph([node], "g", [value], [result])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.save(model, tmp_path / "teacher.onnx")
+    times = export_latency._measure_file(tmp_path / "teacher.onnx", latent_dim=4)
+    # Three images, at any time.
+    seconds = times["milliseconds"] / 1e3
+    assert times["images_per_second"] * seconds == pytest.approx(3, rel=0.9)
 
 
 def test_error_names_the_file_whose_process_ended(tmp_path, capfd):
