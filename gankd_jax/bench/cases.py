@@ -15,6 +15,7 @@ from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.models import conv, sampling
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.models.family import Critic, Generator
+from gankd_jax.models.precision import resolve_precision
 from gankd_jax.training import cost_model
 from gankd_jax.training.multi_run import RunSpec, RunSpecs, make_multi_step
 from gankd_jax.training.train_state import StepSpec, TeacherParams, create_train_state
@@ -175,7 +176,7 @@ def _build_training(
     if images is None and not any(spec.spec.critic for spec in specs.values()):
         images = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
     pixels = None if images is None else jnp.asarray(images)
-    multi_step = make_multi_step(specs, teacher)
+    multi_step = make_multi_step(specs, teacher, precision=resolve_precision("auto"))
     states = {name: create_train_state(spec.spec, spec.seed) for name, spec in specs.items()}
     teacher_params = (
         TeacherParams(generator=_init_variables(teacher), features={}) if teacher else None

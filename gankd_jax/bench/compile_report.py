@@ -23,6 +23,7 @@ from gankd_jax.bench import programs
 from gankd_jax.bench.chips import CHIPS, Chip
 from gankd_jax.bench.programs import CompiledStats, Program, compile_each, compile_program
 from gankd_jax.models import conv
+from gankd_jax.models.precision import resolve_precision
 from gankd_jax.utils import sharding
 from gankd_jax.utils.errors import UserError
 
@@ -108,7 +109,8 @@ def describe_tpu_programs(config: ml_collections.ConfigDict, target: str) -> str
         _tpu_row(program, mesh.size, stats, tpu_slice.chip)
         for (program, mesh), stats in zip(pairs, results, strict=True)
     ]
-    title = f"{config.name} on {target}, its 4x4 layers as {config.model.conv}"
+    network = f"4x4 layers as {config.model.conv}, in {config.model.precision}"
+    title = f"{config.name} on {target}, {network}"
     return "\n".join([title, format_table(TPU_HEADER, rows), TPU_NOTES])
 
 
@@ -152,9 +154,10 @@ def _slice_devices(target: str, kind: str, shape: str) -> list[jax.Device]:
 
 
 def resolve_for_tpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns the config with the implementation of the 4x4 layers that it selects on a TPU."""
+    """Returns the config with the 4x4 layers and the precision that it selects on a TPU."""
     config = ml_collections.ConfigDict(config.to_dict())
     config.model.conv = conv.resolve_conv_impl(config.model.conv, "tpu")
+    config.model.precision = resolve_precision(config.model.precision, "tpu")
     return config
 
 

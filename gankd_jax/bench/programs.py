@@ -24,6 +24,7 @@ from gankd_jax.config.dataset import config_dataset
 from gankd_jax.models import sampling
 from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
 from gankd_jax.models.inception import INPUT_SIZE, LOGIT_LAYERS, FidInception, preprocess_images
+from gankd_jax.models.precision import resolve_precision
 from gankd_jax.study import networks, plan
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import (
@@ -119,7 +120,9 @@ def _group_program(
     return Program(
         title=f"{group[0].kind}s",
         runs=len(group),
-        function=make_multi_step(specs, generator, mesh),
+        function=make_multi_step(
+            specs, generator, mesh, precision=resolve_precision(config.model.precision)
+        ),
         arguments=(states, teacher_params, images, batches),
         images=images.size,
         steps=config.training.steps_per_call,

@@ -70,6 +70,9 @@ def base_config() -> ml_collections.ConfigDict:
     # Implementation of the 4x4 stride-2 layers: auto (by backend), dilated, phase, matmul.  They
     # compute the same values at different speed.
     model.conv = "auto"
+    # Of the layers in training: float32, tf32 (a GPU's), bfloat16.  auto: that of the work
+    # directory if it holds a study; else float32 on a CPU, tf32 on a GPU, bfloat16 on a TPU.
+    model.precision = "auto"
     # Network family: dcgan, resnet.  Baselines have the students'.
     model.teacher = ml_collections.ConfigDict({"family": "dcgan"})
     model.student = ml_collections.ConfigDict({"family": "dcgan"})
@@ -178,6 +181,7 @@ def config_from_dict(stored: Mapping[str, Any], source: str) -> ml_collections.C
     if not all(isinstance(stored.get(block), dict) for block in ("data", "study", "recipes")):
         raise UserError(f"{source} is damaged (not a study's config); name another folder")
     config = base_config()
+    config.model.precision = "float32"  # that of studies from before the field
     config.recipes = ml_collections.ConfigDict(
         {name: recipe_config() for name in stored["recipes"]}
     )
@@ -290,6 +294,7 @@ def validate_fields(
         _require_option(f"model.{owner}.family", family, options["family"])
     _require_option("model.generator_norm", config.model.generator_norm, options["generator_norm"])
     _require_option("model.conv", config.model.conv, options["conv"])
+    _require_option("model.precision", config.model.precision, options["precision"])
     _require_option("evaluation.statistics", config.evaluation.statistics, options["statistics"])
     for field in ("classifiers", "layers"):
         for name in config.evaluation[field]:

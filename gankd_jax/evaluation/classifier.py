@@ -149,6 +149,7 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 @partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("float32")
 def _train_steps(
     network: Network,
     params: PyTree,

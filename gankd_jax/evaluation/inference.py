@@ -43,6 +43,7 @@ def inference_variables(generator: Generator, state: TrainState, statistics: str
 
 
 @partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("float32")
 def _recompute_batch_stats(generator: Generator, params: PyTree, stats: PyTree) -> PyTree:
     zero_stats = jax.tree.map(jnp.zeros_like, stats)
 

@@ -193,9 +193,9 @@ def _image_errors(
     *,
     latents: Float[Array, "b z"],
 ) -> Float[Array, "k b"]:
-    teacher_images = teacher.apply(teacher_variables, latents, train=False)
+    teacher_images = sampling.apply_in_float32(teacher, teacher_variables, latents)
     student_images = [
-        student.apply(variables, latents, train=False)
+        sampling.apply_in_float32(student, variables, latents)
         for student, variables in zip(students, student_variables, strict=True)
     ]
     return jnp.mean(jnp.square(jnp.stack(student_images) - teacher_images), axis=(2, 3, 4))

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gankd_jax.export.formats import ExportFormat, register_format
+from gankd_jax.models import sampling
 from gankd_jax.models.family import FoldedLayer, Generator, family_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,7 +43,7 @@ def write_stablehlo(generator: Generator, layers: list[FoldedLayer]) -> bytes:
             for layer in layers
         ]
         plain, variables = family_of(generator).unfold(portable, stored)
-        return plain.apply(variables, latents, train=False)
+        return sampling.apply_in_float32(plain, variables, latents)
 
     (count,) = jax.export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((count, generator.latent_dim), jnp.float32)

@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
+from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from gankd_jax.models import conv
@@ -99,17 +101,20 @@ class DCGANGenerator(nn.Module):
     latent_dim: int = 100
     norm: str = "batch"
     conv_impl: str = "dilated"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, latents: Float[Array, "b z"], train: bool) -> Float[Array, "b s s c"]:
         """Generates one image for each latent; with `train`, batch norm uses this batch."""
         hidden = hidden_widths(self.width, self.image_size)
         kernel, bias = ConvParams(self.latent_dim, hidden[0], name="layer0")()
+        latents, kernel = promote_dtype(latents, kernel, dtype=self.dtype)
         flat = latents @ kernel.transpose(2, 0, 1, 3).reshape(self.latent_dim, -1)
         images = flat.reshape(-1, 4, 4, hidden[0]) + bias
         for k, (i, o) in enumerate(zip(hidden, (*hidden[1:], self.channels), strict=True)):
             images = nn.relu(Norm(self.norm, name=f"norm{k}")(images, train))
             kernel, bias = ConvParams(i, o, name=f"layer{k + 1}")()
+            images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
             images = conv.conv_transpose_stride2(images, kernel, self.conv_impl) + bias
         return jnp.tanh(images)
 
@@ -122,6 +127,7 @@ class DCGANCritic(nn.Module):
     channels: int
     norm: str = "batch"
     conv_impl: str = "dilated"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s c"], train: bool) -> Float[Array, " b"]:
@@ -129,14 +135,17 @@ class DCGANCritic(nn.Module):
         hidden = tuple(reversed(hidden_widths(self.width, self.image_size)))
         for k, (i, o) in enumerate(zip((self.channels, *hidden[:-1]), hidden, strict=True)):
             kernel, bias = ConvParams(i, o, name=f"layer{k}")()
+            images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
             images = conv.conv_stride2(images, kernel, self.conv_impl) + bias
             if k > 0:
                 images = Norm(self.norm, name=f"norm{k}")(images, train)
             images = nn.leaky_relu(images, LEAKY_SLOPE)
             # Stored only if the caller makes the collection 'intermediates' mutable.
             self.sow("intermediates", "features", images)
+        # Scores are the input of the losses, which are in float32 in any training.
         kernel, bias = ConvParams(hidden[-1], 1, name=f"layer{len(hidden)}")()
-        return images.reshape(images.shape[0], -1) @ kernel.reshape(-1) + bias
+        flat = images.reshape(images.shape[0], -1)
+        return jnp.matmul(flat, kernel.reshape(-1), precision=lax.Precision.HIGHEST) + bias
 
 
 def fold_batch_norm(variables: PyTree) -> list[FoldedLayer]:

@@ -27,6 +27,9 @@ class Generator(Protocol):
         latent_dim: Numbers in a latent.
         norm: Normalisation, one of the family's norms; 'none' for none.
         conv_impl: Implementation of the convolutions, one of `conv.CONV_IMPLS`.
+        dtype: What the layers round their inputs and kernels to, as in Flax; None: nothing, that is
+            float32.  Parameters, norms, images and scores are float32 with any.  A training in
+            bfloat16 needs this attribute.
     """
 
     width: int

@@ -10,11 +10,14 @@ Reference: Miyato et al. 2018, Spectral Normalization for GANs, arXiv 1802.05957
 """
 
 import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import lax
 from jaxtyping import Array, Float
 
 from gankd_jax.models import conv
@@ -65,6 +68,7 @@ class Conv(nn.Module):
     outputs: int
     side: int
     conv_impl: str
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Images) -> Float[Array, "b h w o"]:
@@ -72,6 +76,7 @@ class Conv(nn.Module):
         shape = (self.side, self.side, images.shape[-1], self.outputs)
         kernel = self.param("kernel", GLOROT if self.side == 1 else GLOROT_RELU, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+        images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
         if self.side == 1:
             return images @ kernel[0, 0] + bias
         return conv.conv_stride1(images, kernel, self.conv_impl) + bias
@@ -82,15 +87,19 @@ class GeneratorBlock(nn.Module):
 
     outputs: int
     conv_impl: str
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Float[Array, "b 2*h 2*w o"]:
         """Returns the sum of both ways; the shortcut is cheaper before the upsampling."""
         hidden = upsample(nn.relu(BatchNorm(name="norm1")(images, train)))
-        hidden = Conv(self.outputs, 3, self.conv_impl, name="conv1")(hidden)
+        hidden = self._convolve(hidden, 3, "conv1")
         hidden = nn.relu(BatchNorm(name="norm2")(hidden, train))
-        hidden = Conv(self.outputs, 3, self.conv_impl, name="conv2")(hidden)
-        return hidden + upsample(Conv(self.outputs, 1, self.conv_impl, name="shortcut")(images))
+        hidden = self._convolve(hidden, 3, "conv2")
+        return hidden + upsample(self._convolve(images, 1, "shortcut"))
+
+    def _convolve(self, images: Images, side: int, name: str) -> Float[Array, "b h w o"]:
+        return Conv(self.outputs, side, self.conv_impl, self.dtype, name=name)(images)
 
 
 class ResNetGenerator(nn.Module):
@@ -102,17 +111,22 @@ class ResNetGenerator(nn.Module):
     latent_dim: int = 128
     norm: str = "batch"
     conv_impl: str = "dilated"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, latents: Float[Array, "b z"], train: bool) -> Float[Array, "b s s c"]:
         """Generates one image for each latent; with `train`, batch norm uses this batch."""
         first, *widths = block_widths(self.width, self.image_size)
-        flat = nn.Dense(16 * first, kernel_init=GLOROT, name="dense")(latents)
+        dense = nn.Dense(16 * first, dtype=self.dtype, kernel_init=GLOROT, name="dense")
+        flat = dense(latents)
+        flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))  # for the first batch norm
         images = flat.reshape(-1, 4, 4, first)
         for k, outputs in enumerate(widths):
-            images = GeneratorBlock(outputs, self.conv_impl, name=f"block{k}")(images, train)
+            block = GeneratorBlock(outputs, self.conv_impl, self.dtype, name=f"block{k}")
+            images = block(images, train)
         images = nn.relu(BatchNorm(name="norm")(images, train))
-        return jnp.tanh(Conv(self.channels, 3, self.conv_impl, name="conv")(images))
+        last = Conv(self.channels, 3, self.conv_impl, self.dtype, name="conv")
+        return jnp.tanh(last(images))
 
 
 class CriticBlock(nn.Module):
@@ -123,6 +137,7 @@ class CriticBlock(nn.Module):
     conv_impl: str
     is_first: bool  # on pixels, which no ReLU cuts off
     halves: bool
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Float[Array, "b _ _ o"]:
@@ -140,7 +155,7 @@ class CriticBlock(nn.Module):
     def _convolve(
         self, images: Images, outputs: int, side: int, *, name: str, train: bool
     ) -> Float[Array, "b h w o"]:
-        layer = Conv(outputs, side, self.conv_impl, name=name)
+        layer = Conv(outputs, side, self.conv_impl, self.dtype, name=name)
         return _apply_layer(layer, images, norm=self.norm, train=train)
 
 
@@ -157,6 +172,7 @@ class ResNetCritic(nn.Module):
     channels: int
     norm: str = "spectral"
     conv_impl: str = "dilated"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s c"], train: bool) -> Float[Array, " b"]:
@@ -164,13 +180,21 @@ class ResNetCritic(nn.Module):
         for k, outputs in enumerate(reversed(block_widths(self.width, self.image_size))):
             halves = k < HALVED_BLOCKS[self.image_size]
             block = CriticBlock(
-                outputs, self.norm, self.conv_impl, is_first=k == 0, halves=halves, name=f"block{k}"
+                outputs,
+                self.norm,
+                self.conv_impl,
+                is_first=k == 0,
+                halves=halves,
+                dtype=self.dtype,
+                name=f"block{k}",
             )
             images = block(images, train)
             # Stored only if the caller makes the collection 'intermediates' mutable.
             self.sow("intermediates", "features", images)
         sums = nn.relu(images).sum((1, 2))
-        layer = nn.Dense(1, kernel_init=GLOROT, name="dense")
+        # Scores are the input of the losses, which are in float32 in any training.
+        highest = lax.Precision.HIGHEST
+        layer = nn.Dense(1, precision=highest, kernel_init=GLOROT, name="dense")
         return _apply_layer(layer, sums, norm=self.norm, train=train)[:, 0]
 
 

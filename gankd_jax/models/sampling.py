@@ -97,16 +97,24 @@ def sample_images(
         return jnp.zeros((0, generator.image_size, generator.image_size, generator.channels))
     part = _part_size(generator, count)
     if part == count:
-        return _apply(generator, variables, latents)
+        return apply_in_float32(generator, variables, latents)
     parts = jnp.pad(latents, ((0, -count % part), (0, 0))).reshape(-1, part, size)
-    images = lax.map(lambda part: _apply(generator, variables, part), parts)
+    images = lax.map(lambda part: apply_in_float32(generator, variables, part), parts)
     return images.reshape(-1, *images.shape[2:])[:count]
 
 
-def _apply(
+def apply_in_float32(
     generator: Generator, variables: PyTree, latents: Float[Array, "b z"]
 ) -> Float[Array, "b s s c"]:
-    # In training a GPU rounds to TF32 and a TPU to bfloat16, which scores and exports must not see.
+    """Generates images with products in float32 on every device, for use within `jax.jit`.
+
+    Training may round to TF32 or bfloat16, which scores and exports must not see.
+
+    Args:
+        generator: The module.
+        variables: Its 'params' and, with batch norm, the 'batch_stats' of inference.
+        latents: Any number of them.
+    """
     with jax.default_matmul_precision("highest"):
         return generator.apply(variables, latents, train=False)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from gankd_jax.config.dataset import config_dataset
@@ -194,6 +195,7 @@ def _open_study(context: StudyContext, runs: Sequence[Run]) -> StudyContext:
     config, folder = context.config, context.workdir
     validate_study(config)
     multihost.on_primary(lambda: workdir.matches_config(folder, config))
+    multihost.on_primary(lambda: _check_precision(config, folder))
     for run in runs:
         _check_batch_size(context, run)
     given_teacher = context.load_given_teacher()
@@ -249,6 +251,19 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
     if config.evaluation.layers:
         inception_weights.load_weights(
             inception_weights.default_weights_path(), config.evaluation.layers
+        )
+
+
+def _check_precision(config: ml_collections.ConfigDict, folder: Path) -> None:
+    """No device but a GPU computes in TF32."""
+    precision = config.model.precision
+    if precision == "auto" and (folder / workdir.CONFIG_FILE).exists():
+        precision = workdir.read_config(folder).model.precision
+    backend = jax.default_backend()
+    if precision == "tf32" and backend != "gpu":
+        raise UserError(
+            f"config.model.precision is tf32 in {folder}, and this machine's device is a {backend}:"
+            " train on a GPU, or with float32 in another --workdir"
         )
 
 

@@ -104,7 +104,8 @@ def _has_ended(context: StudyContext, run: Run) -> bool:
 
 def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -> None:
     config = context.config
-    retries = multihost.on_primary(lambda: _describe_runs(context, group))
+    precision = multihost.on_primary(lambda: workdir.read_config(context.workdir).model.precision)
+    retries = multihost.on_primary(lambda: _describe_runs(context, group, precision))
     run_specs = {
         run.name: networks.make_run_spec(config, run, teacher, retries=retries[run.name])
         for run in sorted(group, key=lambda run: run.name)
@@ -118,6 +119,7 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
             images=images,
             on_device=_fits_on_device(config.data.placement, images),
             mesh=sharding.make_mesh(config.training.devices),
+            precision=precision,
         ),
         context.workdir,
         _intervals(config),
@@ -134,11 +136,11 @@ def _build_teacher(context: StudyContext, teacher: Run) -> Generator:
     return networks.build_generator(context.config, teacher)
 
 
-def _describe_runs(context: StudyContext, group: list[Run]) -> dict[str, int]:
+def _describe_runs(context: StudyContext, group: list[Run], precision: str) -> dict[str, int]:
     """Writes run.json of each run; returns how often each was retried."""
     for run in group:
         generator = networks.build_generator(context.config, run)
-        workdir.write_run_info(context.workdir, run, generator)
+        workdir.write_run_info(context.workdir, run, generator, precision=precision)
     return {run.name: workdir.retry_count(context.workdir, run) for run in group}
 
 

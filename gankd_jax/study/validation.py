@@ -13,6 +13,7 @@ from gankd_jax.interop import inception_weights
 from gankd_jax.models.conv import CONV_IMPLS
 from gankd_jax.models.family import FAMILIES
 from gankd_jax.models.inception import POOL_LAYERS
+from gankd_jax.models.precision import TRAINING_PRECISIONS, has_dtype
 from gankd_jax.study.networks import FEATURE_NETWORKS
 from gankd_jax.study.train import PLACEMENTS
 from gankd_jax.training import losses
@@ -41,6 +42,7 @@ def field_options() -> dict[str, tuple[str, ...]]:
         "generator_norm": _merge_options(family.generator_norms for family in FAMILIES.values()),
         "schedule": tuple(SCHEDULES),
         "conv": ("auto", *CONV_IMPLS),
+        "precision": ("auto", *TRAINING_PRECISIONS),
         "placement": PLACEMENTS,
         "classifiers": tuple(CLASSIFIERS),
         "layers": (AUTO_LAYERS, *POOL_LAYERS),
@@ -84,13 +86,18 @@ def _merge_options(options: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _validate_family(config: ml_collections.ConfigDict, owner: str) -> None:
-    """Refuses sizes and norms that the networks of teachers, or of all others, do not have.
+    """Refuses sizes, norms and a precision that networks of teachers, or of others, do not have.
 
     Raises:
         UserError: Names the field and what the family has.
     """
     family = FAMILIES[config.model[owner].family]
     fields = {"data.image_size": family.image_sizes, "model.generator_norm": family.generator_norms}
+    if config.model.precision == "bfloat16" and not has_dtype(family.generator):
+        raise UserError(
+            f"config.model.precision is 'bfloat16', and config.model.{owner}.family is"
+            f" {family.name!r}, whose networks have no attribute dtype; set it to float32 or tf32"
+        )
     study = config.study
     names = ("teacher",) if owner == "teacher" else (*study.students, *study.baselines)
     for name in names:

@@ -16,6 +16,7 @@ import ml_collections
 from gankd_jax.config import schema
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.family import FAMILIES, Generator
+from gankd_jax.models.precision import resolve_precision
 from gankd_jax.study import plan
 from gankd_jax.study.plan import Run
 from gankd_jax.training import losses
@@ -155,7 +156,10 @@ def _run_depends(
 def _changed_fields(
     stored: ml_collections.ConfigDict, config: ml_collections.ConfigDict, *, source: str
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns the values there and here of every field that differs and is not mutable."""
+    """Returns the values there and here of every field that differs and is not mutable.
+
+    The precision `auto` is the one there.
+    """
     missing = tuple(f"recipes.{name}" for name in stored.recipes if name not in config.recipes)
     schema.warn_about_ignored_fields(source, missing)
     stored_fields = schema.flatten_config(schema.config_to_dict(stored))
@@ -163,6 +167,7 @@ def _changed_fields(
         name: (stored_fields[name], value)
         for name, value in sorted(schema.flatten_config(schema.config_to_dict(config)).items())
         if name in stored_fields and name not in MUTABLE_FIELDS and stored_fields[name] != value
+        if (name, value) != ("model.precision", "auto")
     }
 
 
@@ -192,6 +197,8 @@ def require_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 def create_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Writes the config into an empty or absent folder, or over one that it may replace.
 
+    In place of the precision `auto` it writes the one that the study then has for good.
+
     Args:
         workdir: The work directory.
         config: A valid config.  Nothing is written if it is there already.
@@ -200,11 +207,15 @@ def create_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         UserError: The folder holds another study or something else, or cannot be written.
     """
     path = workdir / CONFIG_FILE
-    is_study = matches_config(workdir, config)
-    if is_study and not _changed_fields(read_config(workdir), config, source=str(path)):
+    stored = read_config(workdir) if matches_config(workdir, config) else None
+    if stored is not None and not _changed_fields(stored, config, source=str(path)):
         return
+    fields, precision = schema.config_to_dict(config), config.model.precision
+    if precision == "auto" and stored is not None:
+        precision = stored.model.precision
+    fields["model"]["precision"] = resolve_precision(precision)
     try:
-        atomic_io.write_json(workdir / CONFIG_FILE, schema.config_to_dict(config))
+        atomic_io.write_json(path, fields)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
 
@@ -372,14 +383,18 @@ def is_final(workdir: Path, run: Run) -> bool:
     return is_scored(workdir, run) or (workdir / run.name / "imported.json").exists()
 
 
-def write_run_info(workdir: Path, run: Run, generator: Generator) -> None:
+def write_run_info(
+    workdir: Path, run: Run, generator: Generator, *, precision: str | None = None
+) -> None:
     """Writes run.json: the run's name, recipe, width and seed, and the size of its generator.
 
     Args:
         workdir: The work directory.
         run: The run.
         generator: Its generator.
+        precision: In which its layers are trained; None for weights that come from elsewhere.
     """
     size = dataclasses.asdict(generator_cost(generator))
     info = {"name": run.name, **dataclasses.asdict(run), **size}
+    info |= {"precision": precision} if precision else {}
     atomic_io.write_json(workdir / run.name / "run.json", info)

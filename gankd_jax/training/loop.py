@@ -85,6 +85,7 @@ class RunGroup:
     images: UInt8[np.ndarray, "n s s c"]  # the training images
     on_device: bool  # the images; otherwise batches are sent there
     mesh: Mesh  # the devices that share each batch
+    precision: str = "float32"  # of the layers, one of `TRAINING_PRECISIONS`
 
     @property
     def steps(self) -> int:
@@ -213,7 +214,7 @@ def _teacher_params(group: RunGroup, teacher: TeacherNetworks | None) -> dict[st
 def _require_equal_inputs(group: RunGroup, intervals: LoopIntervals) -> None:
     """Refuses processes with other flags, versions or images."""
     if not multihost.is_single_process():
-        settings = zlib.crc32(repr((group.run_specs, intervals)).encode())
+        settings = zlib.crc32(repr((group.run_specs, intervals, group.precision)).encode())
         checksum = zlib.crc32(np.ascontiguousarray(group.images).data, settings)
         multihost.require_equal(checksum >> 1, "images, flags or versions")
 
@@ -254,7 +255,8 @@ class _GroupTrainer:
     def _compile(self) -> MultiStep:
         self.close()
         self._prefetcher = self._make_prefetcher()
-        return make_multi_step(self.run_specs, self._group.teacher, self._group.mesh)
+        group = self._group
+        return make_multi_step(self.run_specs, group.teacher, group.mesh, precision=group.precision)
 
     def _make_prefetcher(self) -> TeacherPrefetcher | None:
         """Returns the source of images of a teacher outside of JAX; None for any other."""

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float
 
 Scores = Float[Array, " b"]
@@ -270,7 +271,8 @@ def _energy_distance(student: Float[Array, " b *f"], teacher: Float[Array, " b *
 
 def _mean_distance(x: Float[Array, "b f"], y: Float[Array, "b f"]) -> Scalar:
     """Returns the mean Euclidean distance of `x[i]` to `y[j]`, i other than j."""
-    squares = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None] - 2 * x @ y.T
+    products = jnp.matmul(2 * x, y.T, precision=lax.Precision.HIGHEST)
+    squares = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None] - products
     # Bounded away from 0, where the gradient of the square root is infinite.
     distances = jnp.sqrt(jnp.maximum(squares, EPSILON))
     mask = 1 - jnp.eye(len(x), dtype=x.dtype)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.interop.pair_table import PairTable
 from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
+from gankd_jax.models.precision import TRAINING_PRECISIONS, set_precision
 from gankd_jax.training.train_state import StepSpec, TeacherParams, TrainState
 from gankd_jax.training.train_step import (
     Metrics,
@@ -50,7 +51,11 @@ LARGE_RUN_BYTES = 2**19
 
 
 def make_multi_step(
-    run_specs: RunSpecs, teacher: Generator | None, mesh: Mesh | None = None
+    run_specs: RunSpecs,
+    teacher: Generator | None,
+    mesh: Mesh | None = None,
+    *,
+    precision: str = "float32",
 ) -> MultiStep:
     """Compiles many training steps of every run as one function.
 
@@ -58,6 +63,7 @@ def make_multi_step(
         run_specs: The runs by name; equal in steps, batch size `b` and critic steps.
         teacher: The teacher's generator; None without one.
         mesh: Devices that share each batch; their number divides `b`.
+        precision: Of the layers, one of `TRAINING_PRECISIONS`.
 
     Returns:
         `multi_step(states, teacher_params, images, batches, teacher_images) -> (states, metrics)`,
@@ -73,7 +79,10 @@ def make_multi_step(
         - `metrics` are means over the steps, so that a single non-finite value shows, and the norm
           of the weights after them as `weights`.
     """
+    run_specs = {name: _set_spec_precision(spec, precision) for name, spec in run_specs.items()}
+    teacher = set_precision(teacher, precision)
 
+    @jax.default_matmul_precision(TRAINING_PRECISIONS[precision])
     def multi_step(
         states: States,
         teacher_params: TeacherParams | None,
@@ -104,6 +113,17 @@ def make_multi_step(
         return _unstack(run_specs, stacked), _unstack(run_specs, means)
 
     return jax.jit(multi_step, donate_argnums=0, out_shardings=mesh and replicated(mesh))
+
+
+def _set_spec_precision(run_spec: RunSpec, precision: str) -> RunSpec:
+    """Returns a run whose networks compute in a training's precision."""
+    spec = dataclasses.replace(
+        run_spec.spec,
+        generator=set_precision(run_spec.spec.generator, precision),
+        critic=set_precision(run_spec.spec.critic, precision),
+        feature_network=set_precision(run_spec.spec.feature_network, precision),
+    )
+    return dataclasses.replace(run_spec, spec=spec)
 
 
 def feature_networks(run_specs: RunSpecs) -> dict[str, FeatureNetwork]:

@@ -164,6 +164,7 @@ INVALID_VALUES = [
     ("data.validation", -1, "data.validation is -1"),
     ("data.placement", "moon", "config.data.placement is 'moon'; it can be auto, device, host"),
     ("model.latent", 0, "model.latent is 0; it must be 1 or more"),
+    ("model.precision", "float16", "it can be auto, float32, tf32, bfloat16"),
     ("model.conv", "fft", "it can be auto, dilated, phase, matmul"),
     ("model.generator_norm", "layer", "it can be batch, none"),
     ("study.widths", (0,), "config.study.widths is (0,); it must be whole numbers, 1 or more"),

@@ -15,6 +15,7 @@ FIELDS = {
     "data__pad": 0,
     "model__latent": 8,
     "model__teacher__family": "resnet",
+    "model__precision": "bfloat16",
     "study__teacher_widths": (2,),
     "study__seeds": (0,),
     "study__students": ("mse",),
@@ -58,6 +59,8 @@ def test_a_resnet_teacher_has_students_of_either_family(family, command, tmp_pat
         gankd_jax.load_generator(workdir / name) for name in ("teacher-d2-s0", STUDENT)
     )
     assert family_of(teacher.module).name == "resnet"
+    assert teacher.module.dtype is student.module.dtype is None  # sampled in float32
+    assert atomic_io.read_json(workdir / STUDENT / "run.json")["precision"] == "bfloat16"
     assert family_of(student.module).name == family
     page = (workdir / "report.html").read_text()
     assert ("No student runs in a page" in page) == (family == "resnet")

@@ -9,6 +9,7 @@ from gankd_jax.models.classifiers import LeNet
 from gankd_jax.models.dcgan import DCGANCritic
 from gankd_jax.models.inception import InceptionMaps, parameter_shapes
 from gankd_jax.study import networks, plan
+from gankd_jax.study.plan import Run
 from gankd_jax.study.runner import validate_study
 from gankd_jax.utils.errors import UserError
 
@@ -78,3 +79,12 @@ def test_the_networks_of_two_students_are_named_once():
         config.recipes.joint.features = "energy"
     assert networks.feature_network_names(config) == {"critic"}
     assert networks.feature_network_names(tiny.repository_config("mnist")) == set()
+
+
+def test_what_is_sampled_scored_and_exported_does_not_know_the_precision_of_training():
+    run = Run("student", "mse", 1, 0)
+    exact, rounded = (tiny.config(model__precision=name) for name in ("float32", "bfloat16"))
+    teacher = plan.widest_teacher(exact)
+    assert networks.build_generator(exact, run) == networks.build_generator(rounded, run)
+    specs = [networks.make_run_spec(config, run, teacher) for config in (exact, rounded)]
+    assert specs[0] == specs[1]

@@ -59,6 +59,17 @@ def load_last_arrays(config: ConfigDict, folder: Path, name: str) -> dict[str, n
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.parametrize("precision", ["tf32", "auto"])
+def test_tf32_is_refused_on_a_cpu_before_anything_is_written(tmp_path, precision):
+    config = tiny.config(model__precision=precision)
+    if precision == "auto":  # a study that a GPU began
+        workdir.create_workdir(tmp_path, tiny.config(model__precision="tf32"))
+    before = tiny.snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"precision is tf32 in .*, and this machine's device is a"):
+        runner.run_study(config, tmp_path)
+    assert tiny.snapshot(tmp_path) == before
+
+
 # A finished study
 
 

@@ -12,9 +12,11 @@ from gankd_jax.data import registry
 from gankd_jax.data.image_folder import ImageOptions, prepare_images
 from gankd_jax.data.loading import ImageSplit
 from gankd_jax.interop import inception_weights
+from gankd_jax.models.classifiers import LeNet
+from gankd_jax.models.family import FAMILIES
 from gankd_jax.study import context as context_module
 from gankd_jax.study.context import StudyContext
-from gankd_jax.study.validation import resolve_layers
+from gankd_jax.study.validation import resolve_layers, validate_config
 from gankd_jax.utils.atomic_io import read_json
 from gankd_jax.utils.errors import UserError
 
@@ -62,6 +64,14 @@ def test_the_fid_network_serves_where_no_labels_do(
     config = load_images_config(prepare_noise(tmp_path, labels))
     resolve_layers(config)
     assert config.evaluation.layers == expected
+
+
+def test_bfloat16_is_refused_for_networks_that_cannot_round(registries):
+    family = dataclasses.replace(FAMILIES["dcgan"], name="mine", generator=LeNet)
+    FAMILIES["mine"] = family
+    config = tiny.config(model__precision="bfloat16", model__student__family="mine")
+    with pytest.raises(UserError, match="family is 'mine', whose networks have no attribute dtype"):
+        validate_config(config)
 
 
 def test_named_layers_are_left_as_they_are(tmp_path):

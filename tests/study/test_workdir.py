@@ -89,6 +89,7 @@ def test_what_no_run_and_no_score_depends_on_may_change_and_is_stored(tmp_path, 
     config = tiny.config(**changes)
     assert workdir.matches_config(tmp_path, config)
     workdir.create_workdir(tmp_path, config)
+    config.model.precision = "float32"  # which auto is on the CPU
     assert workdir.read_config(tmp_path).to_dict() == config.to_dict()
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", RUN.name}
 
@@ -102,6 +103,7 @@ def test_what_no_run_and_no_score_depends_on_may_change_and_is_stored(tmp_path, 
         {"study__teacher": "mnist-d2"},
         {"recipes__mse__b1": 0.3},
         {"model__latent": 7},
+        {"model__precision": "bfloat16"},
         {"model__student__family": "resnet"},
         {"data__image_size": 32},
         {"training__steps_per_call": 10},
@@ -112,6 +114,27 @@ def test_what_a_student_that_has_begun_depends_on_may_not_change(tmp_path, chang
     create_begun_study(tmp_path)
     with pytest.raises(UserError, match=r"there and .* student-mse-d1-s0 has begun with it"):
         workdir.matches_config(tmp_path, tiny.config(**changes))
+
+
+def test_the_precision_auto_is_the_one_that_the_study_began_with(tmp_path):
+    create_begun_study(tmp_path, model__precision="bfloat16")
+    workdir.create_workdir(tmp_path, tiny.config(model__precision="auto", name="other"))
+    config = workdir.read_config(tmp_path)
+    assert (config.name, config.model.precision) == ("other", "bfloat16")
+    with pytest.raises(UserError, match="precision is bfloat16 there and float32 here"):
+        workdir.matches_config(tmp_path, tiny.config(model__precision="float32"))
+
+
+def test_a_study_from_before_the_precision_was_a_choice_is_one_in_float32(tmp_path):
+    create_begun_study(tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["model"]["precision"]
+    path.write_text(json.dumps(fields))
+    assert workdir.matches_config(tmp_path, tiny.config())
+    assert workdir.matches_config(tmp_path, tiny.config(model__precision="float32"))
+    with pytest.raises(UserError, match="precision is float32 there and bfloat16 here"):
+        workdir.matches_config(tmp_path, tiny.config(model__precision="bfloat16"))
 
 
 @pytest.mark.parametrize("kind", ["teacher", "baseline"])
@@ -293,7 +316,8 @@ def test_checkpoint_steps_are_those_of_orbax(tmp_path):
 
 
 def test_run_info_has_the_size_of_the_generator(tmp_path):
-    workdir.write_run_info(tmp_path, RUN, networks.build_generator(tiny.config(), RUN))
+    generator = networks.build_generator(tiny.config(), RUN)
+    workdir.write_run_info(tmp_path, RUN, generator, precision="bfloat16")
     info = json.loads((tmp_path / RUN.name / "run.json").read_text())
     # 16 pixels, d = 1: 100 latents to 2 channels, to 1, to 1; kernels 4x4, biases, batch norm.
     kernels, biases, norms = 16 * (100 * 2 + 2 * 1 + 1 * 1), 2 + 1 + 1, 2 * (2 + 1)
@@ -307,6 +331,7 @@ def test_run_info_has_the_size_of_the_generator(tmp_path):
         "paper_parameters": kernels + biases,
         "multiply_adds": 16 * (100 * 2 + 2 * 1 * 4**2 + 1 * 1 * 8**2),
         "bytes_float32": 4 * (kernels + biases + norms),
+        "precision": "bfloat16",
     }
 
 

@@ -71,7 +71,9 @@ def create_teacher(dtype: type) -> TrainState:
     return jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim == 4 else leaf, state)
 
 
-def train_group(runs: dict[str, RunSpec], steps: int, *, on_device: bool = True):
+def train_group(
+    runs: dict[str, RunSpec], steps: int, *, on_device: bool = True, precision: str = "float32"
+):
     """Trains a group in one call; returns the final states and the mean metrics."""
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 1), np.uint8)
     sizes = {"critic_steps": 1, "count": COUNT, "batch_size": BATCH}
@@ -84,7 +86,7 @@ def train_group(runs: dict[str, RunSpec], steps: int, *, on_device: bool = True)
     for name, run in runs.items():
         critic = teacher.critic if finetunes_teacher_critic(run) else None
         states[name] = cast_to_default_float(create_train_state(run.spec, run.seed, critic))
-    return make_multi_step(runs, TEACHER.spec.generator)(
+    return make_multi_step(runs, TEACHER.spec.generator, precision=precision)(
         states,
         TeacherParams(
             generator=network_variables(teacher.generator),
@@ -354,3 +356,43 @@ def test_a_table_of_pairs_gives_the_students_its_latents_and_images(tmp_path):
         strict=True,
     ):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_students_in_bfloat16_come_as_near_to_the_teacher_as_those_in_float32():
+    recipe = dataclasses.replace(MSE, generator_lr=0.01)
+    runs = {str(seed): run_spec(recipe, seed=seed, data_seed=0) for seed in range(4)}
+    latents = jax.random.normal(jax.random.key(3), (64, LATENT))
+    teacher = network_variables(create_teacher(jnp.zeros(()).dtype.type).generator)
+    target = TEACHER.spec.generator.apply(teacher, latents, train=False)
+
+    def train(precision: str) -> list[float]:
+        states, _ = train_group(runs, 400, precision=precision)
+        assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(states)} == {4}
+        return [pixel_error(state) for state in states.values()]
+
+    def pixel_error(state: TrainState) -> float:
+        variables = network_variables(state.generator)
+        generator = runs["0"].spec.generator
+        images, _ = generator.apply(variables, latents, train=True, mutable=["batch_stats"])
+        return float(jnp.mean(jnp.square(images - target)))
+
+    exact, rounded = train("float32"), train("bfloat16")
+    assert rounded != exact
+    assert abs(np.mean(rounded) - np.mean(exact)) < np.std(exact, ddof=1)
+    assert max(rounded) < 0.4 * jnp.mean(jnp.square(target))  # the error of grey images
+
+
+def test_an_adversarial_run_in_bfloat16_moves_as_in_float32():
+    """Over one step, in which the weights move by the sign of a gradient."""
+    recipe = dataclasses.replace(BASELINE, loss="wgan_gp")
+    spec = run_spec(recipe).spec
+    run = RunSpec(
+        dataclasses.replace(spec, critic=dataclasses.replace(spec.critic, norm="none")), 0, 0
+    )
+    (_, exact), (_, rounded) = (
+        train_group({"run": run}, 1, precision=precision) for precision in ("float32", "bfloat16")
+    )
+    for name, value in exact["run"].items():
+        assert rounded["run"][name].dtype == jnp.float32
+        assert rounded["run"][name] == pytest.approx(float(value), rel=0.05, abs=1e-3)
+    assert rounded["run"]["gradient_penalty"] != exact["run"]["gradient_penalty"]

@@ -21,6 +21,7 @@ from gankd_jax.bench.compile_report import format_table
 from gankd_jax.bench.gpu.hlo import Kernel, Module
 from gankd_jax.bench.programs import Program, compile_each, replicate_shapes
 from gankd_jax.models import conv
+from gankd_jax.models.precision import resolve_precision
 from gankd_jax.utils import sharding
 from gankd_jax.utils.errors import UserError
 
@@ -82,11 +83,13 @@ def describe_gpu_programs(config: ml_collections.ConfigDict, target: str) -> str
     gpu = find_gpu(target)
     config = ml_collections.ConfigDict(config.to_dict())
     config.model.conv = conv.resolve_conv_impl(config.model.conv, "gpu")
+    config.model.precision = resolve_precision(config.model.precision, "gpu")
     study_programs = list(_list_programs(config, make_mesh(gpu)))
     compile_nth = functools.partial(_compile_nth_program, config.to_dict(), target)
     results = compile_each(study_programs, compile_nth)
     rows = [_row(*pair, gpu) for pair in zip(study_programs, results, strict=True)]
-    title = f"{config.name} on one {gpu.title}, its 4x4 layers as {config.model.conv}"
+    network = f"4x4 layers as {config.model.conv}, in {config.model.precision}"
+    title = f"{config.name} on one {gpu.title}, {network}"
     return "\n".join([title, format_table(HEADER, rows), NOTES])
 
 

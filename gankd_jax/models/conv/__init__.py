@@ -16,7 +16,11 @@ Those of 4x4 have three:
 Padding is 1 on every side, as in PyTorch's `Conv2d(4, 2, 1)` and `ConvTranspose2d(4, 2, 1)`: a
 convolution halves the side, a transposed one doubles it.  The 3x3 convolution has two
 implementations: the backend's own, and a single product for `matmul`.
+
+Images and kernels in bfloat16 give images in bfloat16; the sums are in float32.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +68,7 @@ def conv_transpose_stride2(
         return strided.conv_transpose_stride2(images, kernel)
     if impl == "matmul":
         conv_transpose, _ = _choose_matmul(images.shape[1:3], kernel.shape[2:])
-        return conv_transpose(images, kernel)
+        return _sum_in_float32(conv_transpose, images, kernel)
     phases = _conv2x2(im2col.pad_border(images), _phase_kernel(kernel))
     return _interleave_phases(phases, kernel.shape[3])
 
@@ -85,7 +89,7 @@ def conv_stride2(
         _, h, w, _ = images.shape
         adjoint = kernel.swapaxes(2, 3)
         _, conv = _choose_matmul((h // 2, w // 2), adjoint.shape[2:])
-        return conv(images, adjoint)
+        return _sum_in_float32(conv, images, adjoint)
     return _conv2x2(im2col.space_to_depth(images), im2col.space_to_depth_kernel(kernel))
 
 
@@ -102,11 +106,31 @@ def conv_stride1(
     """
     if impl != "matmul":
         return strided.conv_stride1(images, kernel.swapaxes(2, 3))
+    return _sum_in_float32(_conv3x3, images, kernel)
+
+
+def _conv3x3(
+    images: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "b h w o"]:
     b, h, w, i = images.shape
     padded = im2col.pad_border(images)
     windows = [padded[:, r : r + h, s : s + w] for r in range(3) for s in range(3)]
     rows = jnp.concatenate(windows, axis=3).reshape(-1, 9 * i)
     return (rows @ kernel.reshape(9 * i, -1)).reshape(b, h, w, -1)
+
+
+def _sum_in_float32(
+    convolve: Callable[[Array, Array], Array], images: Array, kernel: Array
+) -> Array:
+    """Convolves rounded numbers as the backends' own convolutions do: only the result is rounded.
+
+    Args:
+        convolve: Adds up the products of several matrices.
+        images: In float32, where nothing is rounded, or in bfloat16.
+        kernel: Of the same type.
+    """
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    return convolve(images.astype(wide), kernel.astype(wide)).astype(images.dtype)
 
 
 def _conv2x2(

@@ -51,6 +51,11 @@ def describe_numbers(study: StudyResults) -> list[tuple[str, str]]:
         "ratio": "The teacher's parameters divided by the model's.",
         "bytes": "The size of an exported file with float32 weights, batch norm folded in.",
     }
+    precision = study.config.get("model", {}).get("precision")
+    if precision in _PRECISIONS:
+        numbers["all scores"] = (
+            f"Computed in float32; the layers were trained in {_PRECISIONS[precision]}."
+        )
     if study.latency:
         numbers["ms"] = f"The time for one image ({study.latency_machine})."
     for metric in scored_metrics(study):
@@ -59,6 +64,7 @@ def describe_numbers(study: StudyResults) -> list[tuple[str, str]]:
     return list((numbers | _COMPARISONS).items())
 
 
+_PRECISIONS = {"float32": "float32", "tf32": "TF32", "bfloat16": "bfloat16"}
 _COMPARISONS = {
     "keeps": (
         "The model's mean score divided by the teacher's, or the teacher's divided by the model's"
