@@ -363,6 +363,8 @@ def main_metric(rows: Iterable[ScoreRow]) -> Metric | None:
 def best_recipe(study: StudyResults, rows: Iterable[ScoreRow]) -> str:
     """Returns the students' recipe that keeps most of the teacher's main score.
 
+    Without such a score it is the recipe with the best score of the summary.
+
     Only widths that all recipes have count, so that a recipe gains nothing from a narrow run that
     failed or is not scored yet.
 
@@ -375,11 +377,11 @@ def best_recipe(study: StudyResults, rows: Iterable[ScoreRow]) -> str:
         any score, the last of the config.
     """
     rows = list(rows)
-    metric = main_metric(rows)
+    metric = main_metric(rows) or summary_metric(rows)
     ratios: dict[str, dict[int, float]] = {}
     for row in rows:
-        if row.metric == metric and row.kind == "student" and row.score_ratio is not None:
-            ratios.setdefault(row.recipe, {})[row.width or 0] = row.score_ratio
+        if row.metric == metric and row.kind == "student" and rank_of(row):
+            ratios.setdefault(row.recipe, {})[row.width or 0] = rank_of(row)
     if not ratios:
         return next(iter(reversed(study.config["study"]["students"])), "")
     common = set.intersection(*(set(by_width) for by_width in ratios.values()))
@@ -416,7 +418,7 @@ def best_tradeoff(rows: Iterable[ScoreRow], preferred_recipe: str) -> ScoreRow |
     rows = list(rows)
 
     def rank(row: ScoreRow) -> tuple[float, bool, int]:
-        return ranked_ratio(row) or 0.0, row.recipe == preferred_recipe, row.width or 0
+        return rank_of(row), row.recipe == preferred_recipe, row.width or 0
 
     ranked = [row for row in rows if ranked_ratio(row)]
     return narrowest_row(ranked, GOOD_RATIO) or max(rows, key=rank, default=None)
@@ -431,13 +433,25 @@ def best_students(students: Iterable[ScoreRow]) -> dict[int, ScoreRow]:
     best: dict[int, ScoreRow] = {}
     for row in students:
         width = row.width or 0
-        best[width] = max(best.get(width, row), row, key=lambda row: ranked_ratio(row) or 0)
+        best[width] = max(best.get(width, row), row, key=rank_of)
     return best
 
 
 def ranked_ratio(row: ScoreRow) -> float | None:
     """Returns how much of the teacher's score a model keeps, if one side of it is better."""
     return row.score_ratio if row.metric.better else None
+
+
+def rank_of(row: ScoreRow) -> float:
+    """Returns a number that is higher for a better model; 0 for a metric without a better side.
+
+    Args:
+        row: Compared with rows of the same metric alone.
+    """
+    if (ratio := ranked_ratio(row)) is not None:
+        return ratio
+    mean = row.stats.mean if row.metric.better == "higher" else -row.stats.mean
+    return (-math.inf if math.isnan(mean) else mean) if row.metric.better else 0.0
 
 
 def summary_metric(rows: Iterable[ScoreRow]) -> Metric | None:

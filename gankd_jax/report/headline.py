@@ -9,6 +9,7 @@ from gankd_jax.report.aggregate import (
     best_recipe,
     best_tradeoff,
     find_baseline,
+    rank_of,
     ranked_ratio,
     score_rows,
     speed_up,
@@ -45,7 +46,7 @@ def build_headline(study: StudyResults) -> Headline:
     width = min((row.width or 0 for row in students), default=0)
     smallest = max(
         (row for row in students if row.width == width),
-        key=lambda row: ranked_ratio(row) or 0,
+        key=rank_of,
         default=None,
     )
     lines = [

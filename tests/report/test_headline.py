@@ -8,6 +8,7 @@ import pytest
 from gankd_jax.report.formatting import TEXT_WIDTH
 from gankd_jax.report.headline import build_headline, summarize_study
 from gankd_jax.report.study_results import load_study
+from gankd_jax.report.tables import build_main_table
 
 
 def set_score(folder, run: str, key: str, value: float) -> None:
@@ -83,6 +84,22 @@ def test_a_study_without_a_ranking_score_says_how_small_its_student_is(tmp_path,
     assert lead.startswith("64:1 smaller, ")
     assert ("pixel error" in lead) == (score == "pixel_error")
     assert teacher.startswith("Teacher: d=32, 102,400 parameters, 16x16")
+
+
+def test_without_a_score_of_the_teacher_the_least_pixel_error_leads(tmp_path):
+    folder = fake_study.write_study(
+        tmp_path, seeds=(0,), widths=(2, 4), students=("mse", "l1"), scores=("pixel_error",)
+    )
+    for run, error in (("mse-d2", 0.2), ("mse-d4", 0.05), ("l1-d2", 0.1), ("l1-d4", 0.4)):
+        set_score(folder, f"student-{run}-s0", "pixel_error", error)
+    headline = build_headline(load_study(folder))
+    assert "pixel error to the teacher 0.05" in headline.lead
+    assert (headline.smallest.recipe, headline.smallest.width) == ("l1", 2)
+    table = build_main_table(load_study(folder))
+    assert [[cell.text for cell in (row[0], *row[4:6])] for row in table.rows[1:]] == [
+        ["4", "mse", "0.0500"],
+        ["2", "l1", "0.100"],
+    ]
 
 
 def test_a_study_without_students_says_why(tmp_path):
