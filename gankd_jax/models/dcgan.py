@@ -115,8 +115,14 @@ class DCGANGenerator(nn.Module):
             images = nn.relu(Norm(self.norm, name=f"norm{k}")(images, train))
             kernel, bias = ConvParams(i, o, name=f"layer{k + 1}")()
             images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
-            images = conv.conv_transpose_stride2(images, kernel, self.conv_impl) + bias
+            images = self.conv_transpose(images, kernel) + bias
         return jnp.tanh(images)
+
+    def conv_transpose(
+        self, images: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]
+    ) -> Float[Array, "b 2*h 2*w o"]:
+        """Applies a layer without its bias."""
+        return conv.conv_transpose_stride2(images, kernel, self.conv_impl)
 
 
 class DCGANCritic(nn.Module):

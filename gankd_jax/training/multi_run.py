@@ -7,18 +7,29 @@ stand side by side in the program, and large ones are computed one after the oth
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from gankd_jax.interop.pair_table import PairTable
 from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
+from gankd_jax.models.merged import FlatTrees, MergedGenerator
 from gankd_jax.models.precision import TRAINING_PRECISIONS, set_precision
-from gankd_jax.training.train_state import StepSpec, TeacherParams, TrainState
+from gankd_jax.training.merged_runs import (
+    MAX_WIDTH,
+    can_merge,
+    merge_specs,
+    merge_states,
+    split_state,
+    without_width,
+)
+from gankd_jax.training.train_state import StepSpec, TeacherParams, TrainState, params_norm
 from gankd_jax.training.train_step import (
     Metrics,
     Noise,
@@ -43,7 +54,7 @@ class RunSpec:
 RunSpecs = Mapping[str, RunSpec]
 States = dict[str, TrainState]
 StepInputs = tuple[Noise, Array | None, TeacherTargets | None]  # noise, real images, targets
-StackedMetrics = dict[str, Float[Array, " _"]]  # one value for each run of a vmap group
+StackedMetrics = dict[str, Float[Array, "_ ..."]]  # of the runs of a vmap group
 MultiStep = jax.stages.Wrapped  # a jitted function
 # Bytes of a batch of the generator's last hidden layer, its largest.  Runs from this size on are
 # computed one after the other: the layer is then a good part of a core's cache.
@@ -90,27 +101,43 @@ def make_multi_step(
         batches: Array,
         teacher_images: Array | None = None,
     ) -> tuple[States, dict[str, Metrics]]:
+        groups, unravel = step_groups(run_specs), None
+
         def body(
-            stacked: list[TrainState], inputs: tuple[Array, Array | None]
-        ) -> tuple[list[TrainState], list[StackedMetrics]]:
-            batch, step_teacher_images = inputs
-            return _step_all(
+            stacked: list[TrainState], inputs: tuple[Noise, Array, Array | None]
+        ) -> tuple[list[TrainState], Float[Array, " values"]]:
+            nonlocal unravel
+            noise, batch, step_teacher_images = inputs
+            stacked, metrics = _step_all(
+                groups,
                 run_specs,
                 teacher,
                 stacked,
                 teacher_params,
+                noise=noise,
                 pixels=batch if images is None else images[batch],
                 teacher_images=step_teacher_images,
                 mesh=mesh,
             )
+            # One array, since a GPU starts a kernel for each array that a loop collects.
+            values, unravel = ravel_pytree(metrics)
+            return stacked, values
 
-        inputs = (batches, teacher_images)
-        stacked, metrics = lax.scan(body, _stack(run_specs, states), inputs)
-        means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+        stacked = [_stack(group, states) for group in groups]
+        steps = stacked[0].step[0] + jnp.arange(len(batches))
+        noise = constrain_batch(mesh, _sample_noise(run_specs, steps), 3)
+        stacked, values = lax.scan(body, stacked, (noise, batches, teacher_images))
+        assert unravel is not None
         means = [
-            m | {"weights": _weight_norms(state)} for m, state in zip(means, stacked, strict=True)
+            m | {"weights": _weight_norms(state)}
+            for m, state in zip(unravel(jnp.mean(values, axis=0)), stacked, strict=True)
         ]
-        return _unstack(run_specs, stacked), _unstack(run_specs, means)
+        final_states: States = {}
+        final_metrics: dict[str, Metrics] = {}
+        for group, state, values in zip(groups, stacked, means, strict=True):
+            final_states |= _unstack(group, state)
+            final_metrics |= _unstack_metrics(group, values)
+        return final_states, final_metrics
 
     return jax.jit(multi_step, donate_argnums=0, out_shardings=mesh and replicated(mesh))
 
@@ -154,50 +181,124 @@ def vmap_groups(run_specs: RunSpecs) -> list[list[str]]:
     """
     groups: dict[StepSpec | str, list[str]] = {}
     for name, run_spec in run_specs.items():
-        is_alone = run_spec.spec.generator.conv_impl == "matmul" and _is_large(run_spec.spec)
-        groups.setdefault(name if is_alone else run_spec.spec, []).append(name)
+        key = name if _is_large_on_cpu(run_spec.spec) else run_spec.spec
+        groups.setdefault(key, []).append(name)
     return list(groups.values())
 
 
-def _is_large(spec: StepSpec) -> bool:
+def _is_large_on_cpu(spec: StepSpec) -> bool:
     """Returns whether a run is computed after the others and not interleaved with them.
 
-    XLA interleaves independent runs.  Large ones then take up to twice the memory and, on two
-    cores, a tenth more time; small ones (16x16) are a fifth faster.
+    A CPU is known by its layers, which are matrix products.  XLA interleaves independent runs.
+    Large ones then take up to twice the memory and, on two cores, a tenth more time; small ones
+    (16x16) are a fifth faster.
     """
+    if isinstance(spec.generator, MergedGenerator) or spec.generator.conv_impl != "matmul":
+        return False
     pixels = (spec.generator.image_size // 2) ** 2
     return 4 * spec.recipe.batch_size * pixels * spec.generator.width >= LARGE_RUN_BYTES
 
 
-def _stack(run_specs: RunSpecs, values: dict) -> list:
-    """Returns for each vmap group the values of its runs along a new first axis."""
+@dataclasses.dataclass(frozen=True)
+class StepGroup:
+    """Runs that step together.
+
+    Attributes:
+        spec: Of each run, or of each seed's runs as one run (`merged_runs`).
+        names: Of the runs of each seed; several if they are merged.
+    """
+
+    spec: StepSpec
+    names: tuple[tuple[str, ...], ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the runs that are merged; () if none are."""
+        generator = self.spec.generator
+        return generator.widths if isinstance(generator, MergedGenerator) else ()
+
+
+def step_groups(run_specs: RunSpecs) -> list[StepGroup]:
+    """Returns the groups of runs that step together, by `vmap` or merged into one network."""
+    similar: dict[Any, list[list[str]]] = {}
+    for names in vmap_groups(run_specs):
+        spec = run_specs[names[0]].spec
+        rows = tuple(run_specs[name].data_seed for name in names)
+        key: Any = (without_width(spec), rows) if can_merge(spec) else names[0]
+        similar.setdefault(key, []).append(names)
     return [
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(values[name] for name in names))
-        for names in vmap_groups(run_specs)
+        _make_step_group(run_specs, members)
+        for candidates in similar.values()
+        for members in _limit_width(run_specs, candidates)
     ]
 
 
-def _unstack(run_specs: RunSpecs, stacked: list) -> dict:
+def _limit_width(run_specs: RunSpecs, candidates: list[list[str]]) -> list[list[list[str]]]:
+    """Divides vmap groups, narrow ones first, so that merged widths add up to a limit at most."""
+
+    def width(names: list[str]) -> int:
+        return run_specs[names[0]].spec.generator.width
+
+    parts: list[list[list[str]]] = []
+    for names in sorted(candidates, key=width):
+        if not parts or sum(map(width, [*parts[-1], names])) > MAX_WIDTH:
+            parts.append([])
+        parts[-1].append(names)
+    return parts
+
+
+def _make_step_group(run_specs: RunSpecs, members: list[list[str]]) -> StepGroup:
+    specs = [run_specs[names[0]].spec for names in members]
+    spec = merge_specs(specs) if can_merge(specs[0]) else specs[0]
+    return StepGroup(spec, tuple(zip(*members, strict=True)))
+
+
+def _stack(group: StepGroup, states: States) -> TrainState:
+    """Returns the states of a group's seeds along a new first axis."""
+    rows = [[states[name] for name in names] for names in group.names]
+    merged = [merge_states(row) if group.widths else row[0] for row in rows]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *merged)
+
+
+def _unstack(group: StepGroup, stacked: TrainState) -> States:
     """Inverts `_stack`."""
+    states: States = {}
+    for names, state in zip(group.names, _rows(group, stacked), strict=True):
+        split = split_state(group.widths, state) if group.widths else [state]
+        states |= zip(names, split, strict=True)
+    return states
+
+
+def _unstack_metrics(group: StepGroup, stacked: StackedMetrics) -> dict[str, Metrics]:
+    """Returns the metrics of each run."""
     return {
-        name: jax.tree.map(lambda leaf, k=k: leaf[k], values)
-        for names, values in zip(vmap_groups(run_specs), stacked, strict=True)
+        name: {key: value[k] for key, value in metrics.items()} if group.widths else metrics
+        for names, metrics in zip(group.names, _rows(group, stacked), strict=True)
         for k, name in enumerate(names)
     }
 
 
-def _weight_norms(stacked: TrainState) -> Float[Array, " n"]:
+def _rows(group: StepGroup, stacked: Any) -> list[Any]:
+    """Returns the values of each seed."""
+    return [jax.tree.map(lambda leaf, k=k: leaf[k], stacked) for k in range(len(group.names))]
+
+
+def _weight_norms(stacked: TrainState) -> Float[Array, "n ..."]:
     """Returns the norm of the weights of each run."""
+    if isinstance(stacked.generator.params, FlatTrees):
+        return jax.vmap(params_norm)(stacked.generator.params)
     networks = [network for network in (stacked.generator, stacked.critic) if network is not None]
     return jax.vmap(optax.tree.norm)([network.params for network in networks])
 
 
 def _step_all(
+    groups: list[StepGroup],
     run_specs: RunSpecs,
     teacher: Generator | None,
     stacked: list[TrainState],
     teacher_params: TeacherParams | None,
     *,
+    noise: Noise,
     pixels: UInt8[Array, "seeds k b s s c"],
     teacher_images: Float[Array, "seeds batch s s c"] | None,
     mesh: Mesh | None,
@@ -205,7 +306,6 @@ def _step_all(
     """Makes one step of every run."""
     seeds = data_seeds(run_specs)
     has_critic = any(run_spec.spec.critic for run_spec in run_specs.values())
-    noise = constrain_batch(mesh, _sample_noise(run_specs, stacked[0].step[0], seeds=seeds), 2)
     targets = _teacher_targets(
         run_specs, teacher, teacher_params, noise=noise, images=teacher_images
     )
@@ -215,20 +315,20 @@ def _step_all(
         noise = dataclasses.replace(noise, latents=latents)
     real_images = normalize_images(constrain_batch(mesh, pixels, 2)) if has_critic else None
     states, metrics = [], []
-    for state, names in zip(stacked, vmap_groups(run_specs), strict=True):
-        spec = run_specs[names[0]].spec
+    for state, group in zip(stacked, groups, strict=True):
+        spec = group.spec
         uses_targets = spec.recipe.alpha < 1 or spec.recipe.real_source == "teacher"
         inputs = (
             noise,
             real_images if spec.critic else None,
             targets if uses_targets else None,
         )
-        rows = [seeds.index(run_specs[name].data_seed) for name in names]
+        rows = [seeds.index(run_specs[names[0]].data_seed) for names in group.names]
         feature_variables = teacher_params.features if teacher_params else None
         state, values = _step_vmap_group(
             spec, state, inputs, rows=rows, feature_variables=feature_variables
         )
-        noise = _add_scheduling_dependency(values, noise) if _is_large(spec) else noise
+        noise = _add_scheduling_dependency(values, noise) if _is_large_on_cpu(spec) else noise
         states.append(state)
         metrics.append(values)
     return states, metrics
@@ -244,11 +344,11 @@ def _add_scheduling_dependency(metrics: StackedMetrics, noise: Noise) -> Noise:
     return jax.tree.map(lambda leaf: jnp.where(impossible, 0.0, leaf), noise)
 
 
-def _sample_noise(run_specs: RunSpecs, step: Int[Array, ""], *, seeds: list[int]) -> Noise:
-    """Samples the noise of every data seed, along a first axis."""
+def _sample_noise(run_specs: RunSpecs, steps: Int[Array, " k"]) -> Noise:
+    """Samples the noise of every step and data seed, along two first axes."""
     spec = next(iter(run_specs.values())).spec
 
-    def sample(seed: Int[Array, ""]) -> Noise:
+    def sample(step: Int[Array, ""], seed: Int[Array, ""]) -> Noise:
         return sample_noise(
             seed,
             step,
@@ -257,7 +357,8 @@ def _sample_noise(run_specs: RunSpecs, step: Int[Array, ""], *, seeds: list[int]
             latent_dim=spec.generator.latent_dim,
         )
 
-    return jax.vmap(sample)(jnp.array(seeds))
+    sample_seeds = jax.vmap(sample, (None, 0))
+    return jax.vmap(sample_seeds, (0, None))(steps, jnp.array(data_seeds(run_specs)))
 
 
 def _teacher_targets(

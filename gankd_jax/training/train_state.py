@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from flax import struct
+from jaxtyping import Array, Float
 
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.models.family import Critic, FeatureNetwork, Generator, PyTree, family_of
+from gankd_jax.models.merged import FlatTrees, MergedGenerator
 
 # An array; typed as Any, since jax rebuilds these dataclasses with shapes or axes in its place.
 Leaf = Any
@@ -157,6 +159,26 @@ def make_generator_optimizer(recipe: Recipe, width: int) -> optax.GradientTransf
     """
     peak = recipe.generator_lr * width**-recipe.lr_width_exponent
     return _make_optimizer(learning_rate_schedule(peak, recipe), recipe)
+
+
+def make_optimizer_of(spec: StepSpec) -> optax.GradientTransformation:
+    """Returns the optimizer of a run's generator, or of the runs that are merged into one."""
+    if not isinstance(spec.generator, MergedGenerator):
+        return make_generator_optimizer(spec.recipe, spec.generator.width)
+    optimizer = make_generator_optimizer(spec.recipe, 1)
+    # The learning rate is a factor of an update.
+    factors = [width**-spec.recipe.lr_width_exponent for width in spec.generator.widths]
+
+    def update(gradients: FlatTrees, state: optax.OptState, params: FlatTrees) -> tuple:
+        updates, state = optimizer.update(gradients, state, params)
+        return updates.scale(factors), state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def params_norm(params: PyTree) -> Float[Array, "*n"]:
+    """Returns the norm of a network's parameters or gradients; of merged runs each run's."""
+    return params.norms() if isinstance(params, FlatTrees) else optax.tree.norm(params)
 
 
 def make_critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:

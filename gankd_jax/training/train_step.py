@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from gankd_jax.models.family import FeatureNetwork, PyTree
+from gankd_jax.models.merged import MergedGenerator
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import (
     TRAIN,
@@ -20,12 +21,13 @@ from gankd_jax.training.train_state import (
     StepSpec,
     TrainState,
     make_critic_optimizer,
-    make_generator_optimizer,
+    make_optimizer_of,
     make_variables,
+    params_norm,
 )
 
 REAL_SOURCES = ("data", "teacher")  # of the images that a critic takes as real
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, "..."]]  # scalars; of a merged generator one for each run
 
 
 @struct.dataclass
@@ -120,6 +122,8 @@ def train_step(
             feature_variables=feature_variables,
         )
 
+    if isinstance(spec.generator, MergedGenerator):
+        distance_to_teacher = jax.vmap(distance_to_teacher)
     distance = distance_to_teacher if spec.recipe.alpha < 1 else None
     generator, metrics = _train_generator(
         spec, state, critic, noise=noise, real_images=real_images, distance=distance
@@ -233,12 +237,14 @@ def _train_generator(
             distance_loss, distance_metrics = distance(images)
             metrics |= distance_metrics
             loss += (1 - recipe.alpha) * distance_loss
-        return loss, (updated.get("batch_stats", {}), metrics | {"generator_loss": loss})
+        # A merged generator's runs have a loss each.
+        extras = (updated.get("batch_stats", {}), metrics | {"generator_loss": loss})
+        return jnp.sum(loss), extras
 
     gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(generator.params)
-    optimizer = make_generator_optimizer(recipe, spec.generator.width)
+    optimizer = make_optimizer_of(spec)
     generator = _apply_gradients(optimizer, generator, gradients, batch_stats=batch_stats)
-    return generator, metrics | {"generator_gradient": optax.tree.norm(gradients)}
+    return generator, metrics | {"generator_gradient": params_norm(gradients)}
 
 
 def _distance_to_teacher(
