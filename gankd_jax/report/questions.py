@@ -304,7 +304,7 @@ def _network_phrase(metrics: list[Metric]) -> str:
 def _answer_sharpness(context: QuestionContext) -> Answer | None:
     """How sharp each recipe's students are."""
     students = context.select(SHARPNESS_METRIC)
-    if not students or SHARPNESS_METRIC.key not in context.teacher_scores:
+    if not students or not context.teacher_scores.get(SHARPNESS_METRIC.key):  # 0 of flat images
         return None
     levels = {"teacher": context.teacher_scores[SHARPNESS_METRIC.key]}
     if SHARPNESS_METRIC.key in context.study.real_scores:

@@ -152,6 +152,8 @@ def test_questions_without_scores_are_skipped(tmp_path):
         "Which recipe stays sharp?",
         "Are training images repeated?",
     ]
+    add_scores(folder, "teacher-*", {"sharpness": 0.0})  # its images are flat
+    assert list(answer_texts(folder)) == ["Are training images repeated?"]
     assert answer_texts(fake_study.write_study_without_teacher(tmp_path / "none")) == {}
 
 
