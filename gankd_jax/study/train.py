@@ -5,6 +5,7 @@ import functools
 import logging
 from collections.abc import Sequence
 
+import jax
 import ml_collections
 import numpy as np
 from jaxtyping import UInt8
@@ -120,6 +121,8 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
             on_device=_fits_on_device(config.data.placement, images),
             mesh=sharding.make_mesh(config.training.devices),
             precision=precision,
+            # On a CPU the host is the device, and a second copy of the states outgrows its caches.
+            dispatches_ahead=jax.default_backend() != "cpu",
         ),
         context.workdir,
         _intervals(config),

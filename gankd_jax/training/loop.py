@@ -18,6 +18,7 @@ from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.interop.external_generator import FunctionGenerator
 from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.sampling import TrainedGenerator
+from gankd_jax.training.background_saver import BackgroundSaver
 from gankd_jax.training.multi_run import (
     MultiStep,
     RunSpec,
@@ -33,6 +34,7 @@ from gankd_jax.training.train_state import (
     TrainState,
     create_train_state,
 )
+from gankd_jax.training.train_step import Metrics
 from gankd_jax.utils import file_lock, multihost, preemption
 from gankd_jax.utils.progress import ProgressBar
 from gankd_jax.utils.sharding import (
@@ -86,6 +88,9 @@ class RunGroup:
     on_device: bool  # the images; otherwise batches are sent there
     mesh: Mesh  # the devices that share each batch
     precision: str = "float32"  # of the layers, one of `TRAINING_PRECISIONS`
+    # Whether a call is dispatched before the metrics of the one before it are fetched.  The device
+    # then does not wait for the host, and holds the states of both calls.
+    dispatches_ahead: bool = False
 
     @property
     def steps(self) -> int:
@@ -94,6 +99,7 @@ class RunGroup:
 
 
 MakeGrid = Callable[[RunSpec, TrainState], UInt8[np.ndarray, "h w c"]]
+CallResult = tuple[dict[str, TrainState], dict[str, Metrics]]  # as the device computes it
 LoadTeacher = Callable[[], TeacherNetworks]
 OpenLogger = Callable[[str], RunLogger]
 
@@ -154,7 +160,10 @@ def train_group(
             progress.update(trainer.step, metrics)
             trainer.save_if_due(make_grid)
             if trainer.signal:
-                raise preemption.Preempted(trainer.signal)
+                break
+        trainer.wait_for_saves()
+        if trainer.signal:
+            raise preemption.Preempted(trainer.signal)
 
 
 def _newest_common_step(loggers: dict[str, RunLogger]) -> int:
@@ -237,6 +246,9 @@ class _GroupTrainer:
         self.signal = 0  # that came to one of the processes; 0: none
         self._group, self._loggers, self._intervals = group, loggers, intervals
         self._prefetcher: TeacherPrefetcher | None = None
+        self._saver = BackgroundSaver()
+        self._next_call: CallResult | None = None  # of the call from this step, if it is dispatched
+        self._fetch_time = 0.0
         everywhere = replicated(group.mesh)
         self._states = put_tree(states, everywhere)
         self._teacher_params = put_tree(teacher_params, everywhere)
@@ -244,7 +256,11 @@ class _GroupTrainer:
         self._multi_step = self._compile()
 
     def close(self) -> None:
-        """Stops the thread of a teacher outside of JAX."""
+        """Ends the threads, after checkpoints that are being written."""
+        self._saver.close()
+        self._close_prefetcher()
+
+    def _close_prefetcher(self) -> None:
         if self._prefetcher is not None:
             self._prefetcher.close()
 
@@ -253,10 +269,16 @@ class _GroupTrainer:
         return next(iter(self.run_specs.values())).spec.recipe.batch_size
 
     def _compile(self) -> MultiStep:
-        self.close()
+        self._close_prefetcher()
         self._prefetcher = self._make_prefetcher()
         group = self._group
-        return make_multi_step(self.run_specs, group.teacher, group.mesh, precision=group.precision)
+        return make_multi_step(
+            self.run_specs,
+            group.teacher,
+            group.mesh,
+            precision=group.precision,
+            donate=not group.dispatches_ahead,
+        )
 
     def _make_prefetcher(self) -> TeacherPrefetcher | None:
         """Returns the source of images of a teacher outside of JAX; None for any other."""
@@ -277,7 +299,8 @@ class _GroupTrainer:
         Returns:
             The metrics to show, as means over the runs; nothing in processes other than 0.
         """
-        interval, start_time, first = self._intervals.log_every, time.monotonic(), self.step
+        interval, first = self._intervals.log_every, self.step
+        start_time = self._fetch_time if self._next_call else time.monotonic()
         last = min(self._group.steps, first - first % interval + interval)
         images = 0
         while self.step < last and self.run_specs and not (self.signal and self.step > first):
@@ -296,29 +319,52 @@ class _GroupTrainer:
 
     def _call(self) -> None:
         """Makes one compiled call; runs that fail in it leave the group."""
-        self._states, metrics = self._multi_step(
-            self._states,
-            self._teacher_params,
-            self._images,
-            self._next_batches(),
-            self._next_teacher_images(),
-        )
+        self._states, metrics = self._next_call or self._dispatch(self._states, self.step)
+        self._next_call = None
         self.step += self._intervals.steps_per_call
+        if self._group.dispatches_ahead and self.step < self._group.steps and not self.signal:
+            self._next_call = self._dispatch(self._states, self.step)
         values = jax.tree.map(float, jax.device_get(metrics))
+        self._fetch_time = time.monotonic()
         failed = [n for n, v in values.items() if not all(map(math.isfinite, v.values()))]
-        for name in failed:
-            del self.run_specs[name], self._states[name]
+        if failed:
+            self._remove_failed({name: values.pop(name) for name in failed})
         for name, logger in self._loggers.items():
-            if name in failed:
-                logger.mark_failed(self.step, values[name])
-            elif name in self.run_specs:
+            if name in values:
                 logger.add_metrics(values[name])
-        if failed and self.run_specs:
-            self._multi_step = self._compile()
+        self._saver.raise_if_failed()
         self.signal = max(multihost.allgather_int(preemption.signal_received()))
 
-    def _next_batches(self) -> jax.Array:
-        """Returns the batches of the next call.
+    def _dispatch(self, states: dict[str, TrainState], step: int) -> CallResult:
+        """Sends a call from that step to the device and does not wait for it."""
+        return self._multi_step(
+            states,
+            self._teacher_params,
+            self._images,
+            self._make_batches(step),
+            self._make_teacher_images(step),
+        )
+
+    def _remove_failed(self, metrics: Mapping[str, dict[str, float]]) -> None:
+        """Goes on without the runs that failed in the last call.
+
+        A call that was dispatched with them is made again, so that the others have the bits that
+        they have without it.
+
+        Args:
+            metrics: Of the failed runs in that call.
+        """
+        self._next_call = None
+        self._saver.wait()  # a failed run names its last checkpoint
+        for name, values in metrics.items():
+            del self.run_specs[name], self._states[name]
+            if name in self._loggers:
+                self._loggers[name].mark_failed(self.step, values)
+        if self.run_specs:
+            self._multi_step = self._compile()
+
+    def _make_batches(self, step: int) -> jax.Array:
+        """Returns the batches of the call from that step.
 
         They are indices `[k, data_seeds, critic_steps, b]`, or the images at these indices.
         """
@@ -329,7 +375,7 @@ class _GroupTrainer:
         )
         indices = [
             multi_step_indices(
-                self.step,
+                step,
                 self._intervals.steps_per_call,
                 critic_steps=recipe.critic_steps,
                 count=len(self._group.images),
@@ -346,17 +392,20 @@ class _GroupTrainer:
         shape = (*batches.shape, *images.shape[1:])
         return make_sharded_array(shape, sharding, lambda part: images[batches[part[:4]]])
 
-    def _next_teacher_images(self) -> jax.Array | None:
+    def _make_teacher_images(self, step: int) -> jax.Array | None:
         """Returns the images `[k, data_seeds, b, s, s, c]` of a teacher outside of JAX."""
         if self._prefetcher is None:
             return None
-        images = self._prefetcher.images(self.step)
+        images = self._prefetcher.images(step)
         return make_sharded_array(
             images.shape, batch_sharding(self._group.mesh, 2), images.__getitem__
         )
 
     def save_if_due(self, make_grid: MakeGrid) -> None:
-        """Writes the image grids and checkpoints that are due; after a signal the checkpoints."""
+        """Writes the image grids that are due, and has the checkpoints written.
+
+        Checkpoints are also due after a signal.
+        """
         grids = self._is_due(self._intervals.grid_every)
         saves = self._is_due(self._intervals.checkpoint_every) or bool(self.signal)
         if grids or saves:
@@ -368,8 +417,16 @@ class _GroupTrainer:
             for name, spec in self.run_specs.items():
                 self._loggers[name].write_grid(self.step, make_grid(spec, states[name]))
         if saves:
-            for name, state in states.items():
-                self._loggers[name].save_checkpoint(self.step, state)
+            donated = not self._group.dispatches_ahead
+            self._saver.save(self._loggers, self.step, states, donated=donated)
+
+    def wait_for_saves(self) -> None:
+        """Waits until every checkpoint is written.
+
+        Raises:
+            UserError: One cannot be written.
+        """
+        multihost.on_primary(self._saver.wait)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and (self.step % interval == 0 or self.step == self._group.steps)

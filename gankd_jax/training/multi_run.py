@@ -67,6 +67,7 @@ def make_multi_step(
     mesh: Mesh | None = None,
     *,
     precision: str = "float32",
+    donate: bool = True,
 ) -> MultiStep:
     """Compiles many training steps of every run as one function.
 
@@ -75,10 +76,11 @@ def make_multi_step(
         teacher: The teacher's generator; None without one.
         mesh: Devices that share each batch; their number divides `b`.
         precision: Of the layers, one of `TRAINING_PRECISIONS`.
+        donate: Whether the states that are given may be overwritten.
 
     Returns:
         `multi_step(states, teacher_params, images, batches, teacher_images) -> (states, metrics)`,
-        which moves every run by `k` steps.  The states are donated.
+        which moves every run by `k` steps.
 
         - `teacher_params` is a `TeacherParams`, or None without a teacher.
         - `images` is the uint8 training set on the device, or None.
@@ -139,7 +141,8 @@ def make_multi_step(
             final_metrics |= _unstack_metrics(group, values)
         return final_states, final_metrics
 
-    return jax.jit(multi_step, donate_argnums=0, out_shardings=mesh and replicated(mesh))
+    donated = (0,) if donate else ()
+    return jax.jit(multi_step, donate_argnums=donated, out_shardings=mesh and replicated(mesh))
 
 
 def _set_spec_precision(run_spec: RunSpec, precision: str) -> RunSpec:

@@ -102,7 +102,6 @@ class RunLogger:
         Raises:
             UserError: It cannot be written, as on a full disk; those before it stay.
         """
-        self.writer.flush()  # a run that resumes from here has its curves up to here
         try:
             self.checkpoints.save(step, state)
         except (OSError, ValueError) as error:  # ValueError: TensorStore's
