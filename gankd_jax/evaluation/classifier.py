@@ -129,7 +129,7 @@ def _train(network: Network, train: ImageSplit, title: str) -> PyTree:
     dummy_image = jnp.zeros((1, *train.pixels.shape[1:]))
     params = network.init(jax.random.key(SEED), dummy_image)["params"]
     state = _optimizer().init(params)
-    progress = ProgressBar(title, first=0, total=STEPS)
+    progress, loss = ProgressBar(title, first=0, total=STEPS), jnp.nan
     sizes = {"count": len(train.pixels), "batch_size": min(BATCH_SIZE, len(train.pixels))}
     for step in range(0, STEPS, STEPS_PER_CALL):
         preemption.raise_if_requested()  # a minute's work, which begins anew after a restart
@@ -138,8 +138,11 @@ def _train(network: Network, train: ImageSplit, title: str) -> PyTree:
         )
         key = jax.random.fold_in(jax.random.key(SEED), step)
         batch = (train.pixels[indices], np.asarray(train.labels)[indices])
+        previous_loss = loss
         params, state, loss = _train_steps(network, params, state, key, batch=batch)
-        progress.update(step + STEPS_PER_CALL, {"loss": float(loss)})
+        if step:  # fetched while the device makes the steps after it
+            progress.update(step, {"loss": float(previous_loss)})
+    progress.update(STEPS, {"loss": float(loss)})
     progress.close()
     return params
 

@@ -18,7 +18,7 @@ from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.interop.external_generator import FunctionGenerator
 from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.models.sampling import TrainedGenerator
-from gankd_jax.training.background_saver import BackgroundSaver
+from gankd_jax.training.background_writer import BackgroundWriter
 from gankd_jax.training.multi_run import (
     MultiStep,
     RunSpec,
@@ -161,7 +161,7 @@ def train_group(
             trainer.save_if_due(make_grid)
             if trainer.signal:
                 break
-        trainer.wait_for_saves()
+        trainer.wait_for_writes()
         if trainer.signal:
             raise preemption.Preempted(trainer.signal)
 
@@ -246,7 +246,7 @@ class _GroupTrainer:
         self.signal = 0  # that came to one of the processes; 0: none
         self._group, self._loggers, self._intervals = group, loggers, intervals
         self._prefetcher: TeacherPrefetcher | None = None
-        self._saver = BackgroundSaver()
+        self._writer = BackgroundWriter()
         self._next_call: CallResult | None = None  # of the call from this step, if it is dispatched
         self._fetch_time = 0.0
         everywhere = replicated(group.mesh)
@@ -256,8 +256,8 @@ class _GroupTrainer:
         self._multi_step = self._compile()
 
     def close(self) -> None:
-        """Ends the threads, after checkpoints that are being written."""
-        self._saver.close()
+        """Ends the threads, after files that are being written."""
+        self._writer.close()
         self._close_prefetcher()
 
     def _close_prefetcher(self) -> None:
@@ -332,7 +332,7 @@ class _GroupTrainer:
         for name, logger in self._loggers.items():
             if name in values:
                 logger.add_metrics(values[name])
-        self._saver.raise_if_failed()
+        self._writer.raise_if_failed()
         self.signal = max(multihost.allgather_int(preemption.signal_received()))
 
     def _dispatch(self, states: dict[str, TrainState], step: int) -> CallResult:
@@ -355,7 +355,7 @@ class _GroupTrainer:
             metrics: Of the failed runs in that call.
         """
         self._next_call = None
-        self._saver.wait()  # a failed run names its last checkpoint
+        self._writer.wait()  # a failed run names its last checkpoint
         for name, values in metrics.items():
             del self.run_specs[name], self._states[name]
             if name in self._loggers:
@@ -402,10 +402,7 @@ class _GroupTrainer:
         )
 
     def save_if_due(self, make_grid: MakeGrid) -> None:
-        """Writes the image grids that are due, and has the checkpoints written.
-
-        Checkpoints are also due after a signal.
-        """
+        """Has the image grids and checkpoints written that are due; after a signal checkpoints."""
         grids = self._is_due(self._intervals.grid_every)
         saves = self._is_due(self._intervals.checkpoint_every) or bool(self.signal)
         if grids or saves:
@@ -413,20 +410,31 @@ class _GroupTrainer:
 
     def _save(self, make_grid: MakeGrid, *, grids: bool, saves: bool) -> None:
         states = {name: local_copy(self._states[name]) for name in self.run_specs}
-        if grids:
-            for name, spec in self.run_specs.items():
-                self._loggers[name].write_grid(self.step, make_grid(spec, states[name]))
-        if saves:
-            donated = not self._group.dispatches_ahead
-            self._saver.save(self._loggers, self.step, states, donated=donated)
+        if self._group.dispatches_ahead:
+            jax.tree.map(lambda leaf: leaf.copy_to_host_async(), states)
+        else:  # the next call takes the memory of the states
+            states = jax.tree.map(np.array, states)
+        loggers, run_specs, step = self._loggers, dict(self.run_specs), self.step
+        for name in states:
+            loggers[name].writer.flush()  # a run that resumes from here has its curves up to here
 
-    def wait_for_saves(self) -> None:
-        """Waits until every checkpoint is written.
+        def write() -> None:
+            if grids:
+                for name, state in states.items():
+                    loggers[name].write_grid(step, make_grid(run_specs[name], state))
+            if saves:
+                for name, state in states.items():
+                    loggers[name].save_checkpoint(step, state)
+
+        self._writer.submit(write)
+
+    def wait_for_writes(self) -> None:
+        """Waits until every image grid and checkpoint is written.
 
         Raises:
             UserError: One cannot be written.
         """
-        multihost.on_primary(self._saver.wait)
+        multihost.on_primary(self._writer.wait)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and (self.step % interval == 0 or self.step == self._group.steps)

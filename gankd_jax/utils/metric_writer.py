@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -200,7 +201,7 @@ class MultiWriter(MetricWriter):
 
     def __init__(self, writers: Mapping[str, MetricWriter]):
         """Takes the writers by name."""
-        self._writers = dict(writers)
+        self._writers, self._lock = dict(writers), threading.Lock()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes numbers to all."""
@@ -223,14 +224,16 @@ class MultiWriter(MetricWriter):
         self._call_all(lambda writer: writer.close())
 
     def _call_all(self, call: Callable[[MetricWriter], None]) -> None:
-        for name, writer in list(self._writers.items()):
-            try:
-                call(writer)
-            except Exception as error:  # libraries and users' writers may raise anything
-                if name == LOG_WRITER:
-                    raise
-                del self._writers[name]
-                logger.warning("the writer %s fails and gets nothing more: %s", name, _line(error))
+        with self._lock:  # images come from another thread than numbers
+            for name, writer in list(self._writers.items()):
+                try:
+                    call(writer)
+                except Exception as error:  # libraries and users' writers may raise anything
+                    if name == LOG_WRITER:
+                        raise
+                    del self._writers[name]
+                    text = "the writer %s fails and gets nothing more: %s"
+                    logger.warning(text, name, _line(error))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -27,7 +28,7 @@ from gankd_jax.utils.sharding import mesh_of_devices
 RECIPE = Recipe(alpha=0.0, batch_size=4, steps=8, generator_lr=1e-3)
 GENERATOR = DCGANGenerator(1, 16, 1, 4, conv_impl="matmul")
 TEACHER = dataclasses.replace(GENERATOR, width=2)
-INTERVALS = LoopIntervals(steps_per_call=2, log_every=4, grid_every=0, checkpoint_every=4)
+INTERVALS = LoopIntervals(steps_per_call=2, log_every=4, grid_every=4, checkpoint_every=4)
 SECONDS = 60  # to wait for another thread; no test takes them
 
 
@@ -55,13 +56,17 @@ def load_teacher() -> TeacherNetworks:
     return TeacherNetworks(TEACHER, variables, None)
 
 
-def train(group: RunGroup, folder: Path) -> None:
+def make_grid(*_) -> np.ndarray:
+    return np.zeros((8, 8, 1), np.uint8)
+
+
+def train(group: RunGroup, folder: Path, make_grid: Callable = make_grid) -> None:
     train_group(
         group,
         folder,
         INTERVALS,
         load_teacher=load_teacher,
-        make_grid=lambda *_: np.zeros((1, 1, 1), np.uint8),
+        make_grid=make_grid,
         open_logger=lambda name: RunLogger(folder / name),
     )
 
@@ -120,17 +125,26 @@ def test_the_next_call_is_dispatched_before_metrics_are_fetched(tmp_path, device
 
 
 @pytest.mark.parametrize("dispatches_ahead", [True, False])
-def test_a_save_holds_up_no_call(tmp_path, device, monkeypatch, dispatches_ahead):
-    """The first checkpoint, after two calls, is not written before the third call is dispatched."""
+@pytest.mark.parametrize("file", ["grid", "checkpoint"])
+def test_writing_a_file_holds_up_no_call(tmp_path, device, monkeypatch, dispatches_ahead, file):
+    """The first files, after two calls, are not written before the third call is dispatched."""
     is_dispatched, save = threading.Event(), Checkpoints.save
     device.on_dispatch = lambda call: is_dispatched.set() if call == 2 else None
 
+    def make_grid_late(*_) -> np.ndarray:
+        assert file != "grid" or is_dispatched.wait(SECONDS)
+        return make_grid()
+
     def save_late(self, step, state):
-        assert is_dispatched.wait(SECONDS)
+        assert file != "checkpoint" or is_dispatched.wait(SECONDS)
         save(self, step, state)
 
     monkeypatch.setattr(Checkpoints, "save", save_late)
-    train(make_group(dispatches_ahead=dispatches_ahead), tmp_path)
+    train(make_group(dispatches_ahead=dispatches_ahead), tmp_path, make_grid_late)
+    assert {path.name for path in (tmp_path / "a" / "grids").iterdir()} == {
+        "0000004.png",
+        "0000008.png",
+    }
     checkpoints = Checkpoints(tmp_path / "a" / "checkpoints")
     assert checkpoints.steps() == [4, 8]
     assert [int(checkpoints.arrays(step)[".step"]) for step in (4, 8)] == [2, 4]  # calls
