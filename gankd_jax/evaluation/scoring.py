@@ -171,11 +171,14 @@ def _mean_errors(
     modules = tuple(student.module for student in students)
     variables = [student.variables for student in students]
     total, count = np.zeros(len(students)), 0
-    for latents, size in batches:
+
+    def compute_errors(batch: tuple[Array, int]) -> Float[Array, "k b"]:
         preemption.raise_if_requested()
-        errors = _image_errors(
-            modules, teacher.module, variables, teacher.variables, latents=latents
+        return _image_errors(
+            modules, teacher.module, variables, teacher.variables, latents=batch[0]
         )
+
+    for (_, size), errors in feature_stats.compute_one_ahead(batches, compute_errors):
         total += np.asarray(errors, np.float64)[:, :size].sum(axis=1)
         count += size
     values = [float(value) for value in total / count]
@@ -233,9 +236,10 @@ def extract_features(
     Raises:
         UserError: A feature is not finite in float16.
     """
+    batches = iterate_batches(images, extractor.batch_size)
     parts = [
-        np.asarray(extractor.extract(batch)[extractor.pair_layer], np.float16)
-        for batch in iterate_batches(images, extractor.batch_size)
+        np.asarray(layers[extractor.pair_layer], np.float16)
+        for _, layers in feature_stats.compute_one_ahead(batches, extractor.extract)
     ]
     features = np.concatenate(parts)
     check_features("nearest training images", features)

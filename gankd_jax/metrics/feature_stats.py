@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num, UInt8
@@ -26,6 +27,8 @@ KID_SUBSET_SIZE = 1000  # as torch-fidelity; smaller subsets give larger deviati
 MIN_IMAGES = 2  # of a set; fewer have no covariance
 MIN_NEIGHBOUR_IMAGES = max(NEIGHBOURS) + 1  # for precision, recall, density and coverage
 
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 ExtractFn = Callable[[Num[np.ndarray, "n h w c"]], Mapping[str, Float[Array, "n _"]]]
 
 
@@ -96,7 +99,7 @@ def compute_stats(
     moments: dict[str, Moments] = {}
     stored_features: list[np.ndarray] = []
     score_stats, sharpness, position = None, 0.0, 0
-    for images, features in _extract_one_ahead(batches, extractor.extract):
+    for images, features in compute_one_ahead(batches, extractor.extract):
         batch = slice(position, position + len(images))
         position += len(images)
         sharpness += float(variance_of_laplacian(images).sum())
@@ -218,15 +221,20 @@ def _select_stored(count: int) -> Bool[np.ndarray, " n"]:
     return is_stored
 
 
-def _extract_one_ahead(
-    batches: Iterable[np.ndarray], extract: ExtractFn
-) -> Iterator[tuple[np.ndarray, Mapping[str, Array]]]:
-    """Yields each batch with its features after the next one is dispatched to the device."""
+def compute_one_ahead(
+    batches: Iterable[Batch], compute: Callable[[Batch], Result]
+) -> Iterator[tuple[Batch, Result]]:
+    """Yields each batch with its result after the next one is dispatched to the device.
+
+    Args:
+        batches: Any objects.
+        compute: Dispatches the work on a batch, such as a jitted function or an `ExtractFn`.
+    """
     previous = None
-    for images in batches:
-        features = extract(images)
+    for batch in batches:
+        result = compute(batch)
         if previous is not None:
             yield previous
-        previous = images, features
+        previous = batch, result
     if previous is not None:
         yield previous

@@ -256,11 +256,8 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
 
 def _check_precision(config: ml_collections.ConfigDict, folder: Path) -> None:
     """No device but a GPU computes in TF32."""
-    precision = config.model.precision
-    if precision == "auto" and (folder / workdir.CONFIG_FILE).exists():
-        precision = workdir.read_config(folder).model.precision
     backend = jax.default_backend()
-    if precision == "tf32" and backend != "gpu":
+    if workdir.study_precision(folder, config) == "tf32" and backend != "gpu":
         raise UserError(
             f"config.model.precision is tf32 in {folder}, and this machine's device is a {backend}:"
             " train on a GPU, or with float32 in another --workdir"

@@ -105,7 +105,7 @@ def _has_ended(context: StudyContext, run: Run) -> bool:
 
 def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -> None:
     config = context.config
-    precision = multihost.on_primary(lambda: workdir.read_config(context.workdir).model.precision)
+    precision = multihost.on_primary(lambda: workdir.study_precision(context.workdir, config))
     retries = multihost.on_primary(lambda: _describe_runs(context, group, precision))
     run_specs = {
         run.name: networks.make_run_spec(config, run, teacher, retries=retries[run.name])

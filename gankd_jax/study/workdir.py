@@ -210,14 +210,25 @@ def create_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     stored = read_config(workdir) if matches_config(workdir, config) else None
     if stored is not None and not _changed_fields(stored, config, source=str(path)):
         return
-    fields, precision = schema.config_to_dict(config), config.model.precision
-    if precision == "auto" and stored is not None:
-        precision = stored.model.precision
-    fields["model"]["precision"] = resolve_precision(precision)
+    fields = schema.config_to_dict(config)
+    fields["model"]["precision"] = study_precision(workdir, config)
     try:
         atomic_io.write_json(path, fields)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+
+
+def study_precision(workdir: Path, config: ml_collections.ConfigDict) -> str:
+    """Returns the precision of a study's training: for `auto`, the stored one if there is one.
+
+    Args:
+        workdir: The work directory.
+        config: A config that `matches_config` accepts.
+    """
+    precision = config.model.precision
+    if precision == "auto" and (workdir / CONFIG_FILE).exists():
+        precision = read_config(workdir).model.precision
+    return resolve_precision(precision)
 
 
 def read_study_json(path: Path, advice: str) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from gankd_jax.training.train_state import (
     TrainState,
     create_train_state,
 )
-from gankd_jax.training.train_step import Metrics
 from gankd_jax.utils import file_lock, multihost, preemption
 from gankd_jax.utils.progress import ProgressBar
 from gankd_jax.utils.sharding import (
@@ -99,7 +98,7 @@ class RunGroup:
 
 
 MakeGrid = Callable[[RunSpec, TrainState], UInt8[np.ndarray, "h w c"]]
-CallResult = tuple[dict[str, TrainState], dict[str, Metrics]]  # as the device computes it
+CallResult = tuple[dict[str, TrainState], PyTree]  # states and metrics by run
 LoadTeacher = Callable[[], TeacherNetworks]
 OpenLogger = Callable[[str], RunLogger]
 

@@ -188,3 +188,16 @@ def test_cached_sums_of_the_reference_set_serve_sets_of_any_size() -> None:
         mean, deviation = kernel_distance(*features, subset_size=min(count, 47))
         expected = prdc_scores(*features) | {"kid": mean, "kid_sd": deviation}
         assert {name: scores[name] for name in expected} == expected
+
+
+def test_the_next_batch_is_dispatched_before_a_result_is_used():
+    events = []
+    for batch, result in feature_stats.compute_one_ahead(
+        [1, 2, 3], lambda batch: events.append(f"dispatch {batch}") or 10 * batch
+    ):
+        events.append(f"use {batch}, {result}")
+    assert events == [
+        *("dispatch 1", "dispatch 2", "use 1, 10"),
+        *("dispatch 3", "use 2, 20", "use 3, 30"),
+    ]
+    assert list(feature_stats.compute_one_ahead([], float)) == []
