@@ -134,12 +134,7 @@ def make_multi_step(
             m | {"weights": _weight_norms(state)}
             for m, state in zip(unravel(jnp.mean(values, axis=0)), stacked, strict=True)
         ]
-        final_states: States = {}
-        final_metrics: dict[str, Metrics] = {}
-        for group, state, values in zip(groups, stacked, means, strict=True):
-            final_states |= _unstack(group, state)
-            final_metrics |= _unstack_metrics(group, values)
-        return final_states, final_metrics
+        return _unstack_groups(groups, stacked, means)
 
     donated = (0,) if donate else ()
     return jax.jit(multi_step, donate_argnums=donated, out_shardings=mesh and replicated(mesh))
@@ -279,6 +274,18 @@ def _unstack_metrics(group: StepGroup, stacked: StackedMetrics) -> dict[str, Met
         for names, metrics in zip(group.names, _rows(group, stacked), strict=True)
         for k, name in enumerate(names)
     }
+
+
+def _unstack_groups(
+    groups: list[StepGroup], stacked: list[TrainState], metrics: list[StackedMetrics]
+) -> tuple[States, dict[str, Metrics]]:
+    """Returns the states and the metrics of each run."""
+    states: States = {}
+    run_metrics: dict[str, Metrics] = {}
+    for group, state, values in zip(groups, stacked, metrics, strict=True):
+        states |= _unstack(group, state)
+        run_metrics |= _unstack_metrics(group, values)
+    return states, run_metrics
 
 
 def _rows(group: StepGroup, stacked: Any) -> list[Any]:
