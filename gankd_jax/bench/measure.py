@@ -17,14 +17,14 @@ import jax
 from tabulate import tabulate
 
 from gankd_jax.bench.cases import (
-    MATRIX_FLOPS,
-    MATRIX_SIZE,
+    ACCELERATOR_CASES,
     Call,
     Case,
-    build_matrix_product,
+    choose_matrix_products,
     make_cases,
 )
 from gankd_jax.bench.worker import WorkerCase, median_seconds
+from gankd_jax.models.precision import TRAINING_PRECISIONS, resolve_precision
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import require_new_file
@@ -33,9 +33,17 @@ from gankd_jax.utils.paths import require_new_file
 Seconds = dict[str, list[float]]
 # What `--against` can name.  Each runs in its own process, so that its threads and ours do not wait
 # for each other.
-WORKERS = {"torch": "gankd_jax.bench.torch_worker", "onnxruntime": "gankd_jax.bench.onnx_worker"}
-PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnx", "onnxruntime")}
-EXTRAS = {"torch": "torch", "onnxruntime": "export"}
+WORKERS = {
+    "torch": "gankd_jax.bench.torch_worker",
+    "torch-compiled": "gankd_jax.bench.torch_worker",
+    "onnxruntime": "gankd_jax.bench.onnx_worker",
+}
+PACKAGES = {
+    "torch": ("torch",),
+    "torch-compiled": ("torch",),
+    "onnxruntime": ("onnx", "onnxruntime"),
+}
+EXTRAS = {"torch": "torch", "torch-compiled": "torch", "onnxruntime": "export"}
 HEADER = (
     *("case", "ms per step", "compared with", "its ms", "times as fast"),
     *("operations", "share of the rate"),
@@ -94,14 +102,22 @@ class Worker:
         self._process.communicate()
 
 
-def run_benchmark(folder: Path, *, against: Sequence[str], only: Sequence[str], rounds: int) -> str:
+def run_benchmark(
+    folder: Path,
+    *,
+    against: Sequence[str],
+    only: Sequence[str],
+    rounds: int,
+    precision: str = "auto",
+) -> str:
     """Times cases and writes `bench.json` and `bench.md`.
 
     Args:
         folder: Where the two files go; made if it is missing.
         against: Names in `WORKERS` to compare with.
-        only: Names of cases; empty for all.
+        only: Names of cases; empty for all, on a CPU without `ACCELERATOR_CASES`.
         rounds: Turns that each case and each of its rivals takes, at least 1.
+        precision: Of the training on both sides: 'auto' or one of `TRAINING_PRECISIONS`.
 
     Returns:
         The table, as in `bench.md`.
@@ -110,7 +126,7 @@ def run_benchmark(folder: Path, *, against: Sequence[str], only: Sequence[str], 
         UserError: The folder holds a benchmark already, a worker's package is not installed or its
           process ends, or a name is unknown.
     """
-    cases = _select_cases(only)
+    cases, precision = _select_cases(only), _check_precision(precision)
     for name in against:
         _check_worker(name)
     for path in (folder / "bench.json", folder / "bench.md"):
@@ -118,14 +134,14 @@ def run_benchmark(folder: Path, *, against: Sequence[str], only: Sequence[str], 
     workers = {name: Worker(WORKERS[name], f"the {name} worker") for name in against}
     try:
         seconds = {}
-        for name, case_seconds in time_cases(cases, rounds, workers):
+        for name, case_seconds in time_cases(cases, rounds, workers, precision):
             print(f"timed: {cases[name].title}", file=sys.stderr, flush=True)
             seconds[name] = case_seconds
     finally:
         for worker in workers.values():
             worker.close()
-    table = format_table(cases, seconds)
-    atomic_io.write_json(folder / "bench.json", _results_to_json(cases, seconds))
+    table = format_table(cases, seconds, precision)
+    atomic_io.write_json(folder / "bench.json", _results_to_json(cases, seconds, precision))
     atomic_io.write_bytes(folder / "bench.md", (table + "\n").encode())
     return table
 
@@ -135,7 +151,21 @@ def _select_cases(only: Sequence[str]) -> dict[str, Case]:
     for name in only:
         if name not in cases:
             raise UserError(f"--only={name} is no case of the benchmark: {', '.join(cases)}")
-    return {name: cases[name] for name in only or cases}
+    return {name: cases[name] for name in only or cases if only or not _is_too_large(name)}
+
+
+def _is_too_large(name: str) -> bool:
+    """Returns whether a case is too large for this machine unless it is named."""
+    return jax.default_backend() == "cpu" and name in ACCELERATOR_CASES
+
+
+def _check_precision(precision: str) -> str:
+    options, backend = ("auto", *TRAINING_PRECISIONS), jax.default_backend()
+    if precision not in options:
+        raise UserError(f"--precision={precision} is not known; it can be {', '.join(options)}")
+    if precision == "tf32" and backend != "gpu":
+        raise UserError(f"--precision=tf32 needs a GPU; this machine's device is a {backend}")
+    return resolve_precision(precision)
 
 
 def _check_worker(name: str) -> None:
@@ -143,10 +173,17 @@ def _check_worker(name: str) -> None:
         raise UserError(f"--against={name} is not known; it can be {', '.join(WORKERS)}")
     if not all(map(importlib.util.find_spec, PACKAGES[name])):
         raise UserError(f"--against={name} needs: pip install 'gankd-jax[{EXTRAS[name]}]'")
+    if name == "onnxruntime" and jax.default_backend() == "gpu":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise UserError(
+                "--against=onnxruntime on a GPU needs its GPU build: pip install onnxruntime-gpu"
+            )
 
 
 def time_cases(
-    cases: Mapping[str, Case], rounds: int, workers: Mapping[str, Worker]
+    cases: Mapping[str, Case], rounds: int, workers: Mapping[str, Worker], precision: str
 ) -> Iterator[tuple[str, Seconds]]:
     """Times cases one after the other; within a round everything that is compared takes a turn.
 
@@ -154,18 +191,23 @@ def time_cases(
         cases: By name.
         rounds: At least 1.
         workers: By a name in `WORKERS`.
+        precision: One of `TRAINING_PRECISIONS`.
 
     Yields:
         The name of each case and its seconds per step.
     """
-    time_matrix = partial(_seconds_per_step, build_matrix_product())
+    time_matrix = partial(_seconds_per_step, choose_matrix_products().build(precision))
     for name, case in cases.items():
-        yield name, _take_turns({"matrix": time_matrix, **_build_timers(case, workers)}, rounds)
+        timers = _build_timers(case, workers, precision)
+        yield name, _take_turns({"matrix": time_matrix, **timers}, rounds)
 
 
-def _build_timers(case: Case, workers: Mapping[str, Worker]) -> dict[str, Callable[[], float]]:
+def _build_timers(
+    case: Case, workers: Mapping[str, Worker], precision: str
+) -> dict[str, Callable[[], float]]:
     """Returns what measures the seconds of one step: ours, our variants, the workers."""
-    calls = {name: build() for name, build in {"ours": case.build, **case.variants}.items()}
+    builders = {"ours": case.build, **case.variants}
+    calls = {name: build(precision) for name, build in builders.items()}
     for call in calls.values():
         jax.block_until_ready(call())  # compiles
     timers: dict[str, Callable[[], float]] = {
@@ -173,7 +215,8 @@ def _build_timers(case: Case, workers: Mapping[str, Worker]) -> dict[str, Callab
     }
     for name, worker in workers.items():
         if name in case.worker_cases:
-            timers[name] = partial(worker.measure, case.worker_cases[name])
+            settings = {"precision": precision, "steps": case.steps}
+            timers[name] = partial(worker.measure, settings | case.worker_cases[name])
     return timers
 
 
@@ -189,9 +232,12 @@ def _seconds_per_step(call: Call, steps: int = 1) -> float:
     return median_seconds(lambda: jax.block_until_ready(call())) / steps
 
 
-def _results_to_json(cases: Mapping[str, Case], seconds: Mapping[str, Seconds]) -> dict[str, Any]:
+def _results_to_json(
+    cases: Mapping[str, Case], seconds: Mapping[str, Seconds], precision: str
+) -> dict[str, Any]:
     return {
         "machine": describe_machine(),
+        "precision": precision,
         "cases": {
             name: {
                 "title": cases[name].title,
@@ -211,6 +257,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "backend": device.platform,
         "device": device.device_kind,
+        "platform": device.client.platform_version,  # on a GPU with the version of CUDA
     }
     for package in ("jax", "torch", "onnxruntime"):
         try:
@@ -220,22 +267,24 @@ def describe_machine() -> dict[str, Any]:
     return machine
 
 
-def format_table(cases: Mapping[str, Case], seconds: Mapping[str, Seconds]) -> str:
+def format_table(cases: Mapping[str, Case], seconds: Mapping[str, Seconds], precision: str) -> str:
     """Formats medians over the rounds, with the smallest and largest, as a Markdown table.
 
     Args:
         cases: By name.
         seconds: As `time_cases` yields them, by case.
+        precision: Of the training.
 
     Returns:
         A line about the machine and a table with a row for each comparison.
     """
-    rates = [MATRIX_FLOPS / s / 1e9 for values in seconds.values() for s in values["matrix"]]
+    products = choose_matrix_products()
+    rates = [products.flops / s / 1e9 for values in seconds.values() for s in values["matrix"]]
     machine = describe_machine()
     versions = ", ".join(f"{name} {machine[name]}" for name in ("jax", "torch", "onnxruntime"))
     title = (
-        f"{machine['device']}, {machine['cores']} cores, {versions};"
-        f" {MATRIX_SIZE}^3 matrix product at {_format_range(rates, 0)} GFLOP/s"
+        f"{machine['device']}, {machine['cores']} cores, {versions}, {precision};"
+        f" {products.size}^3 matrix product at {_format_range(rates, 0)} GFLOP/s"
     )
     rows = [row for name, values in seconds.items() for row in _case_rows(cases[name], values)]
     table = tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
@@ -245,7 +294,7 @@ def format_table(cases: Mapping[str, Case], seconds: Mapping[str, Seconds]) -> s
 def _case_rows(case: Case, seconds: Seconds) -> list[tuple[str, ...]]:
     """Returns a row for each rival of a case; one row where there is none."""
     shares = [
-        case.flops / step / (MATRIX_FLOPS / product)
+        case.flops / step / (choose_matrix_products().flops / product)
         for step, product in zip(seconds["ours"], seconds["matrix"], strict=True)
     ]
     first = (case.title, _format_range([1e3 * s for s in seconds["ours"]], 1))

@@ -1,13 +1,15 @@
-"""Times training and sampling in eager PyTorch, in a process of its own.
+"""Times training and sampling in PyTorch, eager or compiled, in a process of its own.
 
 It shares no code with the JAX side but the clock and the line protocol.  Its networks are also
 those of the parity tests.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,72 @@ from gankd_jax.bench.worker import WorkerCase, median_seconds, serve_cases
 LATENT_DIM = 100
 BATCH_SIZE = 64
 Step = Callable[[], None]
+WARM_UP_STEPS = 3  # before a step is captured as a CUDA graph, as PyTorch asks for
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How PyTorch runs.
+
+    Attributes:
+        precision: 'float32', 'tf32' or 'bfloat16'.
+        compiles: Whether networks are compiled and, on a GPU, a step runs as one CUDA graph.
+        fuses: Whether compiling fuses layers by `torch.compile`.
+    """
+
+    precision: str
+    compiles: bool
+    fuses: bool = True
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Returns a network in the fastest layout, compiled if it is to be."""
+        network = self.to_layout(network)
+        if not (self.compiles and self.fuses):
+            return network
+        # On a GPU the graph of the whole step takes the place of a graph of each network.
+        mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else "default"
+        return torch.compile(network, mode=mode)  # type: ignore[return-value]
+
+    def to_layout(self, value: Any) -> Any:
+        """Returns a network or images with the channels last on a GPU, where that is faster."""
+        return value.to(memory_format=torch.channels_last) if torch.cuda.is_available() else value
+
+    def make_adam(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Returns the optimizer of a network, all of whose updates are one kernel on a GPU."""
+        on_gpu = torch.cuda.is_available()
+        return torch.optim.Adam(
+            network.parameters(),
+            lr=2e-4,
+            betas=(0.5, 0.999),
+            fused=on_gpu,
+            capturable=on_gpu and self.compiles,
+        )
+
+    def autocast(self) -> torch.autocast:
+        """Returns a context in which layers compute in bfloat16 if that is the precision."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def set_precision(precision: str) -> None:
+    """Sets the precision of products of float32 numbers on a GPU: TF32's, or their own."""
+    products = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = products
+    torch.backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
+
+
+def capture_graph(step: Step) -> Step:
+    """Returns a step as one CUDA graph, which the GPU runs without waiting for Python."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_STEPS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def build_generator(
@@ -99,62 +167,122 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, weight: Tens
 
 
 def build_student_step(
-    image_size: int, channels: int, *, teacher: int, widths: list[int], seeds: int
+    settings: Settings,
+    image_size: int,
+    channels: int,
+    *,
+    teacher: int,
+    widths: list[int],
+    seeds: int,
 ) -> Step:
     """Builds a step of every student, one after the other, each with its own teacher images.
 
     Args:
+        settings: How PyTorch runs.
         image_size: Pixels a side.
         channels: Of the images.
         teacher: Width of the teacher.
         widths: Widths of the students.
         seeds: Students of each width.
     """
-    teacher_network = build_generator(teacher, image_size, channels).eval()
-    students = [build_generator(d, image_size, channels) for d in widths for _ in range(seeds)]
-    optimizers = [torch.optim.Adam(s.parameters(), 2e-4, (0.5, 0.999)) for s in students]
+    teacher_network = settings.prepare(build_generator(teacher, image_size, channels)).eval()
+    students = [
+        settings.prepare(build_generator(d, image_size, channels))
+        for d in widths
+        for _ in range(seeds)
+    ]
+    optimizers = [settings.make_adam(student) for student in students]
 
     def step() -> None:
         for student, optimizer in zip(students, optimizers, strict=True):
             latents = torch.randn(BATCH_SIZE, LATENT_DIM, 1, 1)
-            with torch.no_grad():
-                target = teacher_network(latents)
-            _update(nn.functional.mse_loss(student(latents), target), optimizer)
+            with settings.autocast():
+                with torch.no_grad():
+                    target = teacher_network(latents)
+                loss = nn.functional.mse_loss(student(latents).float(), target.float())
+            _update(loss, optimizer)
 
     return step
 
 
-def build_teacher_step(image_size: int, channels: int, *, width: int, critic_steps: int) -> Step:
+def build_teacher_step(
+    settings: Settings, image_size: int, channels: int, *, width: int, critic_steps: int
+) -> Step:
     """Builds a WGAN-GP step: critic steps, then one generator step.
 
     Args:
+        settings: How PyTorch runs.
         image_size: Pixels a side.
         channels: Of the images.
         width: Of the generator and of the critic.
         critic_steps: Critic updates before the generator's.
     """
-    generator = build_generator(width, image_size, channels)
-    critic = build_critic(width, image_size, channels, norm="none")
-    real = torch.rand(BATCH_SIZE, channels, image_size, image_size) * 2 - 1
-    generator_adam = torch.optim.Adam(generator.parameters(), 2e-4, (0.5, 0.999))
-    critic_adam = torch.optim.Adam(critic.parameters(), 2e-4, (0.5, 0.999))
+    # torch.compile has no derivative of a derivative; a CUDA graph of the step has.
+    settings = dataclasses.replace(settings, fuses=False)
+    generator = settings.prepare(build_generator(width, image_size, channels))
+    critic = settings.prepare(build_critic(width, image_size, channels, norm="none"))
+    real = settings.to_layout(torch.rand(BATCH_SIZE, channels, image_size, image_size) * 2 - 1)
+    generator_adam, critic_adam = settings.make_adam(generator), settings.make_adam(critic)
 
     def step() -> None:
         for _ in range(critic_steps):
             latents = torch.randn(BATCH_SIZE, LATENT_DIM, 1, 1)
-            with torch.no_grad():
-                fake = generator(latents)
-            penalty = gradient_penalty(critic, real, fake, torch.rand(BATCH_SIZE))
-            _update(critic(fake).mean() - critic(real).mean() + 10 * penalty, critic_adam)
-        _update(-critic(generator(latents)).mean(), generator_adam)
+            with settings.autocast():
+                with torch.no_grad():
+                    fake = generator(latents)
+                penalty = gradient_penalty(critic, real, fake, torch.rand(BATCH_SIZE))
+                loss = (critic(fake) - critic(real)).float().mean() + 10 * penalty.float()
+            _update(loss, critic_adam)
+        with settings.autocast():
+            loss = -critic(generator(latents)).float().mean()
+        _update(loss, generator_adam)
 
     return step
 
 
-def build_sampling(image_size: int, channels: int, *, width: int) -> Step:
-    """Builds a call that generates one batch, with batch norm's running averages."""
-    generator = build_generator(width, image_size, channels).eval()
-    latents = torch.randn(BATCH_SIZE, LATENT_DIM, 1, 1)
+def build_gan_step(settings: Settings, image_size: int, channels: int, *, width: int) -> Step:
+    """Builds a step of the original GAN with the non-saturating loss.
+
+    Args:
+        settings: How PyTorch runs.
+        image_size: Pixels a side.
+        channels: Of the images.
+        width: Of the generator and of the critic.
+    """
+    generator = settings.prepare(build_generator(width, image_size, channels))
+    critic = settings.prepare(build_critic(width, image_size, channels))
+    real = settings.to_layout(torch.rand(BATCH_SIZE, channels, image_size, image_size) * 2 - 1)
+    generator_adam, critic_adam = settings.make_adam(generator), settings.make_adam(critic)
+
+    def step() -> None:
+        latents = torch.randn(BATCH_SIZE, LATENT_DIM, 1, 1)
+        with settings.autocast():
+            fake = generator(latents)
+            real_loss = nn.functional.softplus(-critic(real).float()).mean()
+            fake_loss = nn.functional.softplus(critic(fake.detach()).float()).mean()
+        _update(real_loss + fake_loss, critic_adam)
+        with settings.autocast():
+            loss = nn.functional.softplus(-critic(fake).float()).mean()
+        _update(loss, generator_adam)
+
+    return step
+
+
+def build_sampling(
+    settings: Settings, image_size: int, channels: int, *, width: int, images: int
+) -> Step:
+    """Builds a call that generates a batch, with batch norm's running averages, in float32.
+
+    Args:
+        settings: How PyTorch runs.
+        image_size: Pixels a side.
+        channels: Of the images.
+        width: Of the generator.
+        images: In the batch.
+    """
+    set_precision("float32")
+    generator = settings.prepare(build_generator(width, image_size, channels)).eval()
+    latents = torch.randn(images, LATENT_DIM, 1, 1)
 
     def sample() -> None:
         with torch.no_grad():
@@ -172,6 +300,7 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 BUILDERS: dict[str, Callable[..., Step]] = {
     "students": build_student_step,
     "teacher": build_teacher_step,
+    "gan": build_gan_step,
     "sampling": build_sampling,
 }
 
@@ -179,24 +308,27 @@ BUILDERS: dict[str, Callable[..., Step]] = {
 def main() -> None:
     """Times each case `{"kind": NAME_IN_BUILDERS, **ARGUMENTS}` and answers with its seconds."""
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True  # the fastest algorithm of each layer
     serve_cases(_build_measurement)
 
 
 def _build_measurement(case: WorkerCase) -> Callable[[], float]:
-    arguments = {name: value for name, value in case.items() if name != "kind"}
-    return functools.partial(median_seconds, _wait_for_gpu(BUILDERS[case["kind"]](**arguments)))
-
-
-def _wait_for_gpu(step: Step) -> Step:
-    """Makes a step return only when the GPU, where there is one, has done its work."""
+    settings = Settings(case.pop("precision"), compiles=case.pop("compiled"))
+    steps, build = case.pop("steps"), BUILDERS[case.pop("kind")]
+    set_precision(settings.precision)
+    step = build(settings, **case)
     if not torch.cuda.is_available():
-        return step
+        return functools.partial(median_seconds, step)
+    if settings.compiles:
+        step = capture_graph(step)
+    return lambda: median_seconds(functools.partial(_run_steps, step, steps)) / steps
 
-    def synchronized() -> None:
+
+def _run_steps(step: Step, steps: int) -> None:
+    """Runs as many steps as one call of ours, then waits for the GPU once."""
+    for _ in range(steps):
         step()
-        torch.cuda.synchronize()
-
-    return synchronized
+    torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -378,6 +378,7 @@ def _bench_cases(args: Namespace) -> None:
             against=args.against or [],
             only=args.only or [],
             rounds=args.rounds or BENCH_ROUNDS,
+            precision=args.precision or "auto",
         )
     )
 
@@ -389,5 +390,5 @@ BENCH_MODES: dict[str, tuple[Callable[[Namespace], None], tuple[str, ...]]] = {
     "start": (_bench_start, ("config", "rounds")),
     "compile_for": (_bench_compile_for, ("config",)),
     "export": (_bench_export, ("config", "workdir", "rounds")),
-    "": (_bench_cases, ("against", "only", "rounds", "out")),
+    "": (_bench_cases, ("against", "only", "rounds", "out", "precision")),
 }

@@ -667,7 +667,14 @@ def _add_measuring_commands(parser: CommandParser) -> None:
         "against",
         metavar="NAME,...",
         type=parse_names,
-        help="what to compare with: torch, onnxruntime, or both with a comma between",
+        help="what to compare with: torch, torch-compiled, onnxruntime, with commas between",
+    )
+    bench.add_flag(
+        "precision",
+        metavar="NAME",
+        type=parse_text,
+        help="of the training on both sides: float32, tf32 or bfloat16 (default: float32 on a CPU,"
+        " tf32 on a GPU, bfloat16 on a TPU)",
     )
     bench.add_flag(
         "out",

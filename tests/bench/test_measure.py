@@ -1,14 +1,18 @@
 """The benchmark: its files, its table, the order of its turns, its worker processes."""
 
+import dataclasses
 import importlib.util
 import json
 import statistics
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gankd_jax.bench import measure
-from gankd_jax.bench.cases import CRITIC_STEPS, MATRIX_FLOPS, make_cases
+from gankd_jax.bench.cases import CRITIC_STEPS, choose_matrix_products, make_cases
 from gankd_jax.bench.measure import PACKAGES, WORKERS, Worker, format_table, run_benchmark
 from gankd_jax.utils.errors import UserError
 
@@ -35,7 +39,9 @@ def benchmark(tmp_path_factory):
 def test_benchmark_writes_every_measured_time(benchmark):
     folder, table, results = benchmark
     assert (folder / "bench.md").read_text() == table + "\n"
-    assert results.keys() == {"machine", "cases"}
+    assert results.keys() == {"machine", "precision", "cases"}
+    assert results["precision"] == "float32"  # that of a CPU
+    assert results["machine"]["platform"]
     case = results["cases"]["draw-2"]
     assert case.keys() == {"title", "operations", "seconds"}
     workers = {name for name in WORKERS if is_installed(name)}
@@ -50,7 +56,7 @@ def test_shares_in_the_table_follow_from_the_times(benchmark):
     case = results["cases"]["draw-2"]
     seconds = case["seconds"]
     shares = [
-        case["operations"] / ours / (MATRIX_FLOPS / product)
+        case["operations"] / ours / (choose_matrix_products().flops / product)
         for ours, product in zip(seconds["ours"], seconds["matrix"], strict=True)
     ]
     row = next(line for line in table.splitlines() if "d=2" in line)
@@ -68,6 +74,8 @@ def test_benchmark_does_not_overwrite_an_earlier_one(benchmark):
     [
         ({"only": ["nothing"]}, "--only=nothing is no case of the benchmark: students, "),
         ({"against": ["caffe"]}, "--against=caffe is not known; it can be torch"),
+        ({"precision": "float16"}, "--precision=float16 is not known; it can be auto, float32"),
+        ({"precision": "tf32"}, "--precision=tf32 needs a GPU; this machine's device is a cpu"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_runs(tmp_path, settings, message):
@@ -79,12 +87,12 @@ def test_unknown_names_are_refused_before_anything_runs(tmp_path, settings, mess
 
 def test_speedup_is_the_median_of_the_ratios_of_each_round(cases):
     seconds = {"ours": [1.0, 2.0, 4.0], "torch": [4.0, 4.0, 4.0], "matrix": [1.0] * 3}
-    assert "| 2.00 (1.00 to 4.00) |" in format_table(cases, {"student": seconds})
+    assert "| 2.00 (1.00 to 4.00) |" in format_table(cases, {"student": seconds}, "float32")
 
 
 def test_every_rival_of_a_case_has_a_row(cases):
     seconds = {"ours": [1.0, 1.25], "matrix": [1.0, 1.0], "torch": [2.0, 5.0], "a twin": [1.0, 1.0]}
-    table = format_table(cases, {"draw-2": seconds}).splitlines()
+    table = format_table(cases, {"draw-2": seconds}, "tf32").splitlines()
     assert any("torch" in row and "| 3.00 (2.00 to 4.00) |" in row for row in table)
     assert any("a twin" in row and "| 0.90 (0.80 to 1.00) |" in row for row in table)
 
@@ -113,3 +121,40 @@ def test_error_names_a_worker_that_ended(capfd):
         pytest.raises(UserError, match=r"the torch worker ended \(status 0\)"),
     ):
         worker.measure({"kind": "sampling"})
+
+
+def test_products_of_a_call_are_those_that_its_operations_are_of():
+    products = dataclasses.replace(choose_matrix_products("gpu"), size=8)
+    matrix = np.asarray(jax.random.normal(jax.random.key(0), (8, 8)))
+    expected = matrix
+    for _ in range(products.count):
+        expected = expected @ (matrix / 8**0.5)
+    np.testing.assert_allclose(products.build("float32")(), expected, rtol=1e-4, atol=1e-5)
+    assert products.flops == products.count * 2 * 8**3
+    assert products.build("bfloat16")().dtype == jnp.bfloat16
+
+
+def test_cases_for_accelerators_run_on_a_cpu_only_if_they_are_named():
+    assert "draw-64-4096" not in measure._select_cases([])
+    assert "draw-64" in measure._select_cases([])
+    assert list(measure._select_cases(["draw-64-4096"])) == ["draw-64-4096"]
+
+
+def test_torch_updates_twice_a_step_by_losses_in_float32():
+    """Each update has a finite loss in float32, whatever the layers' precision."""
+    torch_worker = pytest.importorskip("gankd_jax.bench.torch_worker", reason="torch is missing")
+    torch = torch_worker.torch
+    shape = {"image_size": 8, "channels": 1}
+    builders = {
+        "students": {"teacher": 2, "widths": [1], "seeds": 2},
+        "teacher": {"width": 2, "critic_steps": 1},
+        "gan": {"width": 2},
+    }
+    for kind, arguments in builders.items():
+        for precision in ("float32", "bfloat16"):
+            settings = torch_worker.Settings(precision, compiles=False)
+            with mock.patch.object(torch_worker, "_update") as update:
+                torch_worker.BUILDERS[kind](settings, **shape, **arguments)()
+            losses = [call.args[0] for call in update.call_args_list]
+            assert len(losses) == 2
+            assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses)
