@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
 from gankd_jax.metrics.inputs import MAX_FEATURE, check_features, check_values
 from gankd_jax.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # What counts as rounding.  Covariances that were summed or stored in float32 keep a factor of 30
 # away from each; those stored in float16 are refused, for they change the distance by whole units.
@@ -137,8 +139,7 @@ def check_covariance(name: str, matrix: Float[np.ndarray, "_ _"], width: int) ->
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
     """Returns `frechet_distance` of two sets; warns if a set has fewer samples than dimensions."""
-    for moments in (a, b):
-        _warn_if_rank_deficient(moments)
+    _warn_if_rank_deficient(min(a, b, key=lambda moments: moments.count))
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
@@ -146,7 +147,7 @@ def _warn_if_rank_deficient(moments: Moments) -> None:
     """Logs a warning if the covariance cannot have full rank."""
     samples, dimensions = moments.count, len(moments.mean)
     if samples < dimensions:
-        logging.warning(
+        logger.warning(
             "Fréchet distance: %d samples for %d dimensions; the value is biased upwards",
             samples,
             dimensions,
