@@ -12,8 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -37,6 +35,7 @@ from gankd_jax.training.train_step import (
     hidden_layers,
     normalize_images,
     sample_noise,
+    scan_means,
     train_step,
 )
 from gankd_jax.utils.sharding import constrain_batch, replicated
@@ -103,14 +102,13 @@ def make_multi_step(
         batches: Array,
         teacher_images: Array | None = None,
     ) -> tuple[States, dict[str, Metrics]]:
-        groups, unravel = step_groups(run_specs), None
+        groups = step_groups(run_specs)
 
         def body(
             stacked: list[TrainState], inputs: tuple[Noise, Array, Array | None]
-        ) -> tuple[list[TrainState], Float[Array, " values"]]:
-            nonlocal unravel
+        ) -> tuple[list[TrainState], list[StackedMetrics]]:
             noise, batch, step_teacher_images = inputs
-            stacked, metrics = _step_all(
+            return _step_all(
                 groups,
                 run_specs,
                 teacher,
@@ -121,18 +119,13 @@ def make_multi_step(
                 teacher_images=step_teacher_images,
                 mesh=mesh,
             )
-            # One array, since a GPU starts a kernel for each array that a loop collects.
-            values, unravel = ravel_pytree(metrics)
-            return stacked, values
 
         stacked = [_stack(group, states) for group in groups]
         steps = stacked[0].step[0] + jnp.arange(len(batches))
         noise = constrain_batch(mesh, _sample_noise(run_specs, steps), 3)
-        stacked, values = lax.scan(body, stacked, (noise, batches, teacher_images))
-        assert unravel is not None
+        stacked, means = scan_means(body, stacked, (noise, batches, teacher_images))
         means = [
-            m | {"weights": _weight_norms(state)}
-            for m, state in zip(unravel(jnp.mean(values, axis=0)), stacked, strict=True)
+            m | {"weights": _weight_norms(state)} for m, state in zip(means, stacked, strict=True)
         ]
         return _unstack_groups(groups, stacked, means)
 

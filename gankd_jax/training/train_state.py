@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from flax import struct
+from jax import lax
 from jaxtyping import Array, Float
 
 from gankd_jax.config.recipe import Recipe
@@ -178,7 +179,16 @@ def make_optimizer_of(spec: StepSpec) -> optax.GradientTransformation:
 
 def params_norm(params: PyTree) -> Float[Array, "*n"]:
     """Returns the norm of a network's parameters or gradients; of merged runs each run's."""
-    return params.norms() if isinstance(params, FlatTrees) else optax.tree.norm(params)
+    if isinstance(params, FlatTrees):
+        return params.norms()
+    return lax.platform_dependent(params, cuda=_norm_by_rows, default=optax.tree.norm)
+
+
+def _norm_by_rows(params: PyTree) -> Float[Array, ""]:
+    """Returns the norm; the last sum is of all arrays together, which is one kernel of a GPU."""
+    squares = [jnp.square(leaf) for leaf in jax.tree.leaves(params)]
+    rows = [jnp.sum(leaf, axis=tuple(range(leaf.ndim - 1))) for leaf in squares]
+    return jnp.sqrt(jnp.sum(jnp.concatenate(rows)))
 
 
 def make_critic_optimizer(recipe: Recipe) -> optax.GradientTransformation:

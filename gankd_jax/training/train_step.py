@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Num
 
+from gankd_jax.models.dcgan import DCGANCritic
 from gankd_jax.models.family import FeatureNetwork, PyTree
 from gankd_jax.models.merged import MergedGenerator
 from gankd_jax.training import losses
@@ -151,19 +153,56 @@ def _train_critic(
     if critic is None or not spec.recipe.train_critic:
         return critic, {}
 
+    def generate(latents: Float[Array, "b z"]) -> Float[Array, "b s s c"]:
+        generator = make_variables(state.generator.params, state.generator.batch_stats)
+        return spec.generator.apply(generator, latents, train=True, mutable=["batch_stats"])[0]
+
+    is_single = spec.recipe.critic_steps == 1
+    generates_at_once = not is_single and _favours_large_batches(spec)
+
     def critic_step(
         critic: NetworkState, inputs: tuple[Array, Array, Array]
     ) -> tuple[NetworkState, Metrics]:
-        latents, interp_weight, images = inputs
-        generator = make_variables(state.generator.params, state.generator.batch_stats)
-        fake, _ = spec.generator.apply(generator, latents, train=True, mutable=["batch_stats"])
+        latents_or_fake, interp_weight, images = inputs
+        fake = latents_or_fake if generates_at_once else generate(latents_or_fake)
         return _critic_step(spec, critic, images, fake_images=fake, interp_weight=interp_weight)
 
-    inputs: Any = (noise.latents, noise.interp_weight, real_images)
+    latents_or_fake = jax.vmap(generate)(noise.latents) if generates_at_once else noise.latents
+    inputs = (latents_or_fake, noise.interp_weight, real_images)
     # A single step is unrolled: the compiler then shares the fakes with the generator's step.
-    is_single = spec.recipe.critic_steps == 1
-    critic, metrics = lax.scan(critic_step, critic, inputs, unroll=is_single)
-    return critic, jax.tree.map(jnp.mean, metrics)
+    return scan_means(critic_step, critic, inputs, unroll=is_single)
+
+
+def _favours_large_batches(spec: StepSpec) -> bool:
+    """Returns whether a device computes one large batch faster than several: a CPU does not."""
+    return spec.generator.conv_impl != "matmul"
+
+
+def scan_means(
+    step: Callable[[Any, Any], tuple[Any, PyTree]], state: Any, inputs: Any, *, unroll: bool = False
+) -> tuple[Any, PyTree]:
+    """Makes steps one after the other within a program.
+
+    Args:
+        step: Maps a state and its inputs to the next state and metrics.
+        state: The first state.
+        inputs: Of all steps, along the first axis.
+        unroll: Whether the program holds each step by itself.
+
+    Returns:
+        The last state, and the means of the metrics over the steps.
+    """
+    unravel: Any = None
+
+    def body(state: Any, step_inputs: Any) -> tuple[Any, Float[Array, " values"]]:
+        nonlocal unravel
+        state, metrics = step(state, step_inputs)
+        # One array, since a GPU starts a kernel for each array that a loop collects.
+        values, unravel = ravel_pytree(metrics)
+        return state, values
+
+    state, values = lax.scan(body, state, inputs, unroll=unroll)
+    return state, unravel(jnp.mean(values, axis=0))
 
 
 def _critic_step(
@@ -177,8 +216,9 @@ def _critic_step(
     """Makes one step of the critic."""
 
     def loss_fn(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-        real_scores, batch_stats = _score(spec, params, critic.batch_stats, images=real_images)
-        fake_scores, batch_stats = _score(spec, params, batch_stats, images=fake_images)
+        real_scores, fake_scores, batch_stats = _score_pair(
+            spec, params, critic.batch_stats, real_images=real_images, fake_images=fake_images
+        )
         loss = losses.CRITIC_LOSSES[spec.recipe.loss](real_scores, fake_scores)
         metrics = {"critic_loss": loss}
         penalise = losses.PENALTIES.get(spec.recipe.loss)
@@ -298,6 +338,30 @@ def _score(
         make_variables(params, batch_stats), images, train=True, mutable=["batch_stats"]
     )
     return scores, updated.get("batch_stats", {})
+
+
+def _score_pair(
+    spec: StepSpec,
+    params: PyTree,
+    batch_stats: PyTree,
+    *,
+    real_images: Float[Array, "b s s c"],
+    fake_images: Float[Array, "b s s c"],
+) -> tuple[Float[Array, " b"], Float[Array, " b"], PyTree]:
+    """Returns the scores of real and fake images, and the updated running averages.
+
+    Where a critic scores each image by itself, they are one batch.
+    """
+    scores_each_alone = isinstance(spec.critic, DCGANCritic) and not batch_stats
+    if not (scores_each_alone and _favours_large_batches(spec)):
+        real_scores, batch_stats = _score(spec, params, batch_stats, images=real_images)
+        fake_scores, batch_stats = _score(spec, params, batch_stats, images=fake_images)
+        return real_scores, fake_scores, batch_stats
+    # In turn, so that each device keeps its part of either batch.
+    pairs = jnp.stack([real_images, fake_images], axis=1)
+    scores, _ = _score(spec, params, {}, images=pairs.reshape(-1, *pairs.shape[2:]))
+    real_scores, fake_scores = scores.reshape(-1, 2).T
+    return real_scores, fake_scores, {}
 
 
 def _apply_gradients(

@@ -6,7 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gankd_jax.models.batch_norm import EPSILON, BatchNorm, batch_normalize
+from gankd_jax.models.batch_norm import (
+    EPSILON,
+    BatchNorm,
+    _moments,
+    _moments_in_one_pass,
+    batch_normalize,
+)
 
 SHAPE = (3, 4, 2, 5)
 
@@ -77,3 +83,9 @@ def test_batch_norm_equals_flax(train):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), actual, expected
     )
+
+
+def test_moments_in_one_pass_equal_those_in_two():
+    images = 3.0 + 0.5 * random_array(8, *SHAPE).astype(jnp.float32)
+    for a, b in zip(_moments_in_one_pass(images), _moments(images), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)

@@ -171,6 +171,15 @@ def test_calls_in_turn_equal_vmap(axes):
     np.testing.assert_array_equal(strided.map_in_turn(product, axes)(*inputs), expected)
 
 
+def test_batches_joined_equal_vmap_with_a_kernel_of_all():
+    """As on a GPU."""
+    images = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    product = lambda images, kernel: jnp.sin(images) @ kernel  # noqa: E731
+    expected = jax.vmap(product, (0, None))(images, images[0, 0].T)
+    actual = strided.join_batches(product)(images, images[0, 0].T)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
 def test_shapes_cover_every_algorithm_of_matmul():
     algorithms = [conv._choose_matmul((h, w), (i, o))[0] for h, w, i, o in TRANSPOSED]
     heavy, taps, windows = (

@@ -205,6 +205,27 @@ def test_one_train_step_has_three_critic_updates_and_one_generator_update():
     assert [int(s.critic.opt_state[0].count) for s in states] == [0, 3, 6]
 
 
+def test_large_batches_in_place_of_several_give_the_same_critic():
+    """Off a CPU all critic steps' images are generated at once, and scored with the real ones."""
+    recipe = Recipe(loss="wgan_gp", critic_steps=2, critic_norm="none", batch_size=BATCH)
+    noise = sample_noise(0, jnp.array(0), **SIZES | {"critic_steps": 2})
+    steps = []
+    for conv_impl in ("matmul", "dilated"):
+        generator = DCGANGenerator(1, SIZE, 1, latent_dim=LATENT, conv_impl=conv_impl)
+        critic = DCGANCritic(1, SIZE, 1, norm="none", conv_impl=conv_impl)
+        spec = StepSpec(generator, critic, recipe)
+        real = random_images(0, 2, BATCH)
+        state = create_train_state(spec, 0)
+        steps.append(jitted_train_step(spec, state, noise, real_images=real, targets=None))
+    (expected_state, expected), (state, metrics) = steps
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(float(value), rel=1e-4), name
+    for a, b in zip(
+        *(jax.tree.leaves(s.critic.params) for s in (state, expected_state)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_finetuned_teacher_critic_has_teacher_weights_and_a_fresh_optimizer():
     teacher = train_states(ADVERSARIAL, 2)[-1].critic
     spec = step_spec(Recipe(alpha=0.5, critic="teacher"))

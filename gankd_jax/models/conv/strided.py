@@ -54,22 +54,46 @@ def _make_layers(stride: int) -> tuple[ConvTranspose, Conv]:
             small, large, cuda=im2col.kernel_gradient_im2col, default=transpose_in_kernel
         )
 
-    functions = (conv_transpose, conv, kernel_gradient)
-    tied_transpose, tied_conv, _ = tie_vjps(*map(_unroll_vmap, functions))
+    tied_transpose, tied_conv, _ = tie_vjps(
+        _unroll_vmap(conv_transpose, reads_kernel=True),
+        _unroll_vmap(conv, reads_kernel=True),
+        _unroll_vmap(kernel_gradient, reads_kernel=False),
+    )
     return tied_transpose, tied_conv
 
 
-def _unroll_vmap(function: Product) -> Product:
-    """Returns the function; on a GPU, `vmap` of it calls it for one network after the other."""
+def _unroll_vmap(function: Product, *, reads_kernel: bool) -> Product:
+    """Returns the function; on a GPU, `vmap` of it calls it for one network after the other.
+
+    Args:
+        function: Of two images, or of an image and a kernel.
+        reads_kernel: Whether it is of an image and a kernel.
+    """
     unrolled = custom_vmap(function)
 
     @unrolled.def_vmap
     def call_all(size: int, is_mapped: list[bool], *arrays: Array) -> tuple[Any, bool]:
         axes = [0 if mapped else None for mapped in is_mapped]
         in_turn, together = map_in_turn(unrolled, axes), jax.vmap(function, axes)
-        return lax.platform_dependent(*arrays, cuda=in_turn, default=together), True
+        shares_kernel = reads_kernel and is_mapped == [True, False]
+        on_gpu = join_batches(unrolled) if shares_kernel else in_turn
+        return lax.platform_dependent(*arrays, cuda=on_gpu, default=together), True
 
     return unrolled
+
+
+def join_batches(function: Product) -> Product:
+    """Returns what `jax.vmap` does with a kernel of all batches, as one call of a larger batch.
+
+    Args:
+        function: Of a batch of images and a kernel.
+    """
+
+    def call_once(images: Array, kernel: Array) -> Array:
+        joined = function(images.reshape(-1, *images.shape[2:]), kernel)
+        return joined.reshape(*images.shape[:2], *joined.shape[1:])
+
+    return call_once
 
 
 def map_in_turn(function: Product, axes: Sequence[int | None]) -> Product:
