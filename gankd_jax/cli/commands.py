@@ -122,10 +122,10 @@ def run_distill(args: Namespace) -> None:
     if args.writers:
         options["writers"] = args.writers
     config = distill.make_config(teacher, source, **options)
-    logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
-    if args.reference:  # before the work, which a missing network or data set would waste
-        inception_weights.available_layers(inception_weights.default_weights_path())
+    if args.reference:  # before the work, which a missing data set or network would waste
         score_images.check_source(args.reference, _reference_settings(config))
+        inception_weights.available_layers(inception_weights.default_weights_path())
+    logger.info("teacher %s: %s", source, distill.describe_teacher(teacher))
     preemption.install_handlers()
     distill.train_students(config, workdir, teacher)
     time_students(config, workdir, teacher)

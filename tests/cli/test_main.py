@@ -210,6 +210,10 @@ MISTAKES = {
         ["distill", "mnist-d2", "--recipe=fast", "{new}"],
         "the recipe is 'fast'; it can be mse, l1, best",
     ),
+    "distill against a mistyped split": (
+        ["distill", "mnist-d2", "--reference=digits:tset", "{new}"],
+        "has no split 'tset', only train, test; did you mean test?",
+    ),
     "unknown variant": (["study", f"{MNIST}:tiny", "{new}"], "no variant 'tiny'; there are: small"),
     "unknown field": (["study", DIGITS, "--config.data.pda=3", "{new}"], "no field data.pda"),
     "unknown block": (
