@@ -52,6 +52,13 @@ def test_a_row_adds_up_the_kernels_of_a_step():
     assert gpu_report._row(program, "does not fit", gpu)[-1] == "does not fit"
 
 
+def test_kernels_between_convolutions_are_launched_as_a_graph_if_there_are_five():
+    small, conv_kernel = Kernel(1, 0, 0), Kernel(1, 0, 0, "forward")
+    step = [*[small] * 5, conv_kernel, conv_kernel, *[small] * 4, conv_kernel, *[small] * 9]
+    assert gpu_report.count_launches(step) == 1 + 2 + 4 + 1 + 1
+    assert gpu_report.count_launches([*[small] * 6, *[Kernel(3, 0, 0)] * 2]) == 1 + 3 * 2
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [

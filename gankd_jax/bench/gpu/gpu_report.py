@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -26,21 +26,26 @@ from gankd_jax.utils import sharding
 from gankd_jax.utils.errors import UserError
 
 HEADER = (
-    *("program", "runs", "kernels", "once", "convolutions", "forward", "input", "filter"),
+    *("program", "runs", "kernels", "launches", "once"),
+    *("convolutions", "forward", "input", "filter"),
     *("not cuDNN's own", "GFLOP", "MB", "temporary"),
     *("launches ms", "memory ms", "products ms", "estimate ms", "of peak"),
 )
 NOTES = """\
 By XLA's compiler for one such GPU, its choice of kernels by trial left out; nothing was run.
-Per step of all runs: kernels that the GPU starts, and how many a call of many steps needs once;
-convolutions, and how many of them are cuDNN's own: forward, gradients in the input and in the
-filter; the others by what makes them slow (zeros: on an image with zeros between its pixels;
-window: with a kernel as large as an image; groups: of several networks at once).
+Per step of all runs: kernels that the GPU starts; launches by the host, for which JAX's compiler
+joins kernels between two convolutions into a CUDA graph (with
+XLA_FLAGS=--xla_gpu_enable_command_buffer=+CONVOLUTION a call of all its steps is a single graph);
+how many kernels a call of many steps needs once; convolutions, and how many of them are cuDNN's
+own: forward, gradients in the input and in the filter; the others by what makes them slow (zeros:
+on an image with zeros between its pixels; window: with a kernel as large as an image; groups: of
+several networks at once).
 Operations of convolutions and products; bytes of 10^6 that the kernels read and write; temporary
 arrays in MB.  The estimate adds up for each kernel what takes longest: its launch (2 microseconds),
 its bytes at the memory's rate, or its operations at the rate of TF32 products.  It is a bound from
 below, no measurement: small products stay far below that rate, and sampling and features, which
 are in full float32, take up to eight times as long."""
+MIN_GRAPH_KERNELS = 5  # XLA's xla_gpu_graph_min_graph_size
 # cuDNN's version of launch/constraints.txt; the compiler asks no cuDNN.
 TARGET_CONFIG = """\
 gpu_device_info {{
@@ -164,17 +169,31 @@ def _row(program: Program, stats: GpuStats | str, gpu: Gpu) -> tuple[str, ...]:
     step = [kernel for kernel in stats.kernels if kernel.times >= program.steps]
     step = [dataclasses.replace(k, times=k.times // program.steps) for k in step]
     once = sum(kernel.times for kernel in stats.kernels if kernel.times < program.steps)
-    launches = sum(kernel.times for kernel in step)
+    count = sum(kernel.times for kernel in step)
     flops = sum(kernel.times * kernel.flops for kernel in step)
     moved = sum(kernel.times * kernel.bytes for kernel in step)
     seconds = sum(kernel.times * estimate_seconds(kernel, gpu) for kernel in step)
-    milliseconds = (launches * LAUNCH_SECONDS, moved / gpu.bandwidth, flops / gpu.peak, seconds)
+    milliseconds = (count * LAUNCH_SECONDS, moved / gpu.bandwidth, flops / gpu.peak, seconds)
     return (
-        *(*first, str(launches), str(once), *_count_convolutions(step)),
+        *(*first, str(count), str(count_launches(step)), str(once)),
+        *_count_convolutions(step),
         *(f"{flops / 1e9:,.1f}", f"{moved / 1e6:,.0f}", f"{stats.temporary_bytes / 1e6:,.0f}"),
         *(f"{1e3 * value:,.3f}" for value in milliseconds),
         f"{flops / seconds / gpu.peak:.0%}",
     )
+
+
+def count_launches(kernels: Iterable[Kernel]) -> int:
+    """Counts what the host starts: each convolution, and kernels between them as one graph.
+
+    Args:
+        kernels: In their order; those of a loop have their number of turns.
+    """
+    launches = 0
+    for (is_conv, times), part in itertools.groupby(kernels, lambda k: (bool(k.conv), k.times)):
+        count = len(list(part))
+        launches += times * (1 if not is_conv and count >= MIN_GRAPH_KERNELS else count)
+    return launches
 
 
 def _count_convolutions(kernels: list[Kernel]) -> tuple[str, ...]:
