@@ -123,7 +123,7 @@ def use_best_recipes(config: ml_collections.ConfigDict) -> None:
     config.study.students = ("mse_paper", "mse", "best")
     config.study.baselines = ("baseline",)
     config.study.seeds = (0, 1, 2)
-    config.evaluation.classifiers = ("classifier", "mixer")
+    config.evaluation.classifiers = ("classifier", "resnet")
 
 
 def use_best_and_joint_recipes(config: ml_collections.ConfigDict) -> None:

@@ -114,8 +114,9 @@ def base_config() -> ml_collections.ConfigDict:
     evaluation.samples = 10_000  # images sampled from each generator
     evaluation.batch_size = 250  # images in one forward pass
     evaluation.seed = 1_000_000  # of the latents; never used in training
-    # Evaluation networks of a labelled data set: classifier, mixer.  The first selects the teacher.
+    # Evaluation networks of a labelled data set: classifier (which selects the teacher), resnet.
     evaluation.classifiers = ("classifier",)
+    evaluation.classifier = "pretrained"  # of the package if it has them; train: anew, once
     # Layers of the FID Inception network, as text: 64, 192, 768, 1280, 2048; (): not used; auto:
     # without labels, the last one that the fetched weights serve.
     evaluation.layers = ()
@@ -296,6 +297,9 @@ def validate_fields(
     _require_option("model.conv", config.model.conv, options["conv"])
     _require_option("model.precision", config.model.precision, options["precision"])
     _require_option("evaluation.statistics", config.evaluation.statistics, options["statistics"])
+    _require_option(
+        "evaluation.classifier", config.evaluation.classifier, options["classifier_source"]
+    )
     for field in ("classifiers", "layers"):
         for name in config.evaluation[field]:
             _require_option(f"evaluation.{field}", name, options[field])

@@ -60,6 +60,8 @@ def compute_scores(
         stats = feature_stats.compute_stats(batches(), extractor, count=count)
         scores |= feature_stats.single_set_scores(stats, extractor.pair_layer)
         scores |= feature_stats.compare_stats(stats, reference)
+        if extractor.pair_layer in registry.CLASSIFIERS:
+            scores |= feature_stats.class_scores(stats, reference, extractor.pair_layer)
         if stats.inception_score_stats and not class_shares:
             class_shares = tuple(stats.inception_score_stats.class_shares().tolist())
     values = scores or {registry.SHARPNESS: _total_sharpness(batches()) / count}

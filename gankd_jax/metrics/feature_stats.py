@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num, UInt8
+from scipy.special import rel_entr
 
 from gankd_jax.metrics import registry
 from gankd_jax.metrics.fid import Moments, frechet_from_moments
-from gankd_jax.metrics.inception_score import InceptionScoreStats, assign_splits
+from gankd_jax.metrics.inception_score import InceptionScoreStats, assign_splits, count_unsure
 from gankd_jax.metrics.inputs import check_scores
 from gankd_jax.metrics.kid import kernel_distance, kernel_sums_within_b
 from gankd_jax.metrics.prdc import NEIGHBOURS, neighbour_radii, prdc_scores
@@ -67,6 +68,7 @@ class FeatureStats:
         features: Feature vectors by layer, in the order of the images.  A set of more than
             `MAX_FEATURES` images keeps a random subset of that size.
         inception_score_stats: Sums over the class probabilities of each split.
+        unsure_share: Part of the images whose likeliest class is below `registry.UNSURE_BELOW`.
     """
 
     count: int | None
@@ -74,6 +76,7 @@ class FeatureStats:
     moments: dict[str, Moments]
     features: dict[str, Float[np.ndarray, "_ _"]]
     inception_score_stats: InceptionScoreStats | None
+    unsure_share: float | None = None
 
 
 def compute_stats(
@@ -98,7 +101,7 @@ def compute_stats(
     is_stored = _select_stored(count)
     moments: dict[str, Moments] = {}
     stored_features: list[np.ndarray] = []
-    score_stats, sharpness, position = None, 0.0, 0
+    score_stats, sharpness, unsure, position = None, 0.0, 0, 0
     for images, features in compute_one_ahead(batches, extractor.extract):
         batch = slice(position, position + len(images))
         position += len(images)
@@ -114,6 +117,7 @@ def compute_stats(
             score_stats = (
                 score_stats or InceptionScoreStats.empty(INCEPTION_SCORE_SPLITS, logits.shape[1])
             ).add(logits, splits[batch])
+            unsure += count_unsure(logits)
     if position != count:
         raise ValueError(f"{position} images instead of {count}")
     return FeatureStats(
@@ -122,6 +126,7 @@ def compute_stats(
         moments=moments,
         features={extractor.pair_layer: np.concatenate(stored_features)},
         inception_score_stats=score_stats,
+        unsure_share=None if score_stats is None else unsure / count,
     )
 
 
@@ -146,6 +151,30 @@ def single_set_scores(stats: FeatureStats, network: str = registry.CLASSIFIER) -
         scores[metric_key(name, network)] = mean
         scores[metric_key(registry.deviation_name(name), network)] = deviation
     return check_scores(scores)
+
+
+def class_scores(fake: FeatureStats, real: FeatureStats, network: str) -> dict[str, float]:
+    """Computes what the Inception Score hides: classes that are too rare, images between classes.
+
+    Args:
+        fake: Statistics of the generated images.
+        real: Statistics of the reference images.
+        network: `Metric.network`, a classifier of the data set's own classes.
+
+    Returns:
+        By metric key the divergence `sum_k p_k log(p_k / q_k)` of the generated images' class
+        shares `p` from the real ones `q`, and the share of unsure images; {} without classes.
+    """
+    fake_classes, real_classes = fake.inception_score_stats, real.inception_score_stats
+    if fake_classes is None or real_classes is None or fake.unsure_share is None:
+        return {}
+    divergence = rel_entr(fake_classes.class_shares(), real_classes.class_shares()).sum()
+    return check_scores(
+        {
+            metric_key(registry.CLASS_DIVERGENCE, network): float(divergence),
+            metric_key(registry.UNSURE_SHARE, network): fake.unsure_share,
+        }
+    )
 
 
 def compare_stats(fake: FeatureStats, real: FeatureStats) -> dict[str, float]:

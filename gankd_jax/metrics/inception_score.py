@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gankd_jax.metrics.inputs import check_features
+from gankd_jax.metrics.registry import UNSURE_BELOW
 from gankd_jax.utils.errors import UserError
 
 TORCH_FIDELITY_SEED = 2020  # of its shuffle; another seed gives other splits and slightly other IS
@@ -63,6 +64,11 @@ def assign_splits(
     for index, (begin, end) in enumerate(pairwise(bounds)):
         split[order[begin:end]] = index
     return split
+
+
+def count_unsure(logits: Float[np.ndarray, "n k"]) -> int:
+    """Returns the number of images whose likeliest class has a probability below `UNSURE_BELOW`."""
+    return int((_log_softmax(logits).max(axis=1) < np.log(UNSURE_BELOW)).sum())
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from gankd_jax.utils.errors import UserError
 
 CLASSIFIER = "classifier"  # the study's own classifier
-MIXER = "mixer"  # the second classifier, which nothing is selected by
+RESNET = "resnet"  # the second classifier, which nothing is selected by
+CLASSIFIERS = (CLASSIFIER, RESNET)
 # Pooled layers of the FID network, by width; FID proper is by the first.
 INCEPTION_LAYERS = ("2048", "1280", "768", "192", "64")
 FID_LAYER = INCEPTION_LAYERS[0]
@@ -22,6 +23,8 @@ FRECHET_DISTANCE, INCEPTION_SCORE, KID, SHARPNESS, PATH_LENGTH = (
     "sharpness",
     "ppl",
 )
+CLASS_DIVERGENCE, UNSURE_SHARE = "class_divergence", "unsure_share"
+UNSURE_BELOW = 0.5  # probability of the likeliest class
 
 _FRECHET = "Fréchet distance of the features of the images from those of the reference set"
 
@@ -35,8 +38,8 @@ class Metric:
     Attributes:
         key: Its name in scores.json, such as `fd_classifier`.
         name: What is measured, whatever the network, such as `frechet_distance` or `kid`.
-        network: The feature extractor: `CLASSIFIER`, `MIXER` or one of `INCEPTION_LAYERS`; "" where
-            no network is involved.
+        network: The feature extractor: one of `CLASSIFIERS` or of `INCEPTION_LAYERS`; "" where no
+            network is involved.
         better: "higher", "lower", or "" where neither is better in itself.
         label: Its name in reports.
         about: What it measures, for a note below a table.
@@ -66,7 +69,7 @@ def metric_key(name: str, network: str) -> str:
 
     The usual networks have the plain names: "fid" and "kid" are by the 2048-wide Inception layer,
     "inception_score" is by the study's classifier.  Other networks are appended: "fd_768",
-    "kid_classifier", "inception_score_mixer".  Perceptual path lengths always name the network,
+    "kid_classifier", "inception_score_resnet".  Perceptual path lengths always name the network,
     since the published ones are by another one: "ppl_classifier", "ppl_2048".
 
     Args:
@@ -86,7 +89,10 @@ def deviation_name(name: str) -> str:
     return f"{name}_sd"
 
 
-_CLASSIFIER_METRICS = (INCEPTION_SCORE, deviation_name(INCEPTION_SCORE))
+_CLASSIFIER_METRICS = (
+    *(INCEPTION_SCORE, deviation_name(INCEPTION_SCORE)),
+    *(CLASS_DIVERGENCE, UNSURE_SHARE),
+)
 # Metrics of a network's features, beside the Fréchet distance.
 _FEATURE_METRICS = {
     KID: ("lower", "KID", "kernel distance of the features (cubic, unbiased, may be below 0)"),
@@ -104,9 +110,9 @@ def _inception_scores() -> list[Metric]:
             "exp of the mean divergence of the classifier's class probabilities from their average;"
             " highest where each image is sure of its class and the classes are equally frequent",
         ),
-        MIXER: (
+        RESNET: (
             "Inception Score by the second classifier",
-            "the same by an MLP-Mixer that nothing was selected by",
+            "the same by a residual network that nothing was selected by",
         ),
     }
     return [
@@ -123,6 +129,29 @@ def _inception_scores() -> list[Metric]:
     ]
 
 
+def _class_metrics() -> list[Metric]:
+    """Returns what an Inception Score hides, by each classifier: rare classes, unsure images."""
+    texts = {
+        CLASS_DIVERGENCE: (
+            "Divergence of the classes",
+            "divergence of the generated images' class shares from those of the real images; 0 if"
+            " the classes are as frequent",
+        ),
+        UNSURE_SHARE: (
+            "Share of unsure images",
+            f"part of the images whose likeliest class has a probability below {UNSURE_BELOW}",
+        ),
+    }
+    metrics = []
+    for network in CLASSIFIERS:
+        of_second = "" if network == CLASSIFIER else " by the second classifier"
+        for name, (label, about) in texts.items():
+            key = metric_key(name, network)
+            label = f"{label}{of_second}"
+            metrics.append(Metric(key, name, network, "lower", label, about, main=not of_second))
+    return metrics
+
+
 def _frechet_distances() -> list[Metric]:
     layers = {layer: f"{layer}-wide layer" for layer in INCEPTION_LAYERS[1:]}
     labels = {layer: f"Fréchet distance, {text}" for layer, text in layers.items()}
@@ -130,12 +159,12 @@ def _frechet_distances() -> list[Metric]:
     labels |= {
         FID_LAYER: "FID",
         CLASSIFIER: "Fréchet distance, classifier features",
-        MIXER: "Fréchet distance, second classifier's features",
+        RESNET: "Fréchet distance, second classifier's features",
     }
     about |= {
         FID_LAYER: "2048-wide pool of the Inception network",
         CLASSIFIER: "last hidden layer of the study's own classifier; not comparable with FID",
-        MIXER: "last hidden layer of an MLP-Mixer that nothing was selected by",
+        RESNET: "last hidden layer of a residual network that nothing was selected by",
     }
     return [
         Metric(
@@ -147,7 +176,7 @@ def _frechet_distances() -> list[Metric]:
             f"{_FRECHET}, {about[network]}",
             main=True,
         )
-        for network in (*INCEPTION_LAYERS, CLASSIFIER, MIXER)
+        for network in (*INCEPTION_LAYERS, *CLASSIFIERS)
     ]
 
 
@@ -198,7 +227,7 @@ def _path_lengths() -> list[Metric]:
             f"mean square of the way in {network} features for a step of the latent on a great"
             " circle; not comparable with lengths by LPIPS",
         )
-        for network in (CLASSIFIER, MIXER, *INCEPTION_LAYERS)
+        for network in (*CLASSIFIERS, *INCEPTION_LAYERS)
     ]
 
 
@@ -206,8 +235,8 @@ def _deviations() -> list[Metric]:
     return [
         Metric(metric_key(name, network), name, network, label=name, deviation=True)
         for name, networks in (
-            (deviation_name(INCEPTION_SCORE), (CLASSIFIER, MIXER)),
-            (deviation_name(KID), (CLASSIFIER, MIXER, *INCEPTION_LAYERS)),
+            (deviation_name(INCEPTION_SCORE), CLASSIFIERS),
+            (deviation_name(KID), (*CLASSIFIERS, *INCEPTION_LAYERS)),
         )
         for network in networks
     ]
@@ -217,7 +246,7 @@ def _all_metrics() -> list[Metric]:
     """Returns the metrics in the order of a report: the main ones, then the others by key."""
     inception_score, *other_scores = _inception_scores()
     frechet = _frechet_distances()
-    fid, classifier, mixer = frechet[: len(INCEPTION_LAYERS)], *frechet[len(INCEPTION_LAYERS) :]
+    fid, classifier, resnet = frechet[: len(INCEPTION_LAYERS)], *frechet[len(INCEPTION_LAYERS) :]
     sharpness = Metric(
         SHARPNESS,
         SHARPNESS,
@@ -226,8 +255,15 @@ def _all_metrics() -> list[Metric]:
         " good",
         main=True,
     )
-    main = [inception_score, *fid, classifier, *other_scores, mixer, *_feature_metrics([FID_LAYER])]
-    others = _feature_metrics((CLASSIFIER, MIXER, *INCEPTION_LAYERS[1:]))
+    class_metrics = [metric for metric in _class_metrics() if metric.main]
+    main = [
+        *(inception_score, *class_metrics, *fid, classifier, *other_scores, resnet),
+        *_feature_metrics([FID_LAYER]),
+    ]
+    others = [
+        *(metric for metric in _class_metrics() if not metric.main),
+        *_feature_metrics((*CLASSIFIERS, *INCEPTION_LAYERS[1:])),
+    ]
     return [
         *main,
         *_pixel_errors(),
@@ -250,7 +286,7 @@ def register_metric(
     """Registers a function of features as a metric: every evaluation computes it and shows it.
 
     It is computed for the widest layer of each evaluation network.  Its keys are `NAME_classifier`
-    for the study's classifier, `NAME_mixer`, `NAME_768` and the like, and `NAME` for the layer of
+    for the study's classifier, `NAME_resnet`, `NAME_768` and the like, and `NAME` for the layer of
     FID.  The function takes the features `[n, f]` of generated images and `[m, f]` of real ones, at
     most 10,000 of each, as NumPy arrays; it returns a number.
 
@@ -279,7 +315,7 @@ def register_metric(
         if name in known and source_of(known[name]) != source_of(function):
             raise UserError(f"a metric named {name!r} is registered already; choose another name")
         FEATURE_FUNCTIONS[name] = function
-        for network in (CLASSIFIER, MIXER, *INCEPTION_LAYERS):
+        for network in (*CLASSIFIERS, *INCEPTION_LAYERS):
             text = f"{label or name}, {network} features"
             key = metric_key(name, network)
             add_metric(Metric(key, name, network, better, text, about, main=network == CLASSIFIER))

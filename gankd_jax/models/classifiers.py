@@ -1,19 +1,16 @@
-"""Small classifiers whose features and logits score images of labelled data sets."""
-
-import itertools
+"""Classifiers whose features and logits score images of labelled data sets."""
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gankd_jax.models import conv
+from gankd_jax.models.batch_norm import BatchNorm
 
 MAX_SIZE = 32  # pixels a side; larger images are averaged down to this
-LENET_FEATURES = 128
-# Of the MLP-Mixer.
-TOKENS = 8  # patches a side
-MIXER_FEATURES = 64
-BLOCKS = 3
+WINDOW = 2  # pixels a side of the whitened windows
+LOGIT_SCALE = 1 / 9  # keeps the first logits small
 
 
 def downsample_mean(images: Float[Array, "b s s c"]) -> Float[Array, "b t t c"]:
@@ -24,67 +21,147 @@ def downsample_mean(images: Float[Array, "b s s c"]) -> Float[Array, "b t t c"]:
     return nn.avg_pool(images, window, window)
 
 
-class LeNet(nn.Module):
-    """Maps images in -1..1 to logits and features: a LeNet with strides in place of pooling."""
+class WhitenedConvNet(nn.Module):
+    """Maps images in -1..1 to logits and features by six 3x3 convolutions on whitened pixels.
+
+    The first layer's kernel is no parameter: `compute_whitening` sets it from the training images.
+    The images' sides are multiples of 8.
+
+    Reference: K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498, with
+      fewer channels and with zeros at the border.
+
+    Attributes:
+        classes: Number of classes.
+        channels: Channels of the images.
+        width: Channels of the first of three blocks; each block has twice as many as the last.
+        conv_impl: See `conv.conv_stride1`.
+    """
 
     classes: int
-    image_size: int
     channels: int
+    width: int = 64
     conv_impl: str = "dilated"
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b s s c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
-        """Returns logits and the features before them: `LENET_FEATURES` numbers, all >= 0.
+        """Returns logits and the features before them: `4 * width` numbers.
 
-        It sows its hidden layers as a critic does, and as in some critics no layer depends on
-        `train`.
+        It sows its hidden layers as a critic does.
         """
         images = downsample_mean(images)
-        widths = (self.channels, 32, 64, 128)
-        for k, (i, o) in enumerate(itertools.pairwise(widths)):
-            kernel = self.param(f"kernel{k}", nn.initializers.he_normal(), (4, 4, i, o))
-            bias = self.param(f"bias{k}", nn.initializers.zeros, (o,))
-            images = nn.relu(conv.conv_stride2(images, kernel, self.conv_impl) + bias)
+        window_size = WINDOW * WINDOW * self.channels
+        shape = (WINDOW, WINDOW, self.channels, 2 * window_size)
+        whitening = self.variable("batch_stats", "whitening", jnp.zeros, shape)
+        bias = self.param("whitening_bias", nn.initializers.zeros, shape[3:])
+        images = nn.gelu(_convolve_windows(images, whitening.value) + bias)
+        for block in range(3):
+            channels = self.width * 2**block
+            images = max_pool(self._conv3x3(images, channels, f"kernel{block}a"))
+            images = nn.gelu(BatchNorm(name=f"norm{block}a")(images, train))
+            images = self._conv3x3(images, channels, f"kernel{block}b")
+            images = nn.gelu(BatchNorm(name=f"norm{block}b")(images, train))
             self.sow("intermediates", "layers", images)
-        flat = images.reshape(images.shape[0], -1)
-        features = nn.relu(nn.Dense(LENET_FEATURES, name="features")(flat))
+        features = images.max(axis=(1, 2))
         self.sow("intermediates", "layers", features)
-        return nn.Dense(self.classes, name="logits")(features), features
+        logits = nn.Dense(self.classes, use_bias=False, name="logits")(features)
+        return LOGIT_SCALE * logits, features
+
+    def _conv3x3(self, images: Float[Array, "b h w i"], channels: int, name: str) -> Array:
+        shape = (3, 3, images.shape[3], channels)
+        kernel = self.param(name, nn.initializers.he_normal(), shape)
+        return conv.conv_stride1(images, kernel, self.conv_impl)
 
 
-class MlpMixer(nn.Module):
-    """Maps images in -1..1 to logits and features.
+class ResNet(nn.Module):
+    """Maps images in -1..1 to logits and features by three residual blocks on 2x2 blocks of pixels.
 
-    Reference: Tolstikhin et al. 2021, MLP-Mixer, arXiv 2105.01601.
+    The images' sides are multiples of 16.
+
+    Reference: He et al. 2016, Identity Mappings in Deep Residual Networks, arXiv 1603.05027.
+
+    Attributes:
+        classes: Number of classes.
+        channels: Channels of the images.
+        width: Channels of the first block; each block has twice as many as the last.
+        conv_impl: See `conv.conv_stride1`.
     """
 
     classes: int
-    image_size: int
     channels: int
+    width: int = 64
+    conv_impl: str = "dilated"
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b s s c"]
+        self, images: Float[Array, "b s s c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
-        """Returns logits and the features before them: `MIXER_FEATURES` numbers."""
-        images = downsample_mean(images)
-        b, patch = len(images), images.shape[1] // TOKENS
-        split = images.reshape(b, TOKENS, patch, TOKENS, patch, self.channels)
-        patches = split.transpose(0, 1, 3, 2, 4, 5).reshape(b, TOKENS * TOKENS, -1)
-        tokens = nn.Dense(MIXER_FEATURES, name="patches")(patches)
-        for k in range(BLOCKS):
-            transposed = nn.LayerNorm(name=f"norm{k}a")(tokens).swapaxes(1, 2)
-            tokens += _mlp(transposed, TOKENS * TOKENS, f"places{k}").swapaxes(1, 2)
-            tokens += _mlp(
-                nn.LayerNorm(name=f"norm{k}b")(tokens), 2 * MIXER_FEATURES, f"channels{k}"
-            )
-        features = nn.LayerNorm(name="norm")(tokens).mean(axis=1)
+        """Returns logits and the features before them: `4 * width` numbers, all >= 0."""
+        images = _fold_blocks(downsample_mean(images))
+        images = self._conv3x3(images, self.width, "kernel")
+        for stage in range(3):
+            channels = self.width * 2**stage
+            if stage:
+                images = nn.avg_pool(images, (2, 2), (2, 2))
+                images = nn.Dense(channels, use_bias=False, name=f"project{stage}")(images)
+            hidden = nn.relu(BatchNorm(name=f"norm{stage}a")(images, train))
+            hidden = self._conv3x3(hidden, channels, f"kernel{stage}a")
+            hidden = nn.relu(BatchNorm(name=f"norm{stage}b")(hidden, train))
+            images += self._conv3x3(hidden, channels, f"kernel{stage}b")
+            self.sow("intermediates", "layers", images)
+        features = nn.relu(BatchNorm(name="norm")(images, train)).mean(axis=(1, 2))
         return nn.Dense(self.classes, name="logits")(features), features
 
+    def _conv3x3(self, images: Float[Array, "b h w i"], channels: int, name: str) -> Array:
+        shape = (3, 3, images.shape[3], channels)
+        kernel = self.param(name, nn.initializers.he_normal(), shape)
+        return conv.conv_stride1(images, kernel, self.conv_impl)
 
-def _mlp(inputs: Float[Array, "*n i"], hidden: int, name: str) -> Float[Array, "*n i"]:
-    """Applies two layers; the outputs are as wide as the inputs."""
-    activations = jax.nn.gelu(nn.Dense(hidden, name=f"{name}a")(inputs))
-    return nn.Dense(inputs.shape[-1], name=f"{name}b")(activations)
+
+def compute_whitening(images: Float[Array, "b s s c"]) -> Float[Array, "w w c o"]:
+    """Returns the first kernel of a `WhitenedConvNet`: its outputs are uncorrelated and as varied.
+
+    Args:
+        images: Training images in -1..1; a few thousand are enough.
+
+    Returns:
+        The principal components of the images' windows, each divided by its standard deviation, and
+        their negatives.
+    """
+    images = downsample_mean(images)
+    side, c = images.shape[1] - WINDOW + 1, images.shape[3]
+    windows = jnp.stack(
+        [images[:, r : r + side, s : s + side] for r in range(WINDOW) for s in range(WINDOW)],
+        axis=3,
+    ).reshape(-1, WINDOW * WINDOW * c)
+    variances, components = jnp.linalg.eigh(windows.T @ windows / len(windows))
+    # Components that hardly vary would be noise alone.
+    kernel = components / jnp.sqrt(jnp.maximum(variances, 1e-3 * variances[-1]))
+    return jnp.concatenate([kernel, -kernel], axis=1).reshape(WINDOW, WINDOW, c, -1)
+
+
+def max_pool(images: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    """Returns the largest of each 2x2 pixels.
+
+    As maxima of slices its gradient is twenty times as fast on a CPU as that of `nn.max_pool`.
+    """
+    rows = jnp.maximum(images[:, ::2], images[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+def _fold_blocks(images: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 4*c"]:
+    """Folds each 2x2 pixels into channels."""
+    b, h, w, c = images.shape
+    split = images.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return split.reshape(b, h // 2, w // 2, 4 * c)
+
+
+def _convolve_windows(
+    images: Float[Array, "b h w i"], kernel: Float[Array, "n n i o"]
+) -> Float[Array, "b h w o"]:
+    """Convolves windows that begin at each pixel; pixels beyond the border are zeros."""
+    padding = [(0, WINDOW - 1)] * 2
+    return jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), padding, dimension_numbers=conv.LAYOUT
+    )

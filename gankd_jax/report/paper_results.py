@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from gankd_jax.metrics.registry import CLASSIFIER, FRECHET_DISTANCE, INCEPTION_SCORE, MIXER, Metric
+from gankd_jax.metrics.registry import CLASSIFIER, FRECHET_DISTANCE, INCEPTION_SCORE, RESNET, Metric
 from gankd_jax.report.aggregate import ScoreRow, score_ratio, score_rows
 from gankd_jax.report.formatting import (
     Cell,
@@ -379,7 +379,7 @@ def _source_note(study: StudyResults, source: str) -> str:
 
 
 def _network_name(metric: Metric) -> str:
-    names = {CLASSIFIER: "the study's own classifier", MIXER: "the study's second classifier"}
+    names = {CLASSIFIER: "the study's own classifier", RESNET: "the study's second classifier"}
     return names.get(metric.network, "the Inception network of FID")
 
 

@@ -146,13 +146,15 @@ class StudyContext:
     def load_or_train_classifiers(self) -> tuple[EvalClassifier, ...]:
         """Loads the evaluation classifiers, or trains them; returns none without labels.
 
-        Training takes about a minute for each, once for a data set.
+        Training takes up to an hour for each, once for a data set.
         """
         if self.train_images.labels is None:
             return ()
         test, kinds = self.test_images, self.config.evaluation.classifiers
+        use_pretrained = self.config.evaluation.classifier == "pretrained"
+        dataset = self.config.data.name if use_pretrained else ""
         return tuple(
-            load_or_train_classifier(self.train_images, test, self.cache_dir, kind)
+            load_or_train_classifier(self.train_images, test, self.cache_dir, kind, dataset=dataset)
             for kind in kinds
         )
 
@@ -290,7 +292,7 @@ class StudyContext:
                 assert critic is not None
                 return make_variables(critic.params, critic.batch_stats)
             if name == "classifier":
-                return {"params": self.load_or_train_classifiers()[0].params}
+                return self.load_or_train_classifiers()[0].variables
             weights = inception_weights.default_weights_path()
             return {"params": inception_weights.load_weights(weights, available_maps())}
 

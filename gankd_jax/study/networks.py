@@ -5,7 +5,7 @@ import numpy as np
 
 from gankd_jax.config.dataset import config_dataset
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.evaluation.classifier import CLASSIFIERS
+from gankd_jax.evaluation.classifier import build_classifier
 from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.models import conv
 from gankd_jax.models.family import FAMILIES, Critic, Family, FeatureNetwork, Generator
@@ -103,11 +103,9 @@ def _build_feature_network(
         return build_critic(config, teacher)
     if recipe.feature_network == "inception":
         return InceptionMaps(available_maps())
-    return CLASSIFIERS[recipe.feature_network](
-        classes=config_dataset(config).classes,
-        image_size=config.data.image_size,
-        channels=image_channels(config),
-    )
+    classes = config_dataset(config).classes
+    assert classes  # validated
+    return build_classifier(recipe.feature_network, classes, image_channels(config))
 
 
 def feature_network_names(config: ml_collections.ConfigDict) -> set[str]:

@@ -7,7 +7,7 @@ import ml_collections
 
 from gankd_jax.config import schema
 from gankd_jax.config.dataset import config_dataset
-from gankd_jax.evaluation.classifier import CLASSIFIERS
+from gankd_jax.evaluation.classifier import CLASSIFIER_SOURCES, CLASSIFIERS
 from gankd_jax.evaluation.inference import BATCH_STATISTICS
 from gankd_jax.interop import inception_weights
 from gankd_jax.models.conv import CONV_IMPLS
@@ -45,6 +45,7 @@ def field_options() -> dict[str, tuple[str, ...]]:
         "precision": ("auto", *TRAINING_PRECISIONS),
         "placement": PLACEMENTS,
         "classifiers": tuple(CLASSIFIERS),
+        "classifier_source": CLASSIFIER_SOURCES,
         "layers": (AUTO_LAYERS, *POOL_LAYERS),
         "statistics": BATCH_STATISTICS,
         "writers": tuple(WRITERS),

@@ -123,12 +123,12 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def write_npz_if_absent(path: Path, **arrays: np.ndarray) -> None:
-    """Writes arrays as `write_npz`, unless another process was first, whose file stays."""
+def write_bytes_if_absent(path: Path, data: bytes) -> None:
+    """Writes a file as `write_bytes`, unless another process was first, whose file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         temporary = Path(folder, path.name)
-        write_npz(temporary, **arrays)
+        write_bytes(temporary, data)
         try:
             os.link(temporary, path)
         except FileExistsError:

@@ -48,10 +48,10 @@ def test_unknown_key_gives_a_plain_metric():
         ("ppl", "classifier", "ppl_classifier"),
         ("kid_sd", "2048", "kid_sd"),
         ("kid_sd", "64", "kid_sd_64"),
-        ("precision", "mixer", "precision_mixer"),
+        ("precision", "resnet", "precision_resnet"),
         ("inception_score", "classifier", "inception_score"),
-        ("inception_score", "mixer", "inception_score_mixer"),
-        ("inception_score_sd", "mixer", "inception_score_sd_mixer"),
+        ("inception_score", "resnet", "inception_score_resnet"),
+        ("inception_score_sd", "resnet", "inception_score_sd_resnet"),
     ],
 )
 def test_key_of_a_metric_by_a_network_is_that_of_score_files(name, network, key):
@@ -67,7 +67,7 @@ def test_layers_are_those_of_the_inception_network_from_wide_to_narrow():
 
 def test_main_frechet_distances_are_ordered_from_fid_to_the_second_classifier():
     keys = [m.key for m in METRICS.values() if m.name == registry.FRECHET_DISTANCE and m.main]
-    assert keys == ["fid", "fd_1280", "fd_768", "fd_192", "fd_64", "fd_classifier", "fd_mixer"]
+    assert keys == ["fid", "fd_1280", "fd_768", "fd_192", "fd_64", "fd_classifier", "fd_resnet"]
     assert [METRICS[key].network for key in keys[:5]] == list(INCEPTION_LAYERS)
 
 

@@ -216,6 +216,28 @@ def test_winograd_equals_the_definition_for_any_number_of_channels(shape):
         assert relative_error(actual, expected) < 1e-5
 
 
+def test_3x3_convolution_by_tiles_equals_the_backends_own_in_every_derivative():
+    rng = np.random.default_rng(0)
+    images, kernel = rng.normal(size=(3, 8, 12, 16)), rng.normal(size=(3, 3, 16, 18)) / 12
+
+    def all_derivatives(impl):
+        def f(images, kernel):
+            return jnp.sum(jnp.sin(conv.conv_stride1(images, kernel, impl)))
+
+        def squared_gradient(images, kernel):
+            return sum(jnp.sum(jnp.square(g)) for g in jax.grad(f, (0, 1))(images, kernel))
+
+        inputs = [jnp.asarray(x, jnp.float32) for x in (images, kernel)]
+        return (
+            conv.conv_stride1(*inputs, impl),
+            jax.grad(f, (0, 1))(*inputs),
+            jax.grad(squared_gradient, (0, 1))(*inputs),
+        )
+
+    expected = all_derivatives("dilated")
+    assert relative_error(all_derivatives("matmul"), expected) < 5e-5
+
+
 def test_winograd_takes_36_multiplications_in_place_of_64():
     """XLA counts the operations of the compiled program, additions included."""
 

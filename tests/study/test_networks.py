@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from gankd_jax.interop import inception_weights
-from gankd_jax.models.classifiers import LeNet
+from gankd_jax.models.classifiers import WhitenedConvNet
 from gankd_jax.models.dcgan import DCGANCritic
 from gankd_jax.models.inception import InceptionMaps, parameter_shapes
 from gankd_jax.study import networks, plan
@@ -46,8 +46,8 @@ def feature_network(config):
 def test_a_recipe_names_the_network_in_whose_layers_images_are_compared(empty_cache):
     assert isinstance(feature_network(config_with("critic")), DCGANCritic)
     classifier = feature_network(config_with("classifier"))
-    assert isinstance(classifier, LeNet)
-    assert (classifier.classes, classifier.image_size, classifier.channels) == (10, 64, 1)
+    assert isinstance(classifier, WhitenedConvNet)
+    assert (classifier.classes, classifier.channels) == (10, 1)
     write_weights("192")
     assert feature_network(config_with("inception")) == InceptionMaps(("64", "192"))
     assert feature_network(tiny.repository_config("mnist")) is None

@@ -12,7 +12,7 @@ from gankd_jax.data import registry
 from gankd_jax.data.image_folder import ImageOptions, prepare_images
 from gankd_jax.data.loading import ImageSplit
 from gankd_jax.interop import inception_weights
-from gankd_jax.models.classifiers import LeNet
+from gankd_jax.models.classifiers import WhitenedConvNet
 from gankd_jax.models.family import FAMILIES
 from gankd_jax.study import context as context_module
 from gankd_jax.study.context import StudyContext
@@ -67,7 +67,7 @@ def test_the_fid_network_serves_where_no_labels_do(
 
 
 def test_bfloat16_is_refused_for_networks_that_cannot_round(registries):
-    family = dataclasses.replace(FAMILIES["dcgan"], name="mine", generator=LeNet)
+    family = dataclasses.replace(FAMILIES["dcgan"], name="mine", generator=WhitenedConvNet)
     FAMILIES["mine"] = family
     config = tiny.config(model__precision="bfloat16", model__student__family="mine")
     with pytest.raises(UserError, match="family is 'mine', whose networks have no attribute dtype"):

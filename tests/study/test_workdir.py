@@ -80,7 +80,7 @@ def test_another_config_is_refused_naming_the_first_changed_field(tmp_path):
         {"data__validation": 7},
         {"data__pad": 0},
         {"evaluation__samples": 300},
-        {"evaluation__classifiers": ("classifier", "mixer")},
+        {"evaluation__classifiers": ("classifier", "resnet")},
         {"name": "other"},
     ],
 )

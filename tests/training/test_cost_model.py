@@ -9,7 +9,7 @@ import tiny
 
 from gankd_jax.bench import programs
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.classifiers import LeNet
+from gankd_jax.models.classifiers import WhitenedConvNet
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.study import networks, plan
@@ -69,7 +69,9 @@ def test_student_step_has_the_operations_that_xla_counts():
 
 
 @pytest.mark.parametrize(
-    "network", [DCGANCritic(**SHAPE, norm="none"), LeNet(10, 32, 3)], ids=["critic", "classifier"]
+    "network",
+    [DCGANCritic(**SHAPE, norm="none"), WhitenedConvNet(10, 3, 8)],
+    ids=["critic", "classifier"],
 )
 def test_feature_distance_adds_the_operations_that_xla_counts(network):
     recipe = Recipe(alpha=0.0, batch_size=BATCH_SIZE, features="l1", feature_batch=4)

@@ -12,7 +12,7 @@ import scipy.stats
 from gankd_jax.config.recipe import Recipe
 from gankd_jax.data.sampler import multi_step_indices
 from gankd_jax.interop import pair_table
-from gankd_jax.models.classifiers import LeNet
+from gankd_jax.models.classifiers import WhitenedConvNet
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training import multi_run
 from gankd_jax.training.multi_run import RunSpec, data_seeds, make_multi_step
@@ -37,7 +37,7 @@ FEATURES = Recipe(
     alpha=0.0, features="energy", feature_weight=1.0, feature_batch=3, steps=5, **RATES
 )
 CLASSIFIER_FEATURES = dataclasses.replace(FEATURES, features="l1", feature_network="classifier")
-CRITIC, CLASSIFIER = DCGANCritic(2, SIZE, 1, conv_impl="matmul"), LeNet(10, SIZE, 1)
+CRITIC, CLASSIFIER = DCGANCritic(2, SIZE, 1, conv_impl="matmul"), WhitenedConvNet(10, 1, 4)
 
 
 def run_spec(
@@ -102,7 +102,10 @@ def train_group(
 
 @functools.cache
 def classifier_variables():
-    return CLASSIFIER.init(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)))
+    variables = CLASSIFIER.init(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)))
+    shape = variables["batch_stats"]["whitening"].shape
+    whitening = jax.random.normal(jax.random.key(2), shape)
+    return {**variables, "batch_stats": {**variables["batch_stats"], "whitening": whitening}}
 
 
 def network_variables(network: NetworkState):

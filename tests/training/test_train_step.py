@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.config.recipe import Recipe
-from gankd_jax.models.classifiers import LeNet
+from gankd_jax.models.classifiers import WhitenedConvNet
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
 from gankd_jax.training.train_state import (
     StepSpec,
@@ -321,9 +321,9 @@ def test_features_of_an_image_do_not_depend_on_its_batch():
 
 
 def test_hidden_layers_of_a_classifier_end_with_its_features():
-    network = LeNet(10, SIZE, 1)
+    network = WhitenedConvNet(10, 1, 4)
     variables = network.init(jax.random.key(3), random_images(1, 1))
     images = random_images(2, 3)
     layers = hidden_layers(network, variables, images)
-    assert [layer.shape[1:] for layer in layers] == [(8, 8, 32), (4, 4, 64), (2, 2, 128), (128,)]
+    assert [layer.shape[1:] for layer in layers] == [(8, 8, 4), (4, 4, 8), (2, 2, 16), (16,)]
     np.testing.assert_allclose(layers[-1], network.apply(variables, images)[1], rtol=1e-6)

@@ -25,14 +25,14 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
 
 
 def test_of_two_processes_that_write_if_absent_the_first_wins(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "a.npz"
-    for value in (1, 2):
-        atomic_io.write_npz_if_absent(path, x=np.array(value))
-    assert atomic_io.read_npz(path)["x"] == 1
-    assert [entry.name for entry in path.parent.iterdir()] == ["a.npz"]
+    path = tmp_path / "new" / "a"
+    for value in (b"1", b"2"):
+        atomic_io.write_bytes_if_absent(path, value)
+    assert path.read_bytes() == b"1"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a"]
     monkeypatch.setattr(atomic_io.os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
-    atomic_io.write_npz_if_absent(tmp_path / "b.npz", x=np.array(3))
-    assert atomic_io.read_npz(tmp_path / "b.npz")["x"] == 3
+    atomic_io.write_bytes_if_absent(tmp_path / "b", b"3")
+    assert (tmp_path / "b").read_bytes() == b"3"
 
 
 def test_a_file_has_the_usual_mode(tmp_path):

@@ -15,7 +15,7 @@ Those of 4x4 have three:
 
 Padding is 1 on every side, as in PyTorch's `Conv2d(4, 2, 1)` and `ConvTranspose2d(4, 2, 1)`: a
 convolution halves the side, a transposed one doubles it.  The 3x3 convolution has two
-implementations: the backend's own, and a single product for `matmul`.
+implementations: the backend's own, and matrix products for `matmul`.
 
 Images and kernels in bfloat16 give images in bfloat16; the sums are in float32.
 """
@@ -27,11 +27,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from gankd_jax.models.conv import im2col, strided, winograd
+from gankd_jax.models.conv import im2col, strided, winograd, winograd3x3
 from gankd_jax.models.conv.vjp import Conv, ConvTranspose
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 CONV_IMPLS = ("dilated", "phase", "matmul")
+MIN_TILE_CHANNELS = 16  # of a 3x3 convolution in tiles, which pay off in wide ones
 
 
 def resolve_conv_impl(impl: str, backend: str = "") -> str:
@@ -101,8 +102,9 @@ def conv_stride1(
     Args:
         images: Any height and width.
         kernel: PyTorch's weight `(out, in, 3, 3)`, permuted by `(2, 3, 1, 0)`.
-        impl: 'matmul' for one matrix product; all others mean the backend's own convolution, which
-          XLA's CPU backend computes up to 60 times as slowly inside a compiled loop.
+        impl: 'matmul' for matrix products: 36 of tiles in place of 144 (`winograd3x3`) from 16
+          channels on, else one.  All others mean the backend's own convolution, which XLA's CPU
+          backend computes up to 60 times as slowly inside a compiled loop.
     """
     if impl != "matmul":
         return strided.conv_stride1(images, kernel.swapaxes(2, 3))
@@ -113,6 +115,9 @@ def _conv3x3(
     images: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
 ) -> Float[Array, "b h w o"]:
     b, h, w, i = images.shape
+    is_tiled = h % winograd3x3.TILE == w % winograd3x3.TILE == 0
+    if is_tiled and min(kernel.shape[2:]) >= MIN_TILE_CHANNELS:
+        return winograd3x3.conv(images, kernel.swapaxes(2, 3))
     padded = im2col.pad_border(images)
     windows = [padded[:, r : r + h, s : s + w] for r in range(3) for s in range(3)]
     rows = jnp.concatenate(windows, axis=3).reshape(-1, 9 * i)
