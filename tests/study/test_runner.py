@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import kill_study
 import numpy as np
 import pytest
 import tiny
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from gankd_jax.config.schema import config_to_dict
@@ -27,7 +25,6 @@ from gankd_jax.metrics.fid import frechet_distance
 from gankd_jax.study import evaluate, plan, runner, train, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
-from gankd_jax.training.train_step import normalize_images
 from gankd_jax.utils import atomic_io, file_lock
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.metric_writer import read_log
@@ -140,11 +137,10 @@ def test_student_approaches_the_images_of_its_teacher(finished):
     assert scores["pixel_error"] == pytest.approx(log[-1]["pixel_error"], rel=0.2)
 
 
-def test_score_file_records_provenance(root, finished):
-    (cached,) = (tiny.prepare_data(root) / "gankd_cache").glob("classifier-*.npz")
-    stored = atomic_io.read_npz(cached)
-    accuracy = float(stored.pop("accuracy"))
-    weights_hash = classifier._hash_params(traverse_util.unflatten_dict(stored, sep="/"))
+def test_score_file_records_provenance(finished):
+    path = classifier.pretrained_classifier_path("digits", "classifier", 16)
+    network = classifier.build_classifier("classifier", classes=10, channels=1)
+    expected = classifier.read_classifier(path, "classifier", network)
     for name in TRAINED:
         file = atomic_io.read_json(finished / name / "scores.json")
         provenance, scores = file["made"], file["scores"]
@@ -154,8 +150,8 @@ def test_score_file_records_provenance(root, finished):
             r"digits-1\.0\.0-train-16px-pad1-n1438-[0-9a-f]{12}", provenance["reference"]
         )
         assert provenance["reference_samples"] == 1438
-        assert provenance["classifier_accuracy"] == accuracy
-        assert provenance["weights"] == f"sha256:{weights_hash}"
+        assert provenance["classifier_accuracy"] == expected.accuracy
+        assert provenance["weights"] == f"sha256:{expected.weights_sha256}"
         assert provenance["versions"]["jax"] == jax.__version__
         common_scores = {"inception_score", "inception_score_sd", "fd_classifier", "sharpness"}
         assert common_scores <= scores.keys()
@@ -579,18 +575,11 @@ def test_teacher_in_training_elsewhere_is_waited_for(candidates, monkeypatch):
     assert sleep_seconds == [runner.POLL_SECONDS]
 
 
-def test_candidates_are_compared_on_the_validation_images(
-    finished, data_dir, tmp_path, monkeypatch
-):
+def test_candidates_are_compared_on_the_validation_images(finished, data_dir, tmp_path):
     own_data = shutil.copytree(data_dir, tmp_path / "data")
     config = tiny.config(data__dir=str(own_data), data__validation=400)
     context = StudyContext(config, finished)
 
-    def init_params(network, images, title):
-        batch = normalize_images(jnp.asarray(images.pixels[:1]))
-        return network.init(jax.random.key(0), batch)["params"]
-
-    monkeypatch.setattr(classifier, "_train", init_params)
     teacher = plan.find_run(config, "teacher-d4-s0")
     distance = evaluate._validation_distance(context, teacher)
     generator = context.load_generator(teacher)
