@@ -33,7 +33,6 @@ from gankd_jax.utils.paths import configs_dir, write_cache
 # `config.evaluation.classifiers`.
 CLASSIFIERS: dict[str, type[Network]] = {"classifier": WhitenedConvNet, "resnet": ResNet}
 CLASSIFIER_SOURCES = ("pretrained", "train")  # of `config.evaluation.classifier`
-COLOUR_WIDTH, GREY_WIDTH = 64, 32  # channels of the first block
 MAX_ACCURACY_LOSS = 0.05  # of a classifier of the package on the images at hand
 CHECK_IMAGES = 500  # on which that is measured
 
@@ -107,18 +106,20 @@ def load_or_train_classifier(
     """
     if train.labels is None or test.labels is None:
         raise ValueError("an evaluation classifier needs labels")
-    network = build_classifier(kind, int(train.labels.max()) + 1, train.pixels.shape[3])
-    pretrained = pretrained_classifier_path(dataset, kind, train.pixels.shape[1])
+    image_size, channels = train.pixels.shape[2:]
+    network = build_classifier(kind, int(train.labels.max()) + 1, image_size, channels)
+    pretrained = pretrained_classifier_path(dataset, kind, image_size)
     if dataset and pretrained.exists():
         classifier = read_classifier(pretrained, kind, network)
         if _recognizes(classifier, test):
             return classifier
-    key = hashlib.sha256(f"{kind}-2 {RECIPE} {train.key} {test.key}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{kind}-3 {RECIPE} {train.key} {test.key}".encode()).hexdigest()[:16]
     path = cache_dir / f"{kind}-{key}.safetensors"
     if path.exists():
         return read_classifier(path, kind, network)
     save_path = cache_dir / f"{kind}-{key}-training.npz"
-    variables = train_classifier(network, train, title=kind, save_path=save_path)
+    trained_network = network.clone(conv_impl=conv.resolve_conv_impl("auto"))
+    variables = train_classifier(trained_network, train, title=kind, save_path=save_path)
     content = _serialize(network, variables, test)
     write_cache(path, lambda: atomic_io.write_bytes_if_absent(path, content))
     # Read back even if just trained: of several processes that trained it, the first one's counts.
@@ -137,20 +138,30 @@ def pretrained_classifier_path(dataset: str, kind: str, image_size: int) -> Path
     return configs_dir() / "classifiers" / f"{dataset}-{size}-{kind}.safetensors"
 
 
-def build_classifier(kind: str, classes: int, channels: int) -> Network:
+def build_classifier(
+    kind: str, classes: int, image_size: int, channels: int, *, conv_impl: str = "dilated"
+) -> Network:
     """Returns a classifier without variables.
 
     Args:
         kind: Name in `CLASSIFIERS`.
         classes: Number of classes.
+        image_size: Pixels a side.
         channels: 1 for grey images, 3 for colour.
+        conv_impl: One of `CONV_IMPLS`.  The backend's own convolution compiles ten times as fast as
+          matrix products and is as fast where nothing is trained.
     """
     return CLASSIFIERS[kind](
         classes=classes,
         channels=channels,
-        width=GREY_WIDTH if channels == 1 else COLOUR_WIDTH,
-        conv_impl=conv.resolve_conv_impl("auto"),
+        width=choose_width(image_size, channels),
+        conv_impl=conv_impl,
     )
+
+
+def choose_width(image_size: int, channels: int) -> int:
+    """Returns the channels of a classifier's first block: 64 in colour, fewer for grey digits."""
+    return 64 if channels == 3 else min(image_size, MAX_SIZE)
 
 
 def _recognizes(classifier: EvalClassifier, test: ImageSplit) -> bool:

@@ -105,7 +105,13 @@ def _build_feature_network(
         return InceptionMaps(available_maps())
     classes = config_dataset(config).classes
     assert classes  # validated
-    return build_classifier(recipe.feature_network, classes, image_channels(config))
+    return build_classifier(
+        recipe.feature_network,
+        classes,
+        config.data.image_size,
+        image_channels(config),
+        conv_impl=conv.resolve_conv_impl(config.model.conv),
+    )
 
 
 def feature_network_names(config: ml_collections.ConfigDict) -> set[str]:

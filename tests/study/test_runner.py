@@ -139,7 +139,7 @@ def test_student_approaches_the_images_of_its_teacher(finished):
 
 def test_score_file_records_provenance(finished):
     path = classifier.pretrained_classifier_path("digits", "classifier", 16)
-    network = classifier.build_classifier("classifier", classes=10, channels=1)
+    network = classifier.build_classifier("classifier", 10, 16, 1)
     expected = classifier.read_classifier(path, "classifier", network)
     for name in TRAINED:
         file = atomic_io.read_json(finished / name / "scores.json")
