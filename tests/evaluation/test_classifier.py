@@ -256,3 +256,20 @@ def test_training_images_are_shifted_by_every_whole_number_of_pixels(size):
         assert len(shifts) == 1
         occurring_shifts.add(shifts[0])
     assert len(occurring_shifts) == (2 * max_shift + 1) ** 2
+
+
+def test_calibrated_logits_are_at_the_temperature_that_made_the_labels(monkeypatch):
+    rng = np.random.default_rng(0)
+    network = CLASSIFIERS["resnet"](3, 1, 4)
+    pixels = rng.integers(0, 256, (4000, 16, 16, 1)).astype(np.uint8)
+    kernel = 1.5 * rng.normal(size=(16, 3)).astype(np.float32)
+    features = rng.normal(size=(4000, 16))
+    layer = {"kernel": kernel, "bias": np.zeros(3, np.float32)}
+    logits = features @ kernel
+    p = np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True)
+    labels = (p.cumsum(axis=1) < rng.uniform(size=(4000, 1))).sum(axis=1)
+    monkeypatch.setattr(module, "_logits", lambda *_: logits)
+    test = ImageSplit(pixels, labels=labels, key="drawn")
+    calibrated = module.calibrate(network, {"params": {"logits": layer}}, test)
+    scale = kernel / calibrated["params"]["logits"]["kernel"]
+    np.testing.assert_allclose(scale, 2, atol=0.15)
