@@ -257,7 +257,7 @@ def _all_metrics() -> list[Metric]:
     )
     class_metrics = [metric for metric in _class_metrics() if metric.main]
     main = [
-        *(inception_score, *class_metrics, *fid, classifier, *other_scores, resnet),
+        *(inception_score, *fid, classifier, *class_metrics, *other_scores, resnet),
         *_feature_metrics([FID_LAYER]),
     ]
     others = [

@@ -290,7 +290,9 @@ def check_source(source: ImageSource, settings: ScoreSettings) -> None:
         return
     path = paths.expand_path(source)
     if path.is_dir():
-        if not _is_run(path):
+        if _is_run(path):
+            open_run(path)  # refuses one whose study is damaged
+        else:
             _refuse_study(path)
     elif _is_array(path) or path.suffix in GENERATOR_SUFFIXES:
         if not path.is_file():
