@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 import gankd_jax
-from gankd_jax.evaluation import classifier
+from gankd_jax.evaluation import classifier, classifier_training
 from gankd_jax.models.family import family_of
 from gankd_jax.utils import atomic_io
 
@@ -42,7 +42,9 @@ NORMS = {"dcgan": "batch", "resnet": "spectral"}  # of the baseline's critic
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
 @pytest.mark.parametrize("family", ["resnet", pytest.param("dcgan", marks=tiny.ONLY_IF_ALL)])
 def test_a_resnet_teacher_has_students_of_either_family(family, command, tmp_path, monkeypatch):
-    monkeypatch.setattr(classifier, "STEPS", 20)
+    monkeypatch.setattr(classifier, "choose_width", lambda *_: 4)
+    monkeypatch.setattr(classifier_training, "EPOCHS", 0)
+    monkeypatch.setattr(classifier_training, "MIN_STEPS", 20)
     workdir = tmp_path / "study"
     flags = tiny.flags(
         **FIELDS,
