@@ -151,12 +151,8 @@ def _select_cases(only: Sequence[str]) -> dict[str, Case]:
     for name in only:
         if name not in cases:
             raise UserError(f"--only={name} is no case of the benchmark: {', '.join(cases)}")
-    return {name: cases[name] for name in only or cases if only or not _is_too_large(name)}
-
-
-def _is_too_large(name: str) -> bool:
-    """Returns whether a case is too large for this machine unless it is named."""
-    return jax.default_backend() == "cpu" and name in ACCELERATOR_CASES
+    too_large = ACCELERATOR_CASES if jax.default_backend() == "cpu" else ()
+    return {name: cases[name] for name in only or cases if name in only or name not in too_large}
 
 
 def _check_precision(precision: str) -> str:

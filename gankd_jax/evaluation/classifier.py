@@ -22,6 +22,7 @@ from scipy.special import log_softmax
 
 from gankd_jax.data.loading import ImageSplit
 from gankd_jax.evaluation.classifier_training import RECIPE, Network, train_classifier
+from gankd_jax.export.safetensors import read_metadata
 from gankd_jax.metrics.feature_stats import FeatureExtractor
 from gankd_jax.models import conv
 from gankd_jax.models.classifiers import MAX_SIZE, ResNet, WhitenedConvNet
@@ -101,8 +102,8 @@ def load_or_train_classifier(
         test: Labelled images for the accuracy.
         cache_dir: Folder of the cache.
         kind: Name in `CLASSIFIERS`.
-        dataset: Name of the data set, whose classifier of the package is taken if there is one and
-          it knows the test images; empty to train a new one.
+        dataset: Name of the data set.  The package's classifier of that name is used if there is
+          one and it is as accurate on the test images as recorded; empty to train a new one.
 
     Raises:
         ValueError: A split has no labels.
@@ -211,9 +212,9 @@ def _logits(
 
 
 def calibrate(network: Network, variables: PyTree, test: ImageSplit) -> PyTree:
-    """Scales the last layer so that probabilities are as frequent as they say.
+    """Divides the logits by a temperature, so that the class probabilities are calibrated.
 
-    Smoothed labels teach a network to be less sure than it is right, which would lower every
+    A network that was trained with smoothed labels is underconfident, which would lower every
     Inception Score.
 
     Args:
@@ -239,7 +240,7 @@ def calibrate(network: Network, variables: PyTree, test: ImageSplit) -> PyTree:
 
 
 def _serialize(network: Network, variables: PyTree, test: ImageSplit) -> bytes:
-    """Serialises a network in half precision, with the accuracy that it has so."""
+    """Serialises a network in half precision, with the accuracy of the rounded weights."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     arrays = {name: np.asarray(value, np.float16) for name, value in flat.items()}
     accuracy = _accuracy(network, _to_variables(arrays), test.pixels, np.asarray(test.labels))
@@ -273,11 +274,9 @@ def read_classifier(path: Path, kind: str, network: Network) -> EvalClassifier:
 
 
 def _parse(content: bytes, kind: str, network: Network) -> EvalClassifier:
-    header_size = int.from_bytes(content[:8], "little")
     arrays = safetensors.numpy.load(content)
-    metadata = json.loads(content[8 : 8 + header_size])["__metadata__"]
     digest = hashlib.sha256()
     for name, value in sorted(arrays.items()):
         digest.update(name.encode() + value.tobytes())
-    accuracy = json.loads(metadata["accuracy"])
+    accuracy = json.loads(read_metadata(content)["accuracy"])
     return EvalClassifier(kind, network, _to_variables(arrays), accuracy, digest.hexdigest())

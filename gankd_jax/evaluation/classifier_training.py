@@ -110,7 +110,7 @@ def _make_optimizer(steps: int) -> optax.GradientTransformation:
 
 
 def _mark_kernels(params: PyTree) -> PyTree:
-    """Returns which parameters are kernels, and no biases or scales, which are not decayed."""
+    """Returns the mask of weight decay: kernels, but no biases or scales."""
     return jax.tree.map(lambda param: param.ndim > 1, params)
 
 

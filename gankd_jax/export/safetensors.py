@@ -55,7 +55,7 @@ def read_safetensors(file: bytes) -> TrainedGenerator:
     """
     try:
         arrays = safetensors.numpy.load(file)
-        metadata = _read_metadata(file)
+        metadata = read_metadata(file)
         sizes = {SIZES[key]: value for key, value in json.loads(metadata["generator"]).items()}
         # Files of older versions do not name it.
         family = FAMILIES[metadata.get("family", "dcgan")]
@@ -77,7 +77,7 @@ def _read_layer(arrays: dict[str, np.ndarray], k: int) -> FoldedLayer:
 def has_card(file: bytes) -> bool:
     """Returns whether `write_safetensors` wrote the header of a file, and not another program."""
     try:
-        return "card" in _read_metadata(file)
+        return "card" in read_metadata(file)
     except (KeyError, TypeError, ValueError):
         return False
 
@@ -89,12 +89,16 @@ def add_card(file: bytes, card: dict[str, Any]) -> bytes:
         file: The bytes that `write_safetensors` returned.
         card: Any JSON object; it replaces the card of the file.
     """
-    metadata = _read_metadata(file) | {"card": json.dumps(card)}
+    metadata = read_metadata(file) | {"card": json.dumps(card)}
     return safetensors.numpy.save(safetensors.numpy.load(file), metadata)
 
 
-def _read_metadata(file: bytes) -> dict[str, str]:
-    """Reads the text fields of the header, which is JSON after eight bytes with its length."""
+def read_metadata(file: bytes) -> dict[str, str]:
+    """Reads the text fields of the header, which is JSON after eight bytes with its length.
+
+    Args:
+        file: The bytes of any safetensors file that has such fields.
+    """
     return json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])["__metadata__"]
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import log_softmax
 
 from gankd_jax.metrics.inputs import check_features
 from gankd_jax.metrics.registry import UNSURE_BELOW
@@ -68,7 +69,7 @@ def assign_splits(
 
 def count_unsure(logits: Float[np.ndarray, "n k"]) -> int:
     """Returns the number of images whose likeliest class has a probability below `UNSURE_BELOW`."""
-    return int((_log_softmax(logits).max(axis=1) < np.log(UNSURE_BELOW)).sum())
+    return int((log_softmax(logits, axis=1).max(axis=1) < np.log(UNSURE_BELOW)).sum())
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class InceptionScoreStats:
             UserError: A logit is not finite.
         """
         check_features("Inception Score", logits)
-        log_p = _log_softmax(np.asarray(logits, np.float64))
+        log_p = log_softmax(np.asarray(logits, np.float64), axis=1)
         p = np.exp(log_p)
         in_split = (split == np.arange(len(self.counts))[:, None]).astype(np.float64)
         return InceptionScoreStats(
@@ -148,8 +149,3 @@ class InceptionScoreStats:
         q = self.totals / self.counts[:, None]
         log_q = np.log(q, where=q > 0, out=np.zeros_like(q))
         return -self.negentropies / self.counts, -(q * log_q).sum(axis=1)
-
-
-def _log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

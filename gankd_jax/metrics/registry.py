@@ -255,13 +255,14 @@ def _all_metrics() -> list[Metric]:
         " good",
         main=True,
     )
-    class_metrics = [metric for metric in _class_metrics() if metric.main]
+    class_metrics = _class_metrics()
+    main_class_metrics = [metric for metric in class_metrics if metric.main]
     main = [
-        *(inception_score, *fid, classifier, *class_metrics, *other_scores, resnet),
+        *(inception_score, *fid, classifier, *main_class_metrics, *other_scores, resnet),
         *_feature_metrics([FID_LAYER]),
     ]
     others = [
-        *(metric for metric in _class_metrics() if not metric.main),
+        *(metric for metric in class_metrics if not metric.main),
         *_feature_metrics((*CLASSIFIERS, *INCEPTION_LAYERS[1:])),
     ]
     return [

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from gankd_jax.models import conv
 from gankd_jax.models.batch_norm import BatchNorm
+from gankd_jax.models.conv import im2col
 
 MAX_SIZE = 32  # pixels a side; larger images are averaged down to this
 WINDOW = 2  # pixels a side of the whitened windows
@@ -98,7 +99,7 @@ class ResNet(nn.Module):
         self, images: Float[Array, "b s s c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
         """Returns logits and the features before them: `4 * width` numbers, all >= 0."""
-        images = _fold_blocks(downsample_mean(images))
+        images = im2col.fold_blocks(downsample_mean(images))
         images = self._conv3x3(images, self.width, "kernel")
         for stage in range(3):
             channels = self.width * 2**stage
@@ -120,7 +121,7 @@ class ResNet(nn.Module):
 
 
 def compute_whitening(images: Float[Array, "b s s c"]) -> Float[Array, "w w c o"]:
-    """Returns the first kernel of a `WhitenedConvNet`: its outputs are uncorrelated and as varied.
+    """Returns the first kernel of a `WhitenedConvNet`: its outputs are uncorrelated, of variance 1.
 
     Args:
         images: Training images in -1..1; a few thousand are enough.
@@ -148,13 +149,6 @@ def max_pool(images: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
     """
     rows = jnp.maximum(images[:, ::2], images[:, 1::2])
     return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
-
-
-def _fold_blocks(images: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 4*c"]:
-    """Folds each 2x2 pixels into channels."""
-    b, h, w, c = images.shape
-    split = images.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return split.reshape(b, h // 2, w // 2, 4 * c)
 
 
 def _convolve_windows(

@@ -148,7 +148,7 @@ def test_safetensors_name_their_family_and_are_dcgan_without_a_name(generator, r
         file = safetensors.write_safetensors(original.module, layers)
         assert type(safetensors.read_safetensors(file).module) is type(original.module)
     file = safetensors.write_safetensors(generator.module, fold_generator(generator))
-    metadata = safetensors._read_metadata(file)
+    metadata = safetensors.read_metadata(file)
     assert metadata.pop("family") == "dcgan"
     old_file = save_safetensors(load_safetensors(file), metadata)
     loaded = safetensors.read_safetensors(old_file)

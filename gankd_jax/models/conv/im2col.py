@@ -128,9 +128,17 @@ def space_to_depth(large: Float[Array, "b h w i"]) -> Float[Array, "b h//2+1 w//
         Images of half the height and width plus one; the channels are those of the block's pixels,
         row by row.
     """
-    padded = pad_border(large)
-    b, h, w, i = padded.shape
-    split = padded.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
+    return fold_blocks(pad_border(large))
+
+
+def fold_blocks(images: Float[Array, "b h w i"]) -> Float[Array, "b h//2 w//2 4*i"]:
+    """Folds each 2x2 block of pixels into channels, those of the block's pixels row by row.
+
+    Args:
+        images: Of even height and width.
+    """
+    b, h, w, i = images.shape
+    split = images.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
     return split.reshape(b, h // 2, w // 2, 4 * i)
 
 

@@ -123,7 +123,7 @@ def _transform_image_transposed(parts: Parts) -> Float[Array, "b h w i"]:
         a, b, d, e, c = inputs
         even = b - a - c + shift_axis(e, 1, axis=axis)
         odd = d - e + c + shift_axis(a, -1, axis=axis)
-        return _interleave([even, odd], axis)
+        return interleave([even, odd], axis=axis)
 
     return _merge_both_sides(side, parts, (1, 2))
 
@@ -151,7 +151,7 @@ def _inverse_transform(parts: Parts) -> Float[Array, "b h4 w4 o"]:
 
     def side(products: Sequence[Array], axis: int) -> Array:
         a, b, d, e, c1, c2 = products
-        return _interleave([a + b, c2 + d, b + c1, d + e], axis)
+        return interleave([a + b, c2 + d, b + c1, d + e], axis=axis)
 
     return _merge_both_sides(side, parts, (1, 2))
 
@@ -186,8 +186,13 @@ def shift_axis(x: Array, by: int, *, axis: int) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
-def _interleave(parts: Sequence[Array], axis: int) -> Array:
-    """Interleaves n parts along an axis: part k goes to indices k, k + n, k + 2n, ..."""
+def interleave(parts: Sequence[Array], *, axis: int) -> Array:
+    """Interleaves n parts along an axis: part k goes to indices k, k + n, k + 2n, ...
+
+    Args:
+        parts: Arrays of one shape.
+        axis: The axis, which becomes n times as long.
+    """
     shape = list(parts[0].shape)
     shape[axis] *= len(parts)
     return jnp.stack(parts, axis=axis + 1).reshape(shape)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from gankd_jax.models.conv import im2col
 from gankd_jax.models.conv.vjp import tie_vjps
+from gankd_jax.models.conv.winograd import interleave
 
 TILE = 4  # output pixels of a tile, along a side
 Small = Float[Array, "b h w i"]  # the input of the transposed convolution, as in `vjp`
@@ -53,8 +54,8 @@ def _correlate(images: Small, kernel: Kernel) -> Large:
     inputs, factors = _transform_image(images), _transform_kernel(kernel)
     shape = (b, h // TILE, w // TILE, kernel.shape[3])
     products = [(x @ k).reshape(shape) for x, k in zip(inputs, factors, strict=True)]
-    rows = [_interleave(_output_side(products[k : k + 6]), axis=2) for k in range(0, 36, 6)]
-    return _interleave(_output_side(rows), axis=1)
+    rows = [interleave(_output_side(products[k : k + 6]), axis=2) for k in range(0, 36, 6)]
+    return interleave(_output_side(rows), axis=1)
 
 
 conv_transpose, conv, _ = tie_vjps(_conv_transpose, _conv, _kernel_gradient)
@@ -92,13 +93,6 @@ def _transform_kernel(kernel: Kernel) -> Parts:
 def _apply_to_rows(side: Side, products: Parts) -> list[Array]:
     """Applies a side's map to each row of the products; the result is stacked."""
     return [jnp.stack(side(products[k : k + 6])) for k in range(0, 36, 6)]
-
-
-def _interleave(parts: Sequence[Array], *, axis: int) -> Array:
-    """Puts part k's pixels at the k-th places of the tiles along an axis."""
-    shape = list(parts[0].shape)
-    shape[axis] *= len(parts)
-    return jnp.stack(parts, axis=axis + 1).reshape(shape)
 
 
 # The matrices of one side: B^T (inputs), G (kernel), A^T (outputs) of Lavin and Gray, F(4, 3).
