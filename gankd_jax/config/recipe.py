@@ -40,7 +40,8 @@ class Recipe:
     critic: str = "fresh"  # fresh; teacher: starts from the teacher's critic (students only)
     real_source: str = "data"  # its real images: data; teacher: the teacher's (students only)
     critic_width: int = 0  # of a fresh critic; 0: the run's own width
-    critic_norm: str = "batch"  # of a fresh critic: batch (not with wgan_gp or rpgan), layer, none
+    # Of a fresh critic: batch (not with wgan_gp or rpgan), layer, spectral, none.
+    critic_norm: str = "batch"
     train_critic: bool = True  # False: frozen, which misleads the student on MNIST
     critic_lr: float = 2e-4
     critic_steps: int = 1  # critic steps for each generator step

@@ -55,12 +55,13 @@ def base_config() -> ml_collections.ConfigDict:
     config.name = "base"  # the study's name in its report
 
     config.data = data = ml_collections.ConfigDict()
-    data.name = "mnist"  # digits, mnist, cifar10, celeb_a, or the name of any prepared data set
-    # none: students of a given teacher alone.
+    # digits, mnist, cifar10, celeb_a, any prepared data set; none: for students of a given teacher.
+    data.name = "mnist"
     data.channels = 0  # of the images without a data set: 1 grey, 3 colour; 0: the data set's
     data.dir = ""  # folder of the TFDS data sets; '': TFDS_DATA_DIR, else TFDS's own default
     data.image_size = 64  # 16, 32, 64, 128
     data.pad = 0  # zero pixels added on each side of the original before it is resized
+    data.mirror = False  # True: train on each image's mirror image too; takes twice the memory
     data.validation = 5_000  # images cut from the end of train, on which the teacher is selected
     data.placement = "auto"  # device: the whole set, as uint8; host: streamed; auto: by size
 
@@ -489,7 +490,7 @@ def _validate_critic(
     if fields.alpha > 0 and fields.loss in options["penalised_losses"] and norm == "batch":
         raise UserError(
             f"config.{field}.loss is {fields.loss}, whose penalty is per image, and"
-            f" config.recipes.{owner}.critic_norm is batch; set that to layer or none"
+            f" config.recipes.{owner}.critic_norm is batch; set that to layer, spectral or none"
         )
     has_teacher = field.removeprefix("recipes.") not in ("teacher", *config.study.baselines)
     uses_teacher = "teacher" in (fields.critic, fields.real_source) or fields.features != "none"

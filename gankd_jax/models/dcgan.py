@@ -144,7 +144,11 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANCritic(nn.Module):
-    """Maps images to scores, high for real (logits under bce); no norm in the first layer."""
+    """Maps images to scores, high for real (logits under bce); no norm in the first layer.
+
+    With the norm "spectral", every kernel is divided by an estimate of its largest singular value,
+    as in `ResNetCritic`.
+    """
 
     width: int
     image_size: int
@@ -158,7 +162,7 @@ class DCGANCritic(nn.Module):
         """Scores each image; with `train`, batch norm uses this batch."""
         hidden = tuple(reversed(hidden_widths(self.width, self.image_size)))
         for k, (i, o) in enumerate(zip((self.channels, *hidden[:-1]), hidden, strict=True)):
-            kernel, bias = ConvParams(i, o, name=f"layer{k}")()
+            kernel, bias = self._conv_params(i, o, name=f"layer{k}", train=train)
             images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
             if k > 0:
                 bias = bias_before_norm(bias, self.norm, train)
@@ -169,9 +173,18 @@ class DCGANCritic(nn.Module):
             # Stored only if the caller makes the collection 'intermediates' mutable.
             self.sow("intermediates", "features", images)
         # Scores are the input of the losses, which are in float32 in any training.
-        kernel, bias = ConvParams(hidden[-1], 1, name=f"layer{len(hidden)}")()
+        kernel, bias = self._conv_params(hidden[-1], 1, name=f"layer{len(hidden)}", train=train)
         flat = images.reshape(images.shape[0], -1)
         return jnp.matmul(flat, kernel.reshape(-1), precision=lax.Precision.HIGHEST) + bias
+
+    def _conv_params(
+        self, inputs: int, outputs: int, *, name: str, train: bool
+    ) -> tuple[Float[Array, "4 4 i o"], Float[Array, " o"]]:
+        """Returns a layer's kernel, normalised if the norm is "spectral", and its bias."""
+        params = ConvParams(inputs, outputs, name=name)
+        if self.norm == "spectral":
+            return nn.SpectralNorm(params, name=f"{name}_spectral")(update_stats=train)
+        return params()
 
 
 def fold_batch_norm(variables: PyTree) -> list[FoldedLayer]:
@@ -301,8 +314,8 @@ register_family(
         critic=DCGANCritic,
         image_sizes=(16, 32, 64, 128),
         generator_norms=("batch", "none"),
-        # Batch norm mixes the images of a batch; WGAN-GP's penalty assumes "layer" or "none".
-        critic_norms=("batch", "layer", "none"),
+        # Batch norm mixes the images of a batch; penalties need one of the others.
+        critic_norms=("batch", "layer", "spectral", "none"),
         fold=fold_batch_norm,
         unfold=unfold_layers,
         prune=prune_generator,

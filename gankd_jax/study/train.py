@@ -112,6 +112,8 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
         for run in sorted(group, key=lambda run: run.name)
     }
     images = context.train_images.pixels
+    if config.data.mirror:
+        images = np.concatenate([images, images[:, :, ::-1]])
     loop.train_group(
         loop.RunGroup(
             title=plan.describe_part(config, group),

@@ -139,7 +139,7 @@ def _run_depends(
         return run.kind in kinds and getattr(run, attribute) not in value
     if field.startswith("recipes."):
         return field.split(".")[1] == run.recipe
-    if field in ("data.pad", "data.validation"):
+    if field in ("data.pad", "data.validation", "data.mirror"):
         is_imported = (workdir / run.name / "imported.json").exists()
         return stored.recipes[run.recipe].alpha > 0 and not is_imported
     if field == "study.teacher":

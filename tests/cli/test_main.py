@@ -265,7 +265,7 @@ MISTAKES = {
     ),
     "penalty and batch norm": (
         ["study", DIGITS, "--config.recipes.teacher.critic_norm=batch", "{new}"],
-        "critic_norm is batch; set that to layer or none",
+        "critic_norm is batch; set that to layer, spectral or none",
     ),
     "batch": (
         ["study", DIGITS, "--config.recipes.baseline.batch_size=1439", "{new}"],

@@ -101,6 +101,7 @@ def test_all_conv_implementations_give_the_same_images_and_scores():
     [
         ("none", True, False),
         ("layer", True, False),
+        ("spectral", True, False),
         ("batch", True, True),
         ("batch", False, False),
     ],

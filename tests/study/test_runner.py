@@ -25,6 +25,7 @@ from gankd_jax.metrics.fid import frechet_distance
 from gankd_jax.study import evaluate, plan, runner, train, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
+from gankd_jax.training import loop
 from gankd_jax.utils import atomic_io, file_lock
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.metric_writer import read_log
@@ -421,6 +422,17 @@ def uninterrupted(root, tmp_path_factory) -> Path:
     )
     train.train_runs(StudyContext(config, folder), plan.baseline_runs(config))
     return folder
+
+
+def test_mirror_images_are_trained_on_too(data_dir, tmp_path, monkeypatch):
+    groups: list[loop.RunGroup] = []
+    monkeypatch.setattr(loop, "train_group", lambda group, *_, **__: groups.append(group))
+    config = tiny.config(data__dir=data_dir, data__mirror=True)
+    context = StudyContext(config, tmp_path)
+    train._train_group(context, plan.baseline_runs(config), None)
+    originals, mirrored = np.split(groups[0].images, 2)
+    np.testing.assert_array_equal(originals, context.train_images.pixels)
+    assert [np.fliplr(image).tolist() for image in originals[:50]] == mirrored[:50].tolist()
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_another_config_is_refused_naming_the_first_changed_field(tmp_path):
         {"recipes__teacher__steps": 80},
         {"data__validation": 7},
         {"data__pad": 0},
+        {"data__mirror": True},
         {"evaluation__samples": 300},
         {"evaluation__classifiers": ("classifier", "resnet")},
         {"name": "other"},
@@ -141,7 +142,7 @@ def test_a_study_from_before_the_precision_was_a_choice_is_one_in_float32(tmp_pa
 def test_a_run_on_real_images_depends_on_them_unless_it_was_imported(tmp_path, kind):
     run = Run(kind, kind, 4 if kind == "teacher" else 1, 0)
     create_begun_study(tmp_path, run)
-    for changes in ({"data__validation": 7}, {"data__pad": 0}):
+    for changes in ({"data__validation": 7}, {"data__pad": 0}, {"data__mirror": True}):
         with pytest.raises(UserError, match=f"{run.name} has begun with it"):
             workdir.matches_config(tmp_path, tiny.config(**changes))
     assert workdir.matches_config(tmp_path, tiny.config(evaluation__statistics="running"))

@@ -115,6 +115,32 @@ def test_outputs_of_other_sizes_norms_and_implementations(parity, size, channels
     check_outputs(parity, label, (2, size, channels), norm=norm, impl=impl)
 
 
+@torch.no_grad()
+def test_critic_with_spectral_norm(parity):
+    """Three batches: each improves the singular values by which kernels are divided."""
+    network = twin.randomise(twin.critic(3, 32, 3, norm="none"), 2)
+    params, _ = twin.to_flax(network)
+    layers = [layer for layer in network if isinstance(layer, torch.nn.Conv2d)]
+    for layer in layers:
+        torch.nn.utils.spectral_norm(layer)
+    critic = DCGANCritic(3, 32, 3, norm="spectral", conv_impl="matmul")
+    stats = {
+        f"layer{k}_spectral": {
+            f"layer{k}/kernel/u": twin.to_numpy(layer.weight_u)[None],
+            f"layer{k}/kernel/sigma": np.ones((), np.float32),
+        }
+        for k, layer in enumerate(layers)
+    }
+    apply = jax.jit(functools.partial(critic.apply, train=True, mutable=["batch_stats"]))
+    for seed in range(3):
+        images = np.random.default_rng(seed).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
+        scores, updated = apply(make_variables(params, stats), images)
+        stats = updated["batch_stats"]
+        expected = twin.to_numpy(network(twin.channels_first(images)))
+        error = relative_error(scores, expected)
+        parity.check(f"critic with spectral norm, batch {seed + 1}: scores", error, bound=1e-5)
+
+
 # Training
 
 
