@@ -223,7 +223,7 @@ INVALID_VALUES = [
     ("recipes.baseline.loss", "wgan_gp", "config.recipes.baseline.critic_norm is batch"),
     ("recipes.joint.loss", "wgan_gp", "config.recipes.teacher.critic_norm is batch"),
     ("recipes.teacher.alpha", 0.5, "config.recipes.teacher trains without a teacher"),
-    ("recipes.teacher.critic_norm", "group", "it can be batch, layer, none"),
+    ("recipes.teacher.critic_norm", "group", "it can be batch, layer, spectral, none"),
     ("training.steps_per_call", 0, "1 or more"),
     ("training.log_every", 75, "a multiple of steps_per_call = 50"),
     ("training.checkpoint_every", 0, "a multiple of steps_per_call = 50"),
