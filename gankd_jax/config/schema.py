@@ -98,7 +98,8 @@ def base_config() -> ml_collections.ConfigDict:
 
     config.training = training = ml_collections.ConfigDict()
     # Steps in one compiled call; the intervals below are multiples.  More steps cost no memory and
-    # save dispatch; fewer make a signal heard sooner.
+    # save dispatch; fewer make a signal heard sooner.  A GPU or TPU makes as many as the intervals
+    # allow: set log_every to 1,000 where that many take less than a second.
     training.steps_per_call = 50
     training.devices = 0  # of each process, which share a batch; 0: all that JAX sees
     training.log_every = 100  # steps between lines of the log

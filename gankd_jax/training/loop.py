@@ -56,6 +56,17 @@ class LoopIntervals:
     grid_every: int  # 0: never
     checkpoint_every: int
 
+    def with_longest_calls(self, *steps: int) -> "LoopIntervals":
+        """Returns the same intervals with calls as long as they allow.
+
+        A device that is not the host then waits least often for it.
+
+        Args:
+            steps: At which calls begin or end, such as the first and the last one.
+        """
+        longest = math.gcd(*steps, self.log_every, self.grid_every, self.checkpoint_every)
+        return dataclasses.replace(self, steps_per_call=longest)
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherNetworks:
@@ -148,6 +159,8 @@ def train_group(
         for logger in loggers.values():
             logger.resume_from(step)
         _require_equal_inputs(group, intervals)
+        if group.dispatches_ahead:
+            intervals = intervals.with_longest_calls(step, group.steps)
         progress = ProgressBar(group.title, first=step, total=group.steps)
         stack.enter_context(contextlib.closing(progress))
         trainer = _GroupTrainer(

@@ -28,7 +28,7 @@ from gankd_jax.utils.sharding import mesh_of_devices
 RECIPE = Recipe(alpha=0.0, batch_size=4, steps=8, generator_lr=1e-3)
 GENERATOR = DCGANGenerator(1, 16, 1, 4, conv_impl="matmul")
 TEACHER = dataclasses.replace(GENERATOR, width=2)
-INTERVALS = LoopIntervals(steps_per_call=2, log_every=4, grid_every=4, checkpoint_every=4)
+INTERVALS = LoopIntervals(steps_per_call=2, log_every=2, grid_every=4, checkpoint_every=4)
 SECONDS = 60  # to wait for another thread; no test takes them
 
 
@@ -60,11 +60,16 @@ def make_grid(*_) -> np.ndarray:
     return np.zeros((8, 8, 1), np.uint8)
 
 
-def train(group: RunGroup, folder: Path, make_grid: Callable = make_grid) -> None:
+def train(
+    group: RunGroup,
+    folder: Path,
+    make_grid: Callable = make_grid,
+    intervals: LoopIntervals = INTERVALS,
+) -> None:
     train_group(
         group,
         folder,
-        INTERVALS,
+        intervals,
         load_teacher=load_teacher,
         make_grid=make_grid,
         open_logger=lambda name: RunLogger(folder / name),
@@ -121,7 +126,28 @@ def test_the_next_call_is_dispatched_before_metrics_are_fetched(tmp_path, device
         ahead += [("dispatch", call), ("fetch", call - 1)]
     assert order == ([*ahead, ("fetch", 3)] if dispatches_ahead else in_turn)
     assert device.options["donate"] != dispatches_ahead
+    assert [line["step"] for line in read_log(tmp_path / "a")] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(("dispatches_ahead", "calls"), [(True, 2), (False, 4)])
+def test_calls_of_a_device_that_is_not_the_host_are_as_long_as_the_intervals_allow(
+    tmp_path, device, dispatches_ahead, calls
+):
+    intervals = LoopIntervals(steps_per_call=2, log_every=4, grid_every=0, checkpoint_every=8)
+    train(make_group(dispatches_ahead=dispatches_ahead), tmp_path, intervals=intervals)
+    assert [event[0] for event in device.events].count("dispatch") == calls
     assert [line["step"] for line in read_log(tmp_path / "a")] == [4, 8]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 60), (0, 50), (10, 60), (30, 70)])
+def test_calls_end_where_the_log_the_checkpoints_and_the_last_step_are_due(first, last):
+    """From any first step; 60, 20 and 10 are the multiples of steps_per_call here."""
+    intervals = LoopIntervals(10, log_every=20, grid_every=0, checkpoint_every=60)
+    call = intervals.with_longest_calls(first, last).steps_per_call
+    ends = range(first + call, last + 1, call)
+    due = {k for k in range(first + 1, last + 1) if k % 20 == 0 or k == last}
+    assert due <= set(ends)
+    assert call % 10 == 0
 
 
 @pytest.mark.parametrize("dispatches_ahead", [True, False])
@@ -176,7 +202,7 @@ def test_a_call_that_was_dispatched_with_a_failed_run_is_made_again_without_it(t
     failure = atomic_io.read_json(tmp_path / "b" / "failed.json")
     assert failure["step"] == 6
     assert failure["reason"].endswith("last checkpoint before: 4")
-    assert [line["step"] for line in read_log(tmp_path / "a")] == [4, 8]
+    assert [line["step"] for line in read_log(tmp_path / "a")] == [2, 4, 6, 8]
 
 
 @pytest.mark.slow
