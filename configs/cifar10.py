@@ -16,7 +16,8 @@ Variants:
   best: The paper's distillation at its own and at a tuned learning rate, beside the best known
     recipe, with and without the teacher's critic, over three seeds.
   choices: Each choice of a recipe by itself.
-`best` and `choices` combine with either size.
+  losses: The GAN losses that suit a teacher in colour.
+`best`, `choices` and `losses` combine with either size.
 """
 
 from ml_collections import ConfigDict
@@ -24,13 +25,14 @@ from ml_collections import ConfigDict
 from gankd_jax.config.presets import (
     short_training_recipes,
     use_best_and_joint_recipes,
+    use_gan_losses,
     use_recipe_ablations,
 )
 from gankd_jax.config.schema import apply_variants, base_config
 
 
 def get_config(variants: str = "") -> ConfigDict:
-    """Returns the paper's study; variants: small, best, choices."""
+    """Returns the paper's study; variants: small, best, choices, losses."""
     config = base_config()
     config.name = "cifar10"
     config.data.name = "cifar10"
@@ -40,7 +42,12 @@ def get_config(variants: str = "") -> ConfigDict:
     return apply_variants(
         config,
         variants,
-        {"small": small, "best": use_best_and_joint_recipes, "choices": use_recipe_ablations},
+        {
+            "small": small,
+            "best": use_best_and_joint_recipes,
+            "choices": use_recipe_ablations,
+            "losses": use_gan_losses,
+        },
     )
 
 

@@ -29,6 +29,27 @@ WGAN_GP = {
     "b1": 0.0,
     "b2": 0.9,
 }
+# GAN losses of a colour teacher, each with settings that its authors' are near to.
+COLOUR_GANS = {
+    "wgan_gp": {**WGAN_GP, "schedule": "cosine"},
+    "rpgan": {
+        "loss": "rpgan",
+        "critic_norm": "none",
+        "generator_lr": 5e-4,
+        "critic_lr": 5e-4,
+        "b1": 0.0,
+        "b2": 0.99,
+        "gradient_penalty": 1.0,
+    },
+    "hinge": {
+        "loss": "hinge",
+        "critic_norm": "spectral",
+        "generator_lr": 5e-4,
+        "critic_lr": 1e-3,
+        "b1": 0.0,
+        "b2": 0.9,
+    },
+}
 
 
 def short_training_recipes(
@@ -130,6 +151,24 @@ def use_best_and_joint_recipes(config: ml_collections.ConfigDict) -> None:
     """Adds `joint_best` to `use_best_recipes`; its steps take about eight times as long."""
     use_best_recipes(config)
     config.study.students += ("joint_best",)
+
+
+def use_gan_losses(config: ml_collections.ConfigDict) -> None:
+    """Compares the GAN losses of a colour teacher, 5,000 steps each, as baselines of its width.
+
+    `gankd train --run=baseline-hinge-d64-s0` trains one of them, without a teacher.
+
+    Args:
+        config: Changed in place.
+    """
+    config.data.mirror = True
+    gans = COLOUR_GANS | {
+        "hinge_slow": COLOUR_GANS["hinge"] | {"generator_lr": 2e-4, "critic_lr": 4e-4}
+    }
+    common = {"steps": 5_000, "ema": 0.999}
+    config.recipes.update({name: recipe_config(**common, **gan) for name, gan in gans.items()})
+    config.study.widths, config.study.students = (64,), ()
+    config.study.baselines = tuple(gans)
 
 
 def _finetune_teacher_critic(config: ml_collections.ConfigDict) -> dict[str, Any]:
