@@ -20,7 +20,7 @@ from gankd_jax.report.study_results import (
 from gankd_jax.study.plan import Run
 from gankd_jax.utils import file_lock
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.metric_writer import read_log
+from gankd_jax.utils.metric_writer import LOG_FILE, read_log
 
 REFRESH_SECONDS = 3.0
 # A running process counts as silent after this time without a new line in its log. Larger values
@@ -110,7 +110,7 @@ def _run_status(workdir: Path, run: Run, steps: int, *, now: float) -> RunStatus
         return RunStatus(run.name, "scored", text=text)
     if (folder / "checkpoints" / str(steps)).exists():
         return RunStatus(run.name, "trained", text="not scored yet")
-    with blame_file(folder / "log.jsonl"):
+    with blame_file(folder / LOG_FILE):
         return _unfinished_status(workdir, run.name, read_log(folder), steps=steps, now=now)
 
 
@@ -148,7 +148,7 @@ def _unfinished_status(
     It is training if its lock is held, or if its log is fresh: not every file system shows a lock
     that a process of another machine holds.
     """
-    lock_path, log_path = workdir / file_lock.LOCKS_DIR / name, workdir / name / "log.jsonl"
+    lock_path, log_path = workdir / file_lock.LOCKS_DIR / name, workdir / name / LOG_FILE
     progress = _describe_progress(log, steps)
     holder, held = file_lock.lock_holder(lock_path), file_lock.is_locked(lock_path)
     host = holder.rpartition(" on ")[2]

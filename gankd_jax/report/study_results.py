@@ -19,6 +19,7 @@ from gankd_jax.report.formatting import model_name
 from gankd_jax.study.plan import Run, plan_runs
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
+from gankd_jax.utils.metric_writer import LOG_FILE
 from gankd_jax.utils.paths import expand_path
 
 ImageArray = UInt8[np.ndarray, "n h w c"]
@@ -289,7 +290,7 @@ def _read_run(folder: Path) -> RunResults:
         width=width,
         seed=seed,
         **sizes,
-        log=_read_log(folder / "log.jsonl"),
+        log=_read_log(folder / LOG_FILE),
         scores=results.scores,
         provenance=results.provenance,
         precisions=results.precisions,
