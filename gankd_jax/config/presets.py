@@ -29,7 +29,8 @@ WGAN_GP = {
     "b1": 0.0,
     "b2": 0.9,
 }
-# GAN losses of a colour teacher, each with settings that its authors' are near to.
+SPECTRAL_HINGE = {"loss": "hinge", "critic_norm": "spectral", "b1": 0.0, "b2": 0.9}
+# Of a teacher in colour, by the name of the recipe: each GAN loss with the critic that it needs.
 COLOUR_GANS = {
     "wgan_gp": {**WGAN_GP, "schedule": "cosine"},
     "rpgan": {
@@ -41,14 +42,8 @@ COLOUR_GANS = {
         "b2": 0.99,
         "gradient_penalty": 1.0,
     },
-    "hinge": {
-        "loss": "hinge",
-        "critic_norm": "spectral",
-        "generator_lr": 5e-4,
-        "critic_lr": 1e-3,
-        "b1": 0.0,
-        "b2": 0.9,
-    },
+    "hinge": {**SPECTRAL_HINGE, "generator_lr": 5e-4, "critic_lr": 1e-3},
+    "hinge_slow": {**SPECTRAL_HINGE, "generator_lr": 2e-4, "critic_lr": 4e-4},
 }
 
 
@@ -162,11 +157,9 @@ def use_gan_losses(config: ml_collections.ConfigDict) -> None:
         config: Changed in place.
     """
     config.data.mirror = True
-    gans = COLOUR_GANS | {
-        "hinge_slow": COLOUR_GANS["hinge"] | {"generator_lr": 2e-4, "critic_lr": 4e-4}
-    }
     common = {"steps": 5_000, "ema": 0.999}
-    config.recipes.update({name: recipe_config(**common, **gan) for name, gan in gans.items()})
+    gans = {name: recipe_config(**common, **gan) for name, gan in COLOUR_GANS.items()}
+    config.recipes.update(gans)
     config.study.widths, config.study.students = (64,), ()
     config.study.baselines = tuple(gans)
 

@@ -55,7 +55,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.name = "base"  # the study's name in its report
 
     config.data = data = ml_collections.ConfigDict()
-    data.name = "mnist"  # digits, mnist, cifar10, celeb_a, any prepared one; none: a given teacher
+    data.name = "mnist"  # digits, mnist, cifar10, celeb_a, any prepared; none: with study.teacher
     data.channels = 0  # of the images without a data set: 1 grey, 3 colour; 0: the data set's
     data.dir = ""  # folder of the TFDS data sets; '': TFDS_DATA_DIR, else TFDS's own default
     data.image_size = 64  # 16, 32, 64, 128
@@ -96,8 +96,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.recipes.joint = recipe_config(alpha=0.5, reduction="sum", critic="teacher")
 
     config.training = training = ml_collections.ConfigDict()
-    # Steps in one compiled call on a CPU; the intervals below are multiples.  Fewer make a signal
-    # heard sooner.  A GPU or TPU makes as many as these allow: give log_every 1,000 if it is fast.
+    # Steps in one compiled call; the intervals below are multiples.  Fewer make a signal heard
+    # sooner.  On a GPU or TPU a call is as long as the intervals allow, whatever this is.
     training.steps_per_call = 50
     training.devices = 0  # of each process, which share a batch; 0: all that JAX sees
     training.log_every = 100  # steps between lines of the log

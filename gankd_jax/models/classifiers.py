@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gankd_jax.models import conv
-from gankd_jax.models.batch_norm import BatchNorm
 from gankd_jax.models.conv import im2col
+from gankd_jax.models.norms import BatchNorm
 
 MAX_SIZE = 32  # pixels a side; larger images are averaged down to this
 WINDOW = 2  # pixels a side of the whitened windows

@@ -21,7 +21,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from gankd_jax.models import conv
-from gankd_jax.models.batch_norm import EPSILON, BatchNorm
 from gankd_jax.models.family import (
     Critic,
     Family,
@@ -30,6 +29,7 @@ from gankd_jax.models.family import (
     PyTree,
     register_family,
 )
+from gankd_jax.models.norms import EPSILON, BatchNorm, apply_layer
 
 LEAKY_SLOPE = 0.2
 INIT_STDDEV = 0.02  # of all kernels, as in the DCGAN paper
@@ -159,10 +159,11 @@ class DCGANCritic(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s c"], train: bool) -> Float[Array, " b"]:
-        """Scores each image; with `train`, batch norm uses this batch."""
+        """Scores each image; with `train`, batch norm uses this batch and singular vectors move."""
         hidden = tuple(reversed(hidden_widths(self.width, self.image_size)))
         for k, (i, o) in enumerate(zip((self.channels, *hidden[:-1]), hidden, strict=True)):
-            kernel, bias = self._conv_params(i, o, name=f"layer{k}", train=train)
+            layer = ConvParams(i, o, name=f"layer{k}")
+            kernel, bias = apply_layer(layer, norm=self.norm, train=train)
             images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
             if k > 0:
                 bias = bias_before_norm(bias, self.norm, train)
@@ -173,18 +174,10 @@ class DCGANCritic(nn.Module):
             # Stored only if the caller makes the collection 'intermediates' mutable.
             self.sow("intermediates", "features", images)
         # Scores are the input of the losses, which are in float32 in any training.
-        kernel, bias = self._conv_params(hidden[-1], 1, name=f"layer{len(hidden)}", train=train)
+        layer = ConvParams(hidden[-1], 1, name=f"layer{len(hidden)}")
+        kernel, bias = apply_layer(layer, norm=self.norm, train=train)
         flat = images.reshape(images.shape[0], -1)
         return jnp.matmul(flat, kernel.reshape(-1), precision=lax.Precision.HIGHEST) + bias
-
-    def _conv_params(
-        self, inputs: int, outputs: int, *, name: str, train: bool
-    ) -> tuple[Float[Array, "4 4 i o"], Float[Array, " o"]]:
-        """Returns a layer's kernel, normalised if the norm is "spectral", and its bias."""
-        params = ConvParams(inputs, outputs, name=name)
-        if self.norm == "spectral":
-            return nn.SpectralNorm(params, name=f"{name}_spectral")(update_stats=train)
-        return params()
 
 
 def fold_batch_norm(variables: PyTree) -> list[FoldedLayer]:

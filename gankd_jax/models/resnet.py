@@ -21,7 +21,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from gankd_jax.models import conv
-from gankd_jax.models.batch_norm import EPSILON, BatchNorm
 from gankd_jax.models.family import (
     Critic,
     Family,
@@ -30,6 +29,7 @@ from gankd_jax.models.family import (
     PyTree,
     register_family,
 )
+from gankd_jax.models.norms import EPSILON, BatchNorm, apply_layer
 
 # By the side of the images: channels in units of d, from 4x4 pixels to the whole image.
 WIDTH_FACTORS = {32: (1, 1, 1, 1), 64: (16, 8, 4, 2, 1)}
@@ -156,7 +156,7 @@ class CriticBlock(nn.Module):
         self, images: Images, outputs: int, side: int, *, name: str, train: bool
     ) -> Float[Array, "b h w o"]:
         layer = Conv(outputs, side, self.conv_impl, self.dtype, name=name)
-        return _apply_layer(layer, images, norm=self.norm, train=train)
+        return apply_layer(layer, images, norm=self.norm, train=train)
 
 
 class ResNetCritic(nn.Module):
@@ -195,17 +195,7 @@ class ResNetCritic(nn.Module):
         # Scores are the input of the losses, which are in float32 in any training.
         highest = lax.Precision.HIGHEST
         layer = nn.Dense(1, precision=highest, kernel_init=GLOROT, name="dense")
-        return _apply_layer(layer, sums, norm=self.norm, train=train)[:, 0]
-
-
-def _apply_layer(
-    layer: nn.Module, inputs: Float[Array, "b *s i"], *, norm: str, train: bool
-) -> Float[Array, "b *s o"]:
-    """Applies a critic's layer, with its kernel normalised if the norm is "spectral"."""
-    if norm == "spectral":
-        wrapper = nn.SpectralNorm(layer, name=f"{layer.name}_spectral")
-        return wrapper(inputs, update_stats=train)
-    return layer(inputs)
+        return apply_layer(layer, sums, norm=self.norm, train=train)[:, 0]
 
 
 def fold_batch_norm(variables: PyTree) -> list[FoldedLayer]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gankd_jax.models.batch_norm import (
+from gankd_jax.models.norms import (
     EPSILON,
     BatchNorm,
     _moments,

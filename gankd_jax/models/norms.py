@@ -1,10 +1,13 @@
-"""Batch norm with its own derivative: the one of autodiff moves the images twice as often.
+"""Norms: batch norm with its own derivative, and critics' layers with spectral norm.
 
-It equals PyTorch's `BatchNorm2d`, except that the running variance is the batch's own, without the
-factor n / (n - 1).
+Autodiff's derivative of batch norm moves the images twice as often.  The layer equals PyTorch's
+`BatchNorm2d`, except that the running variance is the batch's own, without the factor n / (n - 1).
 
-Reference: S. Ioffe and C. Szegedy, Batch Normalization, arXiv 1502.03167.
+Reference: S. Ioffe and C. Szegedy, Batch Normalization, arXiv 1502.03167; Miyato et al. 2018,
+Spectral Normalization for GANs, arXiv 1802.05957.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -39,6 +42,23 @@ class BatchNorm(nn.Module):
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
         return normalized
+
+
+def apply_layer(layer: nn.Module, *inputs: Array, norm: str, train: bool) -> Any:
+    """Applies a critic's layer, with its kernel normalised if the norm is "spectral".
+
+    Args:
+        layer: Has a parameter `kernel`, whose last axis counts its outputs.
+        inputs: Of the layer.
+        norm: Of the critic.
+        train: Whether this call improves the estimate of the largest singular value.
+
+    Returns:
+        What the layer returns.
+    """
+    if norm == "spectral":
+        return nn.SpectralNorm(layer, name=f"{layer.name}_spectral")(*inputs, update_stats=train)
+    return layer(*inputs)
 
 
 @jax.custom_vjp
