@@ -1,5 +1,6 @@
 """Recipes that worked, and config variants that train them side by side."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -20,7 +21,7 @@ BEST_DISTANCE = {
     "features": "energy",  # with its weight gives back the sharpness
     "feature_weight": 0.9,
 }
-# GAN loss of the teachers, and of the baselines in colour, which collapse with MNIST's settings.
+# GAN loss of the teachers of grey digits.
 WGAN_GP = {
     "loss": "wgan_gp",
     "critic_norm": "none",
@@ -48,7 +49,11 @@ COLOUR_GANS = {
 
 
 def short_training_recipes(
-    *, teacher_steps: int, steps: int, joint_steps: int
+    *,
+    teacher_steps: int,
+    steps: int,
+    joint_steps: int,
+    teacher_gan: Mapping[str, Any] = WGAN_GP,
 ) -> dict[str, ml_collections.ConfigDict]:
     """Returns recipes for a few thousand steps, students and baselines tuned alike.
 
@@ -60,11 +65,14 @@ def short_training_recipes(
         steps: Steps of the baseline and of the students without a critic.
         joint_steps: Steps of the joint student.  Its critic, as wide as the teacher's, makes a step
             about ten times as long.
+        teacher_gan: The teacher's GAN loss, critic and learning rates.
 
     Returns:
         The recipes teacher, baseline, mse, l1 and joint by name.
     """
-    teacher = recipe_config(**WGAN_GP, steps=teacher_steps, schedule="cosine", ema=0.999)
+    teacher = recipe_config(
+        **{**teacher_gan, "steps": teacher_steps, "schedule": "cosine", "ema": 0.999}
+    )
     baseline = recipe_config(
         steps=steps,
         generator_lr=5e-3,
@@ -76,7 +84,12 @@ def short_training_recipes(
     student = {"generator_lr": 2e-2, "b1": 0.9, "schedule": "cosine"}
     # alpha applies to the mean over an image's values; on the sum it would be about 1/1024 of that.
     joint = recipe_config(
-        alpha=0.01, steps=joint_steps, critic="teacher", loss="wgan_gp", critic_lr=5e-4, **student
+        alpha=0.01,
+        steps=joint_steps,
+        critic="teacher",
+        loss=teacher_gan["loss"],
+        critic_lr=5e-4,
+        **student,
     )
     return {
         "teacher": teacher,
@@ -173,9 +186,10 @@ def _finetune_teacher_critic(config: ml_collections.ConfigDict) -> dict[str, Any
 def use_recipe_ablations(config: ml_collections.ConfigDict) -> None:
     """Trains each choice of a recipe by itself, at d=2 and d=8 with one seed.
 
-    It compares pixel distances; what L1 gains by an EMA, a warm start, critic features and larger
-    batches; joint L1 with each kind of critic and with other alphas; a critic that separates the
-    student's images from the teacher's; baselines with each width of critic.
+    It compares pixel distances; what L1 gains by an EMA, a warm start from the teacher or from a
+    wider student, critic features and larger batches; joint L1 with each kind of critic and with
+    other alphas; a critic that separates the student's images from the teacher's; baselines with
+    each width of critic.
 
     Args:
         config: Changed in place.
@@ -191,9 +205,11 @@ def use_recipe_ablations(config: ml_collections.ConfigDict) -> None:
         **{name: mse | {"distance": name} for name in ("mse", "huber", "pyramid", "l1")},
         "l1_average": l1 | {"ema": 0.99},
         "l1_warm": l1 | {"warm_start": True},
+        "l1_wider": l1 | {"warm_start": True, "warm_start_from": "wider"},
         "l1_features": l1 | {"features": "l1", "feature_weight": 0.9},
         "l1_energy": l1 | {"features": "energy", "feature_weight": 0.9},
         "best": mse | BEST_DISTANCE,
+        "best_wider": mse | BEST_DISTANCE | {"warm_start_from": "wider"},
         "best_batch256": mse | BEST_DISTANCE | {"batch_size": 256},
         "joint_goes_on": finetune,
         "joint_frozen": finetune | {"train_critic": False},

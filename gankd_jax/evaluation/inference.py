@@ -35,7 +35,7 @@ def inference_variables(generator: Generator, state: TrainState, statistics: str
         statistics: 'running' for the moving averages of training.  'recomputed' for the mean of the
             batch statistics over `BN_BATCHES` batches of fixed latents, under the parameters used.
     """
-    params = state.generator.params if state.ema_params is None else state.ema_params
+    params = state.evaluated_params
     stats = state.generator.batch_stats
     if stats and statistics == "recomputed":
         stats = _recompute_batch_stats(generator, params, stats)

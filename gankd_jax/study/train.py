@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from gankd_jax.interop import pair_table
 from gankd_jax.models import sampling
-from gankd_jax.models.family import Generator
+from gankd_jax.models.family import Generator, PyTree
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.plan import Run
@@ -21,6 +21,7 @@ from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.run_logger import RunLogger
 from gankd_jax.training.train_state import TrainState
 from gankd_jax.utils import multihost, sharding
+from gankd_jax.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +130,31 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
         context.workdir,
         _intervals(config),
         load_teacher=context.load_teacher if teacher else None,
+        load_warm_start=functools.partial(_load_warm_start, context),
         make_grid=functools.partial(_make_grid, context, teacher is not None),
         open_logger=functools.partial(_open_logger, context),
     )
+
+
+def _load_warm_start(context: StudyContext, name: str) -> PyTree | None:
+    """Returns the parameters of the generator that a run is pruned from; None for no warm start.
+
+    In place of a student that has failed it is the next wider one, and at last the teacher.
+
+    Raises:
+        UserError: That student is not trained.
+    """
+    config, run = context.config, plan.find_run(context.config, name)
+    if run.kind != "student" or not config.recipes[run.recipe].warm_start:
+        return None
+    wider = plan.warm_start_run(config, run)
+    while wider and workdir.has_failed_for_good(context.workdir, config, wider):
+        wider = plan.warm_start_run(config, wider)
+    if not wider:
+        return context.load_teacher().variables["params"]
+    if not workdir.is_trained(context.workdir, config, wider):
+        raise UserError(f"{name} starts from {wider.name}, which is not trained: train that first")
+    return context.restore_state(wider).evaluated_params
 
 
 def _build_teacher(context: StudyContext, teacher: Run) -> Generator:

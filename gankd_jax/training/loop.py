@@ -111,6 +111,7 @@ class RunGroup:
 MakeGrid = Callable[[RunSpec, TrainState], UInt8[np.ndarray, "h w c"]]
 CallResult = tuple[dict[str, TrainState], PyTree]  # states and metrics by run
 LoadTeacher = Callable[[], TeacherNetworks]
+LoadWarmStart = Callable[[str], PyTree | None]
 OpenLogger = Callable[[str], RunLogger]
 
 
@@ -120,6 +121,7 @@ def train_group(
     intervals: LoopIntervals,
     *,
     load_teacher: LoadTeacher | None,
+    load_warm_start: LoadWarmStart,
     make_grid: MakeGrid,
     open_logger: OpenLogger,
 ) -> None:
@@ -134,6 +136,8 @@ def train_group(
         workdir: The study's folder.
         intervals: When to log, to save and to make image grids.
         load_teacher: Loads the teacher of students; called in process 0 alone.
+        load_warm_start: Loads the parameters of the generator that a run is pruned from, by the
+            run's name; None for a run without a warm start.  Called in process 0 alone.
         make_grid: Makes the image grid of a run; called in process 0 alone.
         open_logger: Opens the logger of a run in `workdir`, by its name; called in process 0 alone.
 
@@ -155,7 +159,9 @@ def train_group(
         step = multihost.on_primary(open_loggers)
         if step == group.steps:
             return
-        states, teacher_params = _initial_arrays(group, loggers, step, load_teacher=load_teacher)
+        states, teacher_params = _initial_arrays(
+            group, loggers, step, load_teacher=load_teacher, load_warm_start=load_warm_start
+        )
         for logger in loggers.values():
             logger.resume_from(step)
         _require_equal_inputs(group, intervals)
@@ -190,6 +196,7 @@ def _initial_arrays(
     step: int,
     *,
     load_teacher: LoadTeacher | None,
+    load_warm_start: LoadWarmStart,
 ) -> tuple[dict[str, TrainState], TeacherParams | None]:
     """Returns the states of `step` and the teacher's parameters, in every process."""
     teacher = load_teacher() if load_teacher and multihost.is_primary() else None
@@ -207,12 +214,8 @@ def _initial_arrays(
 
     def load_state(name: str) -> TrainState:
         spec = specs[name]
-        recipe = spec.spec.recipe
-        state = inits[spec.spec](
-            spec.seed,
-            teacher.critic if teacher and recipe.critic == "teacher" else None,
-            teacher.variables["params"] if teacher and recipe.warm_start else None,
-        )
+        critic = teacher.critic if teacher and spec.spec.recipe.critic == "teacher" else None
+        state = inits[spec.spec](spec.seed, critic, None if step else load_warm_start(name))
         return loggers[name].checkpoints.restore(step, state) if step else state
 
     states = multihost.broadcast_tree(lambda: {name: load_state(name) for name in specs}, shapes)

@@ -110,6 +110,11 @@ class TrainState:
     critic: Leaf  # NetworkState; None without an adversarial loss
     ema_params: PyTree | None  # moving average of the generator's parameters; None without EMA
 
+    @property
+    def evaluated_params(self) -> PyTree:
+        """The generator's parameters that are evaluated: their average if there is one."""
+        return self.generator.params if self.ema_params is None else self.ema_params
+
 
 @struct.dataclass
 class TeacherParams:
@@ -213,7 +218,7 @@ def create_train_state(
     spec: StepSpec,
     seed: int | Leaf,
     teacher_critic: NetworkState | None = None,
-    teacher_params: PyTree | None = None,
+    wider_params: PyTree | None = None,
 ) -> TrainState:
     """Creates the state at step 0.
 
@@ -221,12 +226,13 @@ def create_train_state(
         spec: The networks and the recipe.
         seed: Of the first weights, 0 or above.
         teacher_critic: Initialises a critic that starts from the teacher's.
-        teacher_params: The teacher's generator; a student with a warm start is pruned from it.
+        wider_params: Of the generator that a student with a warm start is pruned from, such as the
+            teacher's.
 
     Returns:
         The state, with new optimizer states.
     """
-    generator = _init_generator(spec, seed, teacher_params)
+    generator = _init_generator(spec, seed, wider_params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         generator=generator,
@@ -235,18 +241,16 @@ def create_train_state(
     )
 
 
-def _init_generator(
-    spec: StepSpec, seed: int | Leaf, teacher_params: PyTree | None
-) -> NetworkState:
+def _init_generator(spec: StepSpec, seed: int | Leaf, wider_params: PyTree | None) -> NetworkState:
     optimizer = make_generator_optimizer(spec.recipe, spec.generator.width)
     key = jax.random.fold_in(jax.random.key(seed), INIT_GENERATOR)
     latents = jnp.zeros((2, spec.generator.latent_dim))
     variables = spec.generator.init(key, latents, train=False)
     params = variables["params"]
-    if teacher_params is not None:
+    if wider_params is not None:
         prune = family_of(spec.generator).prune
         assert prune is not None  # as the config was checked
-        params = prune(params, teacher_params)
+        params = prune(params, wider_params)
     return init_network(params, variables.get("batch_stats", {}), optimizer)
 
 

@@ -71,6 +71,7 @@ def train(
         folder,
         intervals,
         load_teacher=load_teacher,
+        load_warm_start=lambda name: None,
         make_grid=make_grid,
         open_logger=lambda name: RunLogger(folder / name),
     )
