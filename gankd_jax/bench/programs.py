@@ -135,7 +135,8 @@ def _data_shapes(
     """Returns the shapes of the data set on the device, and of a call's indices into it."""
     recipe = next(iter(specs.values())).spec.recipe
     size, count = config.data.image_size, config_dataset(config).counts["train"]
-    images = (count - config.data.validation, size, size, networks.image_channels(config))
+    stored = (count - config.data.validation) * (1 + config.data.mirror)
+    images = (stored, size, size, networks.image_channels(config))
     steps = config.training.steps_per_call
     indices = (steps, len(data_seeds(specs)), recipe.critic_steps, recipe.batch_size)
     return jax.ShapeDtypeStruct(images, np.uint8), jax.ShapeDtypeStruct(indices, np.int32)

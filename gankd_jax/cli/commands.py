@@ -104,6 +104,7 @@ def run_distill(args: Namespace) -> None:
     """Distill a trained generator of any kind into small ones, without a data set."""
     from gankd_jax.api import distill
     from gankd_jax.bench.export_latency import time_students
+    from gankd_jax.export.formats import require_precision
     from gankd_jax.interop import inception_weights
     from gankd_jax.study import score_images
     from gankd_jax.study.generators import load_generator
@@ -112,6 +113,7 @@ def run_distill(args: Namespace) -> None:
     require_platform()
     if not (args.out or args.workdir):
         raise UserError("`gankd distill` needs --out=FILE for the student, or --workdir=DIR")
+    require_precision(args.precision)
     outs = distill.plan_files(args.out, args.width, args.family) if args.out else {}
     workdir = args.workdir or args.out.with_name(f"{args.out.name}.study")
     hints = {"latent_dim": args.latent_dim, "value_range": args.value_range}
@@ -328,7 +330,7 @@ def run_bench(args: Namespace) -> None:
     mode = next((mode for mode in BENCH_MODES if mode and getattr(args, f"bench_{mode}")), "")
     measure, used_flags = BENCH_MODES[mode]
     command = f"gankd bench --{mode.replace('_', '-')}" if mode else "gankd bench"
-    for flag in ("against", "only", "rounds", "out", "workdir", "config"):
+    for flag in ("against", "only", "precision", "rounds", "out", "workdir", "config"):
         is_given = getattr(args, flag) is not None
         if is_given and flag not in used_flags:
             raise UserError(f"`{command}` takes no --{flag}; see `gankd bench --help`")

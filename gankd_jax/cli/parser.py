@@ -107,13 +107,13 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "SECONDS",
         "type": parse_whole_number,
         "default": 0,
-        "help": "how long to wait for the shard that trains the teacher to begin (default: 0)",
+        "help": "seconds to wait until another shard begins to train the teacher (default: 0)",
     },
     "writers": {
         "metavar": "NAME,...",
         "type": parse_names,
-        "help": "where metrics, images and scores are written, jsonl always: jsonl, tensorboard,"
-        " wandb (default: config.training.writers, as a rule jsonl,tensorboard)",
+        "help": "where metrics, images and scores are written: jsonl (required), tensorboard,"
+        " wandb (default: those of config.training.writers)",
     },
     "coordinator": {
         "metavar": "ADDRESS",
@@ -121,7 +121,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "processes": {
         "metavar": "N",
-        "help": "the number of these processes, or auto to ask SLURM or the TPU slice",
+        "help": "the number of these processes, or auto to ask the cluster, such as SLURM",
     },
     "process": {"metavar": "K", "help": "the number of this process, from 0"},
     "data-dir": {
@@ -159,7 +159,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def add_registering_config(self) -> None:
         """Adds the flag of a config file of which only what it registers is used."""
-        summary = "a config file that registers the losses, networks or metrics of a user's study"
+        summary = "a config file; only the losses, networks and metrics that it registers are used"
         # Without the flag there is no attribute, so that no config is read from a work directory.
         self.add_flag("config", **FLAGS["config"] | {"help": summary, "default": argparse.SUPPRESS})
 
@@ -360,7 +360,9 @@ def _add_study_commands(parser: CommandParser) -> None:
         "gankd report --workdir=runs/digits --all",
     )
     report.add_flags("workdir", required=True)
-    report.add_flag("all", action="store_true", help="print every table, not only the main one")
+    report.add_flag(
+        "all", action="store_true", help="print the tables of all main scores, not only the first"
+    )
     report.add_registering_config()
     watch = parser.add_command(
         "watch",
@@ -436,7 +438,8 @@ def _add_distill_command(parser: CommandParser) -> None:
         "value-range",
         metavar="RANGE",
         default="",
-        help="of the teacher's images: -1..1, 0..1 or 0..255 (default: as they seem)",
+        help="of the teacher's images: 0..1, 0..255, or -1..1, written --value-range=-1..1"
+        " (default: inferred from a few images)",
     )
     distill.add_flag(
         "reference",
@@ -527,7 +530,7 @@ def _add_score_command(parser: CommandParser) -> None:
         metavar="PIXELS",
         type=parse_whole_number,
         default=0,
-        help="add a border of this width to them before (default: 0)",
+        help="pixels of zero border added to a data set's images before resizing (default: 0)",
     )
     score.add_flag(
         "samples",
@@ -661,7 +664,10 @@ def _add_measuring_commands(parser: CommandParser) -> None:
         help="compile a config's programs for a GPU such as gpu:h100, or a TPU slice: tpu:v5e:2x4",
     )
     bench.add_flag(
-        "only", metavar="CASE,...", type=parse_names, help="the cases to time (default: all)"
+        "only",
+        metavar="CASE,...",
+        type=parse_names,
+        help="the cases to time (default: all; on a CPU without the four largest)",
     )
     bench.add_flag(
         "against",

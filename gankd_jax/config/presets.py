@@ -16,12 +16,12 @@ STUDENT_OPTIMIZER = {
     "schedule": "cosine",
 }
 BEST_DISTANCE = {
-    "distance": "l1",  # half of the Fréchet distance of mse at d=2, two thirds at d=8
-    "warm_start": True,  # half of the rest at d=8
+    "distance": "l1",  # removes half of mse's Fréchet distance at d=2, two thirds at d=8
+    "warm_start": True,  # removes half of what is left at d=8
     "features": "energy",  # with its weight gives back the sharpness
     "feature_weight": 0.9,
 }
-# GAN loss of the teachers of grey digits.
+# Of the teachers of grey images, and of baselines in colour.
 WGAN_GP = {
     "loss": "wgan_gp",
     "critic_norm": "none",
@@ -162,7 +162,7 @@ def use_best_and_joint_recipes(config: ml_collections.ConfigDict) -> None:
 
 
 def use_gan_losses(config: ml_collections.ConfigDict) -> None:
-    """Compares the GAN losses of a colour teacher, 5,000 steps each, as baselines of its width.
+    """Compares GAN losses for colour images: baselines of d=64, 5,000 steps each.
 
     `gankd train --run=baseline-hinge-d64-s0` trains one of them, without a teacher.
 

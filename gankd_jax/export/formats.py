@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.models import sampling
 from gankd_jax.models.family import Family, FoldedLayer, Generator, family_of
 from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
@@ -27,6 +28,20 @@ CHECK_SEED, CHECK_COUNT = 4_000_000, 64
 # students of width 1 with large weights, which are refused; a larger bound would let a file with a
 # real fault pass.
 MAX_DIFFERENCE = 1e-5
+
+
+def require_precision(precision: str) -> None:
+    """Refuses a precision of exported weights that does not exist.
+
+    Args:
+        precision: One of `PRECISIONS`.
+
+    Raises:
+        UserError: It is none of them.
+    """
+    if precision not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise UserError(f"--precision={precision} is not known; it can be {allowed}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -377,11 +377,12 @@ def best_recipe(study: StudyResults, rows: Iterable[ScoreRow]) -> str:
         any score, the last of the config.
     """
     rows = list(rows)
-    metric = main_metric(rows) or summary_metric(rows)
+    metric = summary_metric(rows)
     ratios: dict[str, dict[int, float]] = {}
     for row in rows:
-        if row.metric == metric and row.kind == "student" and rank_of(row):
-            ratios.setdefault(row.recipe, {})[row.width or 0] = rank_of(row)
+        rank = rank_of(row)
+        if row.metric == metric and row.kind == "student" and rank and math.isfinite(rank):
+            ratios.setdefault(row.recipe, {})[row.width or 0] = rank
     if not ratios:
         return next(iter(reversed(study.config["study"]["students"])), "")
     common = set.intersection(*(set(by_width) for by_width in ratios.values()))

@@ -169,8 +169,8 @@ def _answer_imitation(context: QuestionContext) -> Answer | None:
     text = (
         f"At d={rows['pixel_error'][0].width} the {recipe} student's mean square error is"
         f" {format_number(fresh)} on fresh latents, {format_number(between)} between latents and"
-        f" {format_number(trained)} on those of its last training steps: fresh to trained on"
-        f" {fresh / trained:.2f}."
+        f" {format_number(trained)} on those of its last training steps; the ratio of fresh to"
+        f" trained latents is {fresh / trained:.2f}."
     )
 
     def draw_panel(axes: Axes) -> None:
@@ -274,8 +274,8 @@ def _answer_failure_mode(context: QuestionContext) -> Answer | None:
     parts = ", ".join(f"{name} {format_percent(ratio)}" for name, ratio in at_smallest.items())
     first = min(at_smallest, key=at_smallest.__getitem__)
     text = (
-        f"At d={min(common)} the {context.recipe} student keeps of the teacher's {parts}:"
-        f" {first} goes first ({_network_phrase(fractions)})."
+        f"At d={min(common)} the {context.recipe} student keeps these shares of the teacher's scores:"
+        f" {parts}; {first} goes first ({_network_phrase(fractions)})."
     )
     return Answer("What breaks at the limit?", text, draw_panel)
 
@@ -323,7 +323,9 @@ def _answer_sharpness(context: QuestionContext) -> Answer | None:
         _label_axes(axes, students, "variance of the Laplacian")
 
     level_texts = ", ".join(f"{name} {format_number(level)}" for name, level in levels.items())
-    text = f"Variance of the Laplacian: {level_texts}; at d={width}, of the teacher's: {parts}."
+    text = (
+        f"Variance of the Laplacian: {level_texts}; share of the teacher's at d={width}: {parts}."
+    )
     return Answer("Which recipe stays sharp?", text, draw_panel)
 
 
@@ -391,7 +393,9 @@ def _answer_memorization(context: QuestionContext) -> Answer | None:
         axes.set_xlabel("distance to the nearest training image")
         axes.set_ylabel("share of images")
 
-    text = f"Median distance to the nearest training image, of that of real test images: {parts}."
+    text = (
+        f"Median distance to the nearest training image, divided by that of real images: {parts}."
+    )
     return Answer("Are training images repeated?", text, draw_panel)
 
 

@@ -208,8 +208,8 @@ def build_main_table(study: StudyResults) -> Table | None:
 def _main_note(study: StudyResults, metric: Metric) -> str:
     note = (
         f"score: {metric.title}, mean ± standard deviation over seeds. At each width the student"
-        " recipe with the best score. ratio: the teacher's parameters to these. bytes: of a file"
-        " with float32 weights."
+        " recipe with the best score. ratio: the teacher's parameters to these. bytes: of the"
+        " exported float32 weights."
     )
     note += f" ms: for one image ({study.latency_machine})." if study.latency else ""
     return note
@@ -332,7 +332,7 @@ def _file_size_tables(study: StudyResults) -> list[Table]:
         if run and LOSSY_PRECISIONS[-1] in run.precisions
     ]
     note = (
-        "Size of an exported file: kernels in that precision, biases in float32, int8 with a "
+        "Bytes of the weights in an exported file: kernels in that precision, biases in float32, int8 with a "
         "float32 scale for each output channel; batch norm is folded in. ratio: the teacher's "
         "float32 bytes to these. The scores with such weights stand in each score's table."
     )
@@ -487,7 +487,7 @@ def build_teacher_tables(study: StudyResults) -> list[Table]:
     )
     chosen_by = study.teacher_choice.get("chosen_by")
     note = f"Chosen by {chosen_by}." if study.teacher else "None is chosen yet."
-    header = ("d", "seed", "choice", "chosen by", "parameters")
+    header = ("d", "seed", "choice", "validation distance", "parameters")
     labels = tuple(metric.label for metric in metrics)
     return [Table("Teachers tried", note, header + labels, rows, terminal_columns=6)]
 
@@ -538,10 +538,10 @@ def _describe_limit(students: list[ScoreRow]) -> str:
     for level in LEVELS:
         row = narrowest_row(students, level)
         if row and not any(_describe_model(row) in part for part in parts):
-            level_text = f"{format_percent(level)} of the teacher's is kept"
+            level_text = f"students keep {format_percent(level)} of the teacher's score"
             parts.append(f"{level_text} down to {_describe_model(row)}")
     if not parts:
-        parts.append(f"no student keeps {format_percent(LEVELS[-1])} of the teacher's")
+        parts.append(f"no student keeps {format_percent(LEVELS[-1])} of the teacher's score")
     narrowest = min(row.width or 0 for row in students)
     last = max(
         (row for row in students if row.width == narrowest), key=lambda row: row.score_ratio or 0

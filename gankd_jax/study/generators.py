@@ -8,7 +8,6 @@ import ml_collections
 from tqdm import tqdm
 
 from gankd_jax.config import schema
-from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.data import image_files
 from gankd_jax.evaluation import inference
 from gankd_jax.evaluation.sheet import draw_sheet
@@ -17,6 +16,7 @@ from gankd_jax.export.formats import (
     CHECK_COUNT,
     FORMATS,
     require_packages,
+    require_precision,
     require_suffix,
     write_generator,
 )
@@ -164,7 +164,7 @@ def export_run(
         folder: The work directory.
         run: The run's name.
         format_name: A key of `export.formats.FORMATS`.
-        precision: Of the weights in the file; one of `PRECISIONS`.
+        precision: Of the weights in the file; 'float32', 'float16' or 'int8'.
         out: The file to write.
 
     Returns:
@@ -224,9 +224,7 @@ def make_card(context: StudyContext, run: Run, precision: str) -> dict[str, Any]
 def _check_names(format_name: str, precision: str) -> None:
     if format_name not in FORMATS:
         raise UserError(f"--format={format_name} is not known; it can be {', '.join(FORMATS)}")
-    if precision not in PRECISIONS:
-        allowed = ", ".join(PRECISIONS)
-        raise UserError(f"--precision={precision} is not known; it can be {allowed}")
+    require_precision(precision)
 
 
 def _score_changes(context: StudyContext, run: Run, rounded: TrainedGenerator) -> list[str]:

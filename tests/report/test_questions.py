@@ -63,7 +63,8 @@ def test_answers_by_hand(folder):
     # joint scores 0.05 more than mse and so is the best recipe.
     assert copies == (
         "At d=2 the joint student's mean square error is 0.0400 on fresh latents, 0.0500 between"
-        " latents and 0.0320 on those of its last training steps: fresh to trained on 1.25."
+        " latents and 0.0320 on those of its last training steps; the ratio of"
+        " fresh to trained latents is 1.25."
     )
     # The best student scores 6.55, the teacher 8.
     assert small == "By Inception Score, within 5 %: no student; within 1 %: no student."
@@ -71,12 +72,13 @@ def test_answers_by_hand(folder):
     advantage = 2 * 2 ** (np.log(5.05 / 5) / np.log(7 / 5))
     assert f"d=2: 5.05, one seed, {advantage:.2g}; d=4: 6.05, one seed, 1.5; d=8" in ahead
     assert breaks == (
-        "At d=2 the joint student keeps of the teacher's precision 50%, recall 80%, coverage 25%,"
-        " sharpness 56%: coverage goes first (by the study's own classifier)."
+        "At d=2 the joint student keeps these shares of the teacher's scores: precision 50%,"
+        " recall 80%, coverage 25%, sharpness 56%; coverage goes first (by the study's own"
+        " classifier)."
     )
     assert sharp == (
-        "Variance of the Laplacian: teacher 3,600, real images 3,400; at d=2, of the teacher's:"
-        " mse 56%, joint 56%."
+        "Variance of the Laplacian: teacher 3,600, real images 3,400; share of the"
+        " teacher's at d=2: mse 56%, joint 56%."
     )
     # Distances of width d are spaced evenly from d to 2 d; real images count as d=32.
     assert memory.endswith(
@@ -121,7 +123,8 @@ def test_failure_mode_uses_one_network_at_a_common_width(folder):
     breaks = answer_texts(folder)["What breaks at the limit?"]
     # At d=4 they are sharp by 2,500 of the teacher's 3,600.
     assert breaks.startswith(
-        "At d=4 the joint student keeps of the teacher's precision 10%, recall 10%, sharpness 69%:"
+        "At d=4 the joint student keeps these shares of the teacher's scores: precision 10%,"
+        " recall 10%, sharpness 69%;"
     )
     assert breaks.endswith("(by the FID network's layer 768).")
 

@@ -49,7 +49,7 @@ def describe_numbers(study: StudyResults) -> list[tuple[str, str]]:
         "width (d)": "The channels of the generator's last hidden layer.",
         "parameters": "All trained numbers of the generator, those of batch norm included.",
         "ratio": "The teacher's parameters divided by the model's.",
-        "bytes": "The size of an exported file with float32 weights, batch norm folded in.",
+        "bytes": "The bytes of the float32 weights in an exported file, batch norm folded in.",
     }
     precision = study.config.get("model", {}).get("precision")
     if precision in _PRECISIONS:
@@ -79,7 +79,7 @@ _COMPARISONS = {
         f" {100 * CONFIDENCE:.0f} % interval; with one seed nothing is claimed."
     ),
     "baseline": "A GAN of the student's width, trained on the data without the teacher.",
-    "ms an image, beside the sliders": (
+    "ms an image, below the student's image": (
         "The mean time of the last 60 images in your browser, without the slowest fifth."
     ),
 }
