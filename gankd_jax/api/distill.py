@@ -20,8 +20,9 @@ from gankd_jax.models.family import FAMILIES, family_of, is_in_family
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import generators, plan, runner, workdir
 from gankd_jax.study.context import StudyContext
+from gankd_jax.study.networks import can_start_from
 from gankd_jax.study.validation import validate_config
-from gankd_jax.utils import preemption
+from gankd_jax.utils import atomic_io, preemption
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path, require_new_file
 
@@ -42,8 +43,8 @@ class Student(TrainedGenerator):
             precision: How the weights are stored: 'float32', 'float16' or 'int8'.
 
         Raises:
-            UserError: There is no such format or precision, `out` exists, or the file's images differ from the
-                student's.
+            UserError: There is no such format or precision, `out` exists, or the
+                file's images differ from the student's.
         """
         path = expand_path(out)
         format_name = formats.format_of(path)
@@ -214,13 +215,15 @@ def make_config(
     )
     recipes = distillation_recipes(steps=steps, batch_size=batch_size)
     if not isinstance(recipe, str):
-        recipes = {"custom": recipe_config(**{"alpha": 0.0, "steps": steps, **recipe})}
+        fields = {"alpha": 0.0, "steps": steps, "batch_size": batch_size, **recipe}
+        recipes = {"custom": recipe_config(**fields)}
         recipe = "custom"
     elif recipe not in recipes:
         raise UserError(f"the recipe is {recipe!r}; it can be {', '.join(recipes)}")
     chosen = recipes[recipe]
     width = max(config.study.widths, default=0)
-    if recipe == "best" and not _can_start_from(teacher, family, width):
+    norm = config.model.generator_norm
+    if recipe == "best" and not can_start_from(teacher, family, norm=norm, width=width):
         chosen.warm_start = False
     config.recipes[recipe] = chosen
     config.study.students = (recipe,)
@@ -242,15 +245,6 @@ def make_config(
     return config
 
 
-def _can_start_from(teacher: TrainedGenerator, family: str, width: int) -> bool:
-    """Returns whether a student of that family and width can begin with channels of the teacher."""
-    module = teacher.module
-    if not is_in_family(module) or family_of(module).name != family:
-        return False
-    has_channels = module.norm == "batch" and module.width >= width
-    return family_of(module).prune is not None and has_channels
-
-
 def train_students(
     config: ml_collections.ConfigDict, folder: Path, teacher: TrainedGenerator
 ) -> None:
@@ -268,9 +262,9 @@ def train_students(
     runner.run_study(config, folder, teacher_object=teacher)
     failed = [run for run in plan.student_runs(config) if workdir.has_failed(folder, run)]
     if failed:
-        raise UserError(
-            f"{failed[0].name} has failed; {folder / failed[0].name / 'failed.json'} says why"
-        )
+        # The folder may be a temporary one, so that the file's path would not help.
+        reason = atomic_io.read_json(folder / failed[0].name / "failed.json")["reason"]
+        raise UserError(f"{failed[0].name} has failed: {reason}")
 
 
 def load_students(

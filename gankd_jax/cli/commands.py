@@ -159,8 +159,7 @@ def _reference_settings(config: ConfigDict) -> ScoreSettings:
     from gankd_jax.study.score_images import ScoreSettings
 
     data_dir = default_data_dir()
-    cache_dir = data_dir / "gankd_cache"
-    return ScoreSettings(data_dir, config.data.image_size, pad=0, cache_dir=cache_dir)
+    return ScoreSettings(data_dir, config.data.image_size, pad=0)
 
 
 def run_report(args: Namespace) -> None:
@@ -243,7 +242,6 @@ def run_score(args: Namespace) -> None:
         data_dir=data_dir,
         image_size=args.image_size,
         pad=args.pad,
-        cache_dir=data_dir / "gankd_cache",
         recursive=args.recursive,
         samples=args.samples,
         ppl_samples=args.ppl_samples,

@@ -7,6 +7,7 @@ import ml_collections
 from gankd_jax.data import registry
 from gankd_jax.data.registry import Dataset
 from gankd_jax.data.stored import default_data_dir
+from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path
 
 
@@ -25,3 +26,23 @@ def config_dataset(config: ml_collections.ConfigDict) -> Dataset:
         UserError: It is neither registered nor prepared.
     """
     return registry.get_dataset(config.data.name, config_data_dir(config))
+
+
+def test_split(config: ml_collections.ConfigDict) -> str:
+    """Returns the split that a study scores against: test, or where there is none, validation.
+
+    Args:
+        config: The study's config.
+
+    Raises:
+        UserError: The data set has neither.
+    """
+    splits = config_dataset(config).counts
+    if "test" in splits:
+        return "test"
+    if "validation" in splits or config.data.validation:
+        return "validation"
+    raise UserError(
+        f"{config.data.name} has no test split: config.data.validation=1000 would hold back as many"
+        " of its training images"
+    )

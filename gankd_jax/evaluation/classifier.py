@@ -90,6 +90,7 @@ def load_or_train_classifier(
     cache_dir: Path,
     kind: str = "classifier",
     *,
+    classes: int | None = None,
     dataset: str = "",
 ) -> EvalClassifier:
     """Returns a classifier of a labelled data set: the package's, the cached one, or a new one.
@@ -102,6 +103,8 @@ def load_or_train_classifier(
         test: Labelled images for the accuracy.
         cache_dir: Folder of the cache.
         kind: Name in `CLASSIFIERS`.
+        classes: Of the data set, whose last ones may have no training image; None for those that
+          have one.
         dataset: Name of the data set.  The package's classifier of that name is used if there is
           one and it is as accurate on the test images as recorded; empty to train a new one.
 
@@ -112,7 +115,8 @@ def load_or_train_classifier(
     if train.labels is None or test.labels is None:
         raise ValueError("an evaluation classifier needs labels")
     image_size, channels = train.pixels.shape[2:]
-    network = build_classifier(kind, int(train.labels.max()) + 1, image_size, channels)
+    classes = classes or int(train.labels.max()) + 1
+    network = build_classifier(kind, classes, image_size, channels)
     pretrained = pretrained_classifier_path(dataset, kind, image_size)
     if dataset and pretrained.exists():
         classifier = read_classifier(pretrained, kind, network)
@@ -127,6 +131,8 @@ def load_or_train_classifier(
     variables = train_classifier(trained_network, train, title=kind, save_path=save_path)
     content = _serialize(network, calibrate(network, variables, test), test)
     write_cache(path, lambda: atomic_io.write_bytes_if_absent(path, content))
+    if path.exists():
+        save_path.unlink(missing_ok=True)
     # Read back even if just trained: of several processes that trained it, the first one's counts.
     return read_classifier(path, kind, network) if path.exists() else _parse(content, kind, network)
 

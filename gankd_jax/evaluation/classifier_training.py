@@ -47,7 +47,7 @@ def train_classifier(network: Network, train: ImageSplit, *, title: str, save_pa
         network: The classifier.
         train: Labelled images.
         title: Of the progress bar.
-        save_path: Where the state is saved every `STEPS_PER_SAVE` steps; deleted at the end.
+        save_path: Where the state is saved every `STEPS_PER_SAVE` steps.
 
     Returns:
         The variables of the network: `params` and `batch_stats`.
@@ -66,8 +66,6 @@ def train_classifier(network: Network, train: ImageSplit, *, title: str, save_pa
             write_cache(save_path, partial(_save, save_path, state, step + 1))
             preemption.raise_if_requested()
     progress.close()
-    if save_path.exists():
-        save_path.unlink()
     return {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 

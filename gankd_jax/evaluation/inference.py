@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from gankd_jax.models import sampling
 from gankd_jax.models.family import Generator, PyTree
+from gankd_jax.models.norms import MOMENTUM
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.training.train_state import TrainState, make_variables
 from gankd_jax.utils import preemption
@@ -55,8 +56,9 @@ def _recompute_batch_stats(generator: Generator, params: PyTree, stats: PyTree) 
         return updated["batch_stats"]
 
     keys = jax.random.split(jax.random.key(BN_SEED), BN_BATCHES)
-    # From zeros, one update of momentum 0.9 leaves a tenth of the batch's own statistics.
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0) * 10.0, lax.map(update_from_zeros, keys))
+    # From zeros, one update leaves this part of the batch's own statistics.
+    part = 1 - MOMENTUM
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0) / part, lax.map(update_from_zeros, keys))
 
 
 def sample_batches(

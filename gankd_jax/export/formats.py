@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gankd_jax.config.constants import PRECISIONS
+from gankd_jax.metrics.registry import source_of
 from gankd_jax.models import sampling
-from gankd_jax.models.family import Family, FoldedLayer, Generator, family_of
+from gankd_jax.models.family import Family, FoldedLayer, Generator, family_of, is_in_family
 from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import atomic_io
@@ -80,7 +81,7 @@ def register_format(export_format: ExportFormat) -> None:
         export_format: Its name must be new.
 
     Raises:
-        ValueError: The name is taken.
+        UserError: The name is taken, by another module's format.
 
     Example:
         >>> import dataclasses
@@ -89,8 +90,12 @@ def register_format(export_format: ExportFormat) -> None:
         >>> plain = dataclasses.replace(FORMATS["safetensors"], name="plain", add_card=None)
         >>> gankd_jax.register_format(plain)
     """
-    if export_format.name in FORMATS:
-        raise ValueError(f"an export format named {export_format.name!r} is registered already")
+    previous = FORMATS.get(export_format.name)
+    if previous and source_of(previous.write) != source_of(export_format.write):
+        raise UserError(
+            f"an export format named {export_format.name!r} is registered already; choose another"
+            " name"
+        )
     FORMATS[export_format.name] = export_format
 
 
@@ -121,10 +126,17 @@ def export_generator(
         run_name: The generator's name in an error.
 
     Raises:
-        UserError: The format has no place for the generator's family, or the file's images differ
+        UserError: There is no such precision, the format has no place for the generator's family,
+          or the file's images differ
           from the model's by more than `MAX_DIFFERENCE`.  A float32 file is compared with the
           original model, any other with the model of rounded weights.
     """
+    require_precision(precision)
+    if not is_in_family(generator.module):
+        raise UserError(
+            f"no {format_name} file: {run_name} is a function or file, and only the layers of a"
+            " registered network family can be written"
+        )
     require_family(format_name, family_of(generator.module), run_name)
     layers = [quantize(layer, precision) for layer in fold_generator(generator)]
     rounded = unfold_generator(generator.module, layers)

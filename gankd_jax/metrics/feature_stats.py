@@ -191,7 +191,7 @@ def compare_stats(fake: FeatureStats, real: FeatureStats) -> dict[str, float]:
         Sets of fewer than `MIN_NEIGHBOUR_IMAGES` have no precision, recall, density and coverage.
 
     Raises:
-        UserError: The statistics are none, so that a score would not be finite.
+        UserError: A score is not finite, or a covariance is not valid.
     """
     scores = {
         metric_key(registry.FRECHET_DISTANCE, layer): frechet_from_moments(

@@ -301,7 +301,7 @@ def register_metric(
         A decorator, which leaves the function as it is.
 
     Raises:
-        UserError: The name is taken.
+        UserError: The name, or one of its keys, is taken.
 
     Example:
         >>> import gankd_jax
@@ -310,15 +310,16 @@ def register_metric(
         ... def distance_of_means(fake_features, real_features):
         ...     return np.linalg.norm(fake_features.mean(axis=0) - real_features.mean(axis=0))
     """
-    known = {metric.name: FEATURE_FUNCTIONS.get(metric.name) for metric in METRICS.values()}
+    keys = {metric_key(name, network): network for network in (*CLASSIFIERS, *INCEPTION_LAYERS)}
+    names = {name, *(METRICS[key].name for key in keys if key in METRICS)}
+    taken = names & {metric.name for metric in METRICS.values()}
 
     def register(function: FeatureFunction) -> FeatureFunction:
-        if name in known and source_of(known[name]) != source_of(function):
+        if any(source_of(FEATURE_FUNCTIONS.get(n)) != source_of(function) for n in taken):
             raise UserError(f"a metric named {name!r} is registered already; choose another name")
         FEATURE_FUNCTIONS[name] = function
-        for network in (*CLASSIFIERS, *INCEPTION_LAYERS):
+        for key, network in keys.items():
             text = f"{label or name}, {network} features"
-            key = metric_key(name, network)
             add_metric(Metric(key, name, network, better, text, about, main=network == CLASSIFIER))
         return function
 

@@ -21,7 +21,8 @@ from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
 _SCORE_FIELDS = tuple(field.name for field in dataclasses.fields(InceptionScoreStats))
-_SCORE_PREFIX = "answers_"  # of the Inception Score's sums in a file
+# Of the Inception Score's sums in a file: the name of earlier versions, whose files stay readable.
+_SCORE_PREFIX = "answers_"
 
 
 def write_stats(stats: FeatureStats, folder: Path, key: str) -> None:
@@ -68,11 +69,17 @@ def read_cached_stats(folder: Path, key: str, layers: Sequence[str]) -> FeatureS
 
     Returns:
         The statistics, or None if a layer has no file.
+
+    Raises:
+        UserError: A file is damaged.
     """
     paths = [folder / f"{key}-{layer}.npz" for layer in layers]
     if not all(path.exists() for path in paths):
         return None
-    parts = [read_stats(path, layer) for path, layer in zip(paths, layers, strict=True)]
+    try:
+        parts = [read_stats(path, layer) for path, layer in zip(paths, layers, strict=True)]
+    except UserError as error:
+        raise UserError(f"{error}; it is a cache: delete it and run again") from error
     score_stats = [part.inception_score_stats for part in parts]
     return FeatureStats(
         count=parts[0].count,

@@ -12,14 +12,16 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gankd_jax.config.dataset import config_data_dir, config_dataset
+from gankd_jax.config.dataset import config_data_dir, config_dataset, test_split
 from gankd_jax.data.loading import ImageSplit, load_split
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classifier
 from gankd_jax.evaluation.inception import available_maps, load_inception_extractor
 from gankd_jax.export import pretrained
 from gankd_jax.interop import inception_weights
+from gankd_jax.interop.pair_table import PairTable, has_normal_latents
 from gankd_jax.metrics.feature_stats import FeatureExtractor, FeatureStats
+from gankd_jax.models import sampling
 from gankd_jax.models.family import PyTree
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import networks, plan, workdir
@@ -67,8 +69,8 @@ def _cached(method: Callable[[Any], T]) -> Callable[[Any], T]:
 class StudyContext:
     """Shared objects of a study.
 
-    Attributes are cheap or read a file.  Methods may take minutes, `load_or_train_classifiers` for
-    one; their results are cached.
+    Attributes read files; the first use of a split decodes it, which can take minutes.  So can
+    methods, `load_or_train_classifiers` for one; their results are cached.
 
     Attributes:
         config: The study's config.
@@ -123,16 +125,7 @@ class StudyContext:
         Raises:
             UserError: The data set has neither.
         """
-        data = self.config.data
-        splits = config_dataset(self.config).counts if self.has_data else ("test",)
-        if "test" in splits:
-            return self.load_split("test")
-        if "validation" in splits or data.validation:
-            return self.load_split("validation")
-        raise UserError(
-            f"{data.name} has no test split: config.data.validation=1000 would hold back as many"
-            " of its training images"
-        )
+        return self.load_split(test_split(self.config) if self.has_data else "test")
 
     @functools.cached_property
     def inception_extractor(self) -> FeatureExtractor | None:
@@ -154,7 +147,14 @@ class StudyContext:
         use_pretrained = self.config.evaluation.classifier == "pretrained"
         dataset = self.config.data.name if use_pretrained else ""
         return tuple(
-            load_or_train_classifier(self.train_images, test, self.cache_dir, kind, dataset=dataset)
+            load_or_train_classifier(
+                self.train_images,
+                test,
+                self.cache_dir,
+                kind,
+                classes=config_dataset(self.config).classes,
+                dataset=dataset,
+            )
             for kind in kinds
         )
 
@@ -266,7 +266,29 @@ class StudyContext:
                 raise UserError(
                     f"the teacher {source} has {name} {getattr(teacher, name)}, the config {value}"
                 )
+        self._check_given_teacher(teacher)
         return teacher
+
+    def _check_given_teacher(self, teacher: TrainedGenerator) -> None:
+        """Refuses recipes and statistics that do not suit a given teacher."""
+        config, source = self.config, self.config.study.teacher
+        width = max(config.study.widths, default=0)
+        can_start = networks.can_start_from(
+            teacher, config.model.student.family, norm=config.model.generator_norm, width=width
+        )
+        for name in config.study.students:
+            if config.recipes[name].warm_start and not can_start:
+                raise UserError(
+                    f"config.recipes.{name}.warm_start copies channels of the teacher, and {source}"
+                    " has another family or norm, or too few channels; set it to False"
+                )
+        is_table = isinstance(teacher.module, PairTable)
+        is_recomputed = config.evaluation.statistics == "recomputed"
+        if is_table and is_recomputed and not has_normal_latents(teacher):
+            raise UserError(
+                f"the latents of {source} are no standard normal numbers, on which batch norm is"
+                " recomputed; set --config.evaluation.statistics=running"
+            )
 
     @_cached
     def load_teacher(self) -> loop.TeacherNetworks:
@@ -276,9 +298,14 @@ class StudyContext:
             features = self._load_feature_variables(None)
             return loop.TeacherNetworks(given.module, given.variables, None, features)
         state = self.restore_state(self.teacher)
-        generator, variables = self.load_generator(self.teacher)
+        generator, variables = self.bind_generator(self.make_run_spec(self.teacher), state)
         features = self._load_feature_variables(state.critic)
         return loop.TeacherNetworks(generator, variables, state.critic, features)
+
+    @_cached
+    def teacher_grid(self) -> UInt8[np.ndarray, "h w c"]:
+        """Returns the teacher's image grid of the fixed latents."""
+        return sampling.sample_grid(*self.load_teacher().trained_generator)
 
     def _load_feature_variables(self, critic: NetworkState | None) -> dict[str, PyTree]:
         """Returns the variables of the networks in whose hidden layers students are compared.

@@ -218,7 +218,7 @@ def score_generators(
     """
     references, seed = context.compute_reference_stats(), context.config.evaluation.seed
     if run.kind == "student":
-        teacher = _load_teacher_generator(context)
+        teacher = context.load_teacher().trained_generator
         generators = [pair_table.take_rows(generator, teacher) for generator in generators]
     # The first classifier is enough to show what quantization changes.
     used_references = [references, *[references[:1]] * (len(generators) - 1)]
@@ -233,16 +233,12 @@ def score_generators(
     return scores
 
 
-def _load_teacher_generator(context: StudyContext) -> TrainedGenerator:
-    teacher = context.load_teacher()
-    return TrainedGenerator(teacher.generator, teacher.variables)
-
-
 def _other_pixel_errors(
     context: StudyContext, run: Run, student: TrainedGenerator
 ) -> dict[str, float]:
     """Computes a student's pixel errors on latents of its training and between latents."""
-    teacher, size = _load_teacher_generator(context), context.config.evaluation.batch_size
+    teacher = context.load_teacher().trained_generator
+    size = context.config.evaluation.batch_size
     teacher = TrainedGenerator(pair_table.for_training(teacher.module), teacher.variables)
     count = sampling.INTERPOLATION_STEPS * size
     latents_by_metric = {
@@ -321,8 +317,8 @@ def evaluate_inception_layers(context: StudyContext, runs: Sequence[Run]) -> Non
         if is_trained and not workdir.has_layer_scores(context.workdir / run.name, context.config):
             logger.info("scoring %s by the FID network", run.name)
             assert context.inception_extractor
-            stats = _inception_stats_of_run(context, run)
             generator = context.load_generator(run)
+            stats = _inception_stats_of_run(context, run, generator)
             length = _path_length(context, generator, context.inception_extractor)
             _log_scores(context, run, _write_layer_scores(context, run.name, stats, length))
 
@@ -334,12 +330,16 @@ def _inception_stats_of_test_images(context: StudyContext) -> FeatureStats:
     )
 
 
-def _inception_stats_of_run(context: StudyContext, run: Run) -> FeatureStats:
+def _inception_stats_of_run(
+    context: StudyContext, run: Run, generator: TrainedGenerator
+) -> FeatureStats:
     assert context.inception_extractor
+    if run.kind == "student":
+        generator = pair_table.take_rows(generator, context.load_given_teacher())
     evaluation, extractor = context.config.evaluation, context.inception_extractor
     count = _layer_samples(context) or evaluation.samples
     images = inference.sample_batches(
-        context.load_generator(run), evaluation.seed, count=count, batch_size=extractor.batch_size
+        generator, evaluation.seed, count=count, batch_size=extractor.batch_size
     )
     return compute_stats(images, extractor, count=count)
 

@@ -93,7 +93,7 @@ def sample_run(
     run = plan.find_run(config, name)
     workdir.require_trained(folder, config, run)
     _require_new_output(out, samples)
-    generator = TrainedGenerator(*StudyContext(config, folder).load_generator(run))
+    generator = StudyContext(config, folder).load_generator(run)
     _write_samples(out, generator, config.evaluation, samples, name=f"{config.name}, {name}")
 
 
@@ -181,9 +181,10 @@ def export_run(
     paths.require_new_file(out)
     require_packages(format_name)
     context = StudyContext(config, folder)
+    generator = context.load_generator(plan_run)
     exported = write_generator(
         out,
-        context.load_generator(plan_run),
+        generator,
         format_name,
         precision,
         run_name=run,
@@ -194,7 +195,7 @@ def export_run(
         f" fresh latents {exported.difference:.1e} (images in -1..1)"
     ]
     if precision != "float32":
-        lines += _score_changes(context, plan_run, exported.generator)
+        lines += _score_changes(context, plan_run, [generator, exported.generator])
     return "\n".join(lines)
 
 
@@ -211,12 +212,13 @@ def make_card(context: StudyContext, run: Run, precision: str) -> dict[str, Any]
         "run": run.name,
         "precision": precision,
         "recipe": context.config.recipes[run.recipe].to_dict(),
-        "data": context.train_images.key,
+        "data": context.config.data.name,
     }
     path = context.workdir / run.name / "scores.json"
     if not path.exists():
         return card
     results = atomic_io.read_json(path)
+    card["data"] = results.get("made", {}).get("reference", card["data"])
     stored = results.get("precisions", {}).get(precision, {})
     return card | results | ({"scores": stored["scores"]} if "scores" in stored else {})
 
@@ -227,9 +229,11 @@ def _check_names(format_name: str, precision: str) -> None:
     require_precision(precision)
 
 
-def _score_changes(context: StudyContext, run: Run, rounded: TrainedGenerator) -> list[str]:
+def _score_changes(
+    context: StudyContext, run: Run, generators: list[TrainedGenerator]
+) -> list[str]:
     """Returns a line for each of the report's scores: with the run's weights -> with rounded."""
-    results = evaluate.score_generators(context, run, [context.load_generator(run), rounded])
+    results = evaluate.score_generators(context, run, generators)
     before, after = (result.values for result in results)
     width = max(map(len, before))
     lines = (

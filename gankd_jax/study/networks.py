@@ -8,8 +8,17 @@ from gankd_jax.config.recipe import Recipe
 from gankd_jax.evaluation.classifier import build_classifier
 from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.models import conv
-from gankd_jax.models.family import FAMILIES, Critic, Family, FeatureNetwork, Generator
+from gankd_jax.models.family import (
+    FAMILIES,
+    Critic,
+    Family,
+    FeatureNetwork,
+    Generator,
+    family_of,
+    is_in_family,
+)
 from gankd_jax.models.inception import InceptionMaps
+from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import plan
 from gankd_jax.study.plan import Run
 from gankd_jax.training import cost_model
@@ -91,6 +100,21 @@ def make_run_spec(
     return RunSpec(
         spec=spec, seed=retry_seed(run.seed, retries), data_seed=retry_seed(data_seed, retries)
     )
+
+
+def can_start_from(teacher: TrainedGenerator, family: str, *, norm: str, width: int) -> bool:
+    """Returns whether a student can start with channels of a given teacher.
+
+    Args:
+        teacher: Any generator.
+        family: Of the student, a key of `FAMILIES`.
+        norm: Of the student.
+        width: Of the student.
+    """
+    module = teacher.module
+    if not is_in_family(module) or family_of(module).name != family:
+        return False
+    return FAMILIES[family].prune is not None and module.norm == norm and module.width >= width
 
 
 def _build_feature_network(

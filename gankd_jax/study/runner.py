@@ -12,23 +12,28 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 
-from gankd_jax.config.dataset import config_dataset
+from gankd_jax.config.dataset import config_dataset, test_split
 from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.interop import inception_weights
 from gankd_jax.interop.pair_table import PairTable
+from gankd_jax.models import sampling
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.evaluate import evaluate_inception_layers, evaluate_runs, select_teacher
 from gankd_jax.study.plan import Run
 from gankd_jax.study.train import train_runs
-from gankd_jax.utils import file_lock, metric_writer, multihost, preemption, sharding
+from gankd_jax.utils import atomic_io, file_lock, metric_writer, multihost, preemption, sharding
 from gankd_jax.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 10  # between looks at a teacher that another process trains
+# By which a given teacher is known again; rounding on another device changes them by less than 1.
+TEACHER_IMAGES_FILE, TEACHER_IMAGES, TEACHER_SEED = "images.npz", 4, 5_000_000
+MAX_TEACHER_DIFFERENCE = 2.0  # of pixel values in 0..255, on average
 
 
 def run_study(
@@ -114,7 +119,7 @@ def evaluate_study(config: ml_collections.ConfigDict, folder: Path) -> None:
     Raises:
         UserError: The folder holds no study of this config, or `validate_study` refuses it.
     """
-    validate_study(config)
+    multihost.on_primary(lambda: validate_study(config))
     context = StudyContext(config, folder)
     runs = plan.plan_runs(config)
 
@@ -158,18 +163,27 @@ def _wait_for_teacher(context: StudyContext, seconds: int) -> str:
     """
     names = [run.name for run in plan.teacher_runs(context.config)]
     locks = [context.workdir / file_lock.LOCKS_DIR / name for name in names]
-    last_seen = time.monotonic()
+    last_seen, is_told = time.monotonic(), False
     while not (context.workdir / "teacher.json").exists():
         if any(map(file_lock.is_locked, locks)):
             last_seen = time.monotonic()
         else:
             select_teacher(context)
-            if time.monotonic() - last_seen >= seconds:
+            if _have_all_failed(context) or time.monotonic() - last_seen >= seconds:
                 break
-        logger.info("waiting for another process to train %s", ", ".join(names))
+        if not is_told:
+            logger.info("waiting for another process to train %s", ", ".join(names))
+            is_told = True
         time.sleep(POLL_SECONDS)
         preemption.raise_if_requested()
     return context.teacher.name  # refuses if there is none
+
+
+def _have_all_failed(context: StudyContext) -> bool:
+    candidates = plan.teacher_runs(context.config)
+    return all(
+        workdir.has_failed_for_good(context.workdir, context.config, run) for run in candidates
+    )
 
 
 def _require_trainable(config: ml_collections.ConfigDict, folder: Path, run: Run) -> None:
@@ -193,7 +207,8 @@ def _open_study(context: StudyContext, runs: Sequence[Run]) -> StudyContext:
         UserError: Something does.
     """
     config, folder = context.config, context.workdir
-    validate_study(config)
+    # Process 0 alone scores, so that the others need no weights of the FID network.
+    multihost.on_primary(lambda: validate_study(config))
     multihost.on_primary(lambda: workdir.matches_config(folder, config))
     multihost.on_primary(lambda: _check_precision(config, folder))
     for run in runs:
@@ -204,23 +219,52 @@ def _open_study(context: StudyContext, runs: Sequence[Run]) -> StudyContext:
         workdir.create_workdir(folder, config)
         if given_teacher is not None:
             [teacher] = plan.teacher_runs(config)
+            _require_same_teacher(folder / teacher.name, given_teacher)
             workdir.write_run_info(folder, teacher, given_teacher.module)
         _quarantine_damaged_checkpoints(folder, runs)
+        remaining = [run for run in runs if not workdir.is_trained(folder, config, run)]
+        if remaining:
+            # Behind the checks, so that a mistake is one line; before the first compilation.
+            logger.info("%s in %s: training %s", config.name, folder, plan.describe_runs(remaining))
 
     multihost.on_primary(create)
-    remaining = [run for run in runs if not workdir.is_trained(folder, config, run)]
-    if remaining:
-        # Behind the checks, so that a mistake is one line; before the first program is compiled.
-        logger.info("%s in %s: training %s", config.name, folder, plan.describe_runs(remaining))
     return context
+
+
+def _require_same_teacher(folder: Path, teacher: TrainedGenerator) -> None:
+    """Refuses a given teacher whose images are not those of the one that the study began with.
+
+    A name does not tell teachers apart: a function may have changed, a file been replaced.
+
+    Args:
+        folder: The teacher's folder, where its images are written the first time.
+        teacher: The given teacher.
+
+    Raises:
+        UserError: It makes other images.
+    """
+    path = folder / TEACHER_IMAGES_FILE
+    images = sampling.to_uint8(teacher.sample(seed=TEACHER_SEED, n=TEACHER_IMAGES))
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_io.write_npz(path, images=images)
+        return
+    stored = atomic_io.read_own_npz(path)["images"]
+    difference = np.abs(stored.astype(np.float32) - images).mean()
+    if difference > MAX_TEACHER_DIFFERENCE:
+        raise UserError(
+            f"{folder.parent} has students of another teacher, whose images differ by"
+            f" {difference:.0f} of 255 on average; name another work directory"
+        )
 
 
 def validate_study(config: ml_collections.ConfigDict) -> None:
     """Refuses what the config's own checks cannot see.
 
     Raises:
-        UserError: The data set is unknown, several teachers cannot be compared, a network that
-            scores or compares images has no labels or no weights, or a writer's package is missing.
+        UserError: The data set is unknown or has no images to score against, several teachers
+            cannot be compared, a network that scores or compares images has no labels or no
+            weights, or a writer's package is missing.
     """
     metric_writer.require_writers(config.training.writers)
     has_data = config.data.name != "none"
@@ -236,10 +280,13 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
         available_maps()
     if not has_data:
         return
-    if len(plan.teacher_runs(config)) > 1 and not (has_labels and config.data.validation):
+    test_split(config)  # refuses a data set without one
+    has_validation = config.data.validation or "validation" in config_dataset(config).counts
+    if len(plan.teacher_runs(config)) > 1 and not (has_labels and has_validation):
         raise UserError(
             "config.study names several teachers, and they are compared by a classifier on"
-            " validation images: the data set needs labels and data.validation above 0"
+            " validation images: the data set needs labels, and a validation split or"
+            " data.validation above 0"
         )
     if not (has_labels or config.evaluation.layers):
         logger.warning(

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # Measured on the same images of CIFAR-10, resized by pytorch-fid and by this program.
 RESIZE_DIFFERENCES = "fd_64 by 0.002, fd_192 by 0.018 and fd_768 by 0.043"
-GENERATOR_SUFFIXES = (*READERS, ".safetensors")  # files of a generator, which is sampled
+GENERATOR_SUFFIXES = tuple(READERS)  # files of a generator, which is sampled
 GENERATOR_SAMPLES, GENERATOR_SEED = 10_000, 1_000_000  # as a study evaluates by default
 ImageSource = str | Path | UInt8[np.ndarray, "n h w c"]
 
@@ -48,7 +48,6 @@ class ScoreSettings:
         image_size: Size that a data set's images are resized to.  None for their own size, or 64
             where they differ.
         pad: Border in pixels that a data set's images get.
-        cache_dir: Folder of cached statistics of data sets.
         recursive: Whether the images in a folder's sub-folders count.
         samples: Images of each source: so many are sampled from a run, or taken at random from a
             folder or data set.  None for all images, and for as many of a run as its study's
@@ -60,10 +59,14 @@ class ScoreSettings:
     data_dir: Path
     image_size: int | None
     pad: int
-    cache_dir: Path
     recursive: bool = False
     samples: int | None = None
     ppl_samples: int = 0
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of cached statistics of data sets."""
+        return self.data_dir / "gankd_cache"
 
 
 def score(
@@ -97,8 +100,9 @@ def score(
             many paths between latents, which takes two images for each.
 
     Returns:
-        Scores by key: `fid`, `kid`, `precision`, `recall`, `density` and `coverage`, with `_LAYER`
-        behind the key for a layer other than the last; `inception_score`, `sharpness` and, if it
+        Scores by key: `fid` by the 2048-wide layer, `fd_LAYER` by any other; `kid`, `kid_sd`,
+        `precision`, `recall`, `density` and `coverage` by the widest layer that the weights serve,
+        with `_LAYER` behind the key unless that is 2048; `inception_score`, `sharpness` and, if it
         is asked for, `ppl_LAYER` of `a`.
 
     Raises:
@@ -126,7 +130,6 @@ def score(
             data_dir=data_path,
             image_size=image_size,
             pad=pad,
-            cache_dir=data_path / "gankd_cache",
             recursive=recursive,
             samples=samples,
             ppl_samples=ppl_samples,
@@ -286,6 +289,8 @@ def check_source(source: ImageSource, settings: ScoreSettings) -> None:
     """
     if settings.samples is not None and settings.samples < MIN_IMAGES:
         raise UserError(f"--samples={settings.samples}: a comparison needs {MIN_IMAGES} or more")
+    if settings.samples is not None and not _needs_network(source):
+        raise UserError(f"--samples={settings.samples}: {source} holds statistics, not images")
     if not isinstance(source, str | Path):
         return
     path = paths.expand_path(source)

@@ -129,11 +129,17 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
         ),
         context.workdir,
         _intervals(config),
-        load_teacher=context.load_teacher if teacher else None,
+        load_teacher=functools.partial(_load_teacher, context) if teacher else None,
         load_warm_start=functools.partial(_load_warm_start, context),
         make_grid=functools.partial(_make_grid, context, teacher is not None),
         open_logger=functools.partial(_open_logger, context),
     )
+
+
+def _load_teacher(context: StudyContext) -> loop.TeacherNetworks:
+    if context.config.training.grid_every:
+        context.teacher_grid()  # before the training, whose thread calls the teacher too
+    return context.load_teacher()
 
 
 def _load_warm_start(context: StudyContext, name: str) -> PyTree | None:
@@ -190,8 +196,8 @@ def _make_grid(
     context: StudyContext, has_teacher: bool, run_spec: RunSpec, state: TrainState
 ) -> UInt8[np.ndarray, "h w c"]:
     """Returns a generator's images of the fixed latents, right of its teacher's if it has one."""
-    generators = [context.bind_generator(run_spec, state)]
-    if has_teacher:
-        teacher = context.load_teacher().trained_generator
-        generators = [teacher, pair_table.take_rows(generators[0], teacher)]
-    return np.concatenate([sampling.sample_grid(*g) for g in generators], axis=1)
+    generator = context.bind_generator(run_spec, state)
+    if not has_teacher:
+        return sampling.sample_grid(*generator)
+    rows = pair_table.take_rows(generator, context.load_teacher().trained_generator)
+    return np.concatenate([context.teacher_grid(), sampling.sample_grid(*rows)], axis=1)

@@ -1,4 +1,4 @@
-"""Counts what training takes from the networks' shapes: operations, bytes of state and gradients.
+"""The cost of training by the networks' shapes: operations, bytes of state and gradients.
 
 Operations are counted as the layers are defined, for one image: two for each multiply-add of the
 4x4 layers and the projection.  Norms, activations and Adam are left out.  A layer's two gradients

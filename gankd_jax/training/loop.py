@@ -213,10 +213,11 @@ def _initial_arrays(
     }
 
     def load_state(name: str) -> TrainState:
+        if step:
+            return loggers[name].checkpoints.restore(step, shapes[name])
         spec = specs[name]
         critic = teacher.critic if teacher and spec.spec.recipe.critic == "teacher" else None
-        state = inits[spec.spec](spec.seed, critic, None if step else load_warm_start(name))
-        return loggers[name].checkpoints.restore(step, state) if step else state
+        return inits[spec.spec](spec.seed, critic, load_warm_start(name))
 
     states = multihost.broadcast_tree(lambda: {name: load_state(name) for name in specs}, shapes)
     if group.teacher is None:

@@ -146,8 +146,9 @@ def register_gan_loss(
     """
     _register_in(losses.CRITIC_LOSSES, name, "a GAN loss")(critic)
     _register_in(losses.GENERATOR_LOSSES, name, "a GAN loss")(generator)
+    losses.PENALTIES.pop(name, None)  # of the same code, executed before
     if penalty:
-        _register_in(losses.PENALTIES, name, "a GAN loss")(penalty)
+        losses.PENALTIES[name] = penalty
 
 
 def _register_in(registry: dict[str, Any], name: str, kind: str) -> Callable[[Function], Function]:

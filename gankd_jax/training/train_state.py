@@ -191,7 +191,7 @@ def params_norm(params: PyTree) -> Float[Array, "*n"]:
 
 def _norm_by_rows(params: PyTree) -> Float[Array, ""]:
     """Returns the norm; the last sum is of all arrays together, which is one kernel of a GPU."""
-    squares = [jnp.square(leaf) for leaf in jax.tree.leaves(params)]
+    squares = [jnp.square(jnp.atleast_1d(leaf)) for leaf in jax.tree.leaves(params)]
     rows = [jnp.sum(leaf, axis=tuple(range(leaf.ndim - 1))) for leaf in squares]
     return jnp.sqrt(jnp.sum(jnp.concatenate(rows)))
 

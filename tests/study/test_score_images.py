@@ -36,9 +36,7 @@ EXTRACTOR = FeatureExtractor("test-0", "means", extract_channel_moments, ("6",),
 
 @pytest.fixture
 def settings(tmp_path: Path) -> score_images.ScoreSettings:
-    return score_images.ScoreSettings(
-        data_dir=tmp_path / "data", image_size=16, pad=0, cache_dir=tmp_path / "cache"
-    )
+    return score_images.ScoreSettings(data_dir=tmp_path / "data", image_size=16, pad=0)
 
 
 def write_images(path: Path, seed: int, *, n: int = 20, size: int = 8) -> Path:
