@@ -72,8 +72,11 @@ DATASETS: dict[str, Dataset] = {}
 def register_dataset(dataset: Dataset) -> None:
     """Adds a data set to `DATASETS` under its name.
 
+    Args:
+        dataset: Registered before, it changes nothing, as when a cell is executed again.
+
     Raises:
-        ValueError: The name is taken.
+        UserError: Another data set has the name.
 
     Example:
         >>> import gankd_jax
@@ -82,8 +85,10 @@ def register_dataset(dataset: Dataset) -> None:
         ...     Dataset("shapes", (32, 32, 3), 5, {"train": 900, "test": 100}, "1.0.0", "")
         ... )
     """
-    if dataset.name in DATASETS:
-        raise ValueError(f"a data set named {dataset.name!r} is registered already")
+    if DATASETS.get(dataset.name, dataset) != dataset:
+        raise UserError(
+            f"a data set named {dataset.name!r} is registered already; choose another name"
+        )
     DATASETS[dataset.name] = dataset
 
 

@@ -14,11 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.metrics.registry import source_of
 from gankd_jax.models import sampling
 from gankd_jax.models.family import Family, FoldedLayer, Generator, family_of, is_in_family
-from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
+from gankd_jax.models.folding import KERNEL_DTYPES, fold_generator, quantize, unfold_generator
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
@@ -35,13 +34,13 @@ def require_precision(precision: str) -> None:
     """Refuses a precision of exported weights that does not exist.
 
     Args:
-        precision: One of `PRECISIONS`.
+        precision: One of `KERNEL_DTYPES`.
 
     Raises:
         UserError: It is none of them.
     """
-    if precision not in PRECISIONS:
-        allowed = ", ".join(PRECISIONS)
+    if precision not in KERNEL_DTYPES:
+        allowed = ", ".join(KERNEL_DTYPES)
         raise UserError(f"--precision={precision} is not known; it can be {allowed}")
 
 
@@ -122,7 +121,7 @@ def export_generator(
     Args:
         generator: Any trained generator; its batch norm is folded into the layers.
         format_name: A key of `FORMATS`.
-        precision: One of `constants.PRECISIONS`.
+        precision: One of `KERNEL_DTYPES`.
         run_name: The generator's name in an error.
 
     Raises:

@@ -7,6 +7,8 @@ import numpy as np
 from gankd_jax.models.family import FoldedLayer, Generator, family_of
 from gankd_jax.models.sampling import TrainedGenerator
 
+KERNEL_DTYPES = ("float32", "float16", "int8")  # of the kernels in an exported file
+
 
 def fold_generator(generator: TrainedGenerator) -> list[FoldedLayer]:
     """Returns the layers of a generator, each with the batch norm that follows it folded in."""
@@ -24,7 +26,7 @@ def unfold_generator(module: Generator, layers: list[FoldedLayer]) -> TrainedGen
 
 
 def quantize(layer: FoldedLayer, precision: str) -> FoldedLayer:
-    """Stores a layer's kernel in a precision of `constants.PRECISIONS`.
+    """Stores a layer's kernel in one of `KERNEL_DTYPES`.
 
     For int8 each output channel has its own scale, so that its largest weight becomes 127.  The
     rounding error is then at most half of the scale.
@@ -47,7 +49,7 @@ def quantize_generator(generator: TrainedGenerator, precision: str) -> tuple[Tra
 
     Args:
         generator: In float32; its batch norm is folded in.
-        precision: One of `constants.PRECISIONS`.
+        precision: One of `KERNEL_DTYPES`.
 
     Returns:
         The generator with the rounded weights, which computes in float32, and the bytes that its

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
+from jaxtyping import UInt8
 
 from gankd_jax.config.dataset import config_dataset, test_split
 from gankd_jax.evaluation.inception import available_maps
@@ -57,6 +58,8 @@ def run_study(
             training it for `wait_seconds`.
     """
     runs = _select_shard(config, *shard)
+    if teacher_object is not None:
+        multihost.on_primary(lambda: _require_same_teacher(config, folder, teacher_object))
     if multihost.on_primary(lambda: _are_done(config, folder, runs)):
         logger.info("all %d runs are done", len(runs))
         return
@@ -216,11 +219,13 @@ def _open_study(context: StudyContext, runs: Sequence[Run]) -> StudyContext:
     given_teacher = context.load_given_teacher()
 
     def create() -> None:
+        if given_teacher is not None:
+            _require_same_teacher(config, folder, given_teacher)
         workdir.create_workdir(folder, config)
         if given_teacher is not None:
             [teacher] = plan.teacher_runs(config)
-            _require_same_teacher(folder / teacher.name, given_teacher)
             workdir.write_run_info(folder, teacher, given_teacher.module)
+            _write_teacher_images(folder / teacher.name, given_teacher)
         _quarantine_damaged_checkpoints(folder, runs)
         remaining = [run for run in runs if not workdir.is_trained(folder, config, run)]
         if remaining:
@@ -231,31 +236,37 @@ def _open_study(context: StudyContext, runs: Sequence[Run]) -> StudyContext:
     return context
 
 
-def _require_same_teacher(folder: Path, teacher: TrainedGenerator) -> None:
+def _require_same_teacher(
+    config: ml_collections.ConfigDict, folder: Path, teacher: TrainedGenerator
+) -> None:
     """Refuses a given teacher whose images are not those of the one that the study began with.
 
     A name does not tell teachers apart: a function may have changed, a file been replaced.
 
-    Args:
-        folder: The teacher's folder, where its images are written the first time.
-        teacher: The given teacher.
-
     Raises:
         UserError: It makes other images.
     """
-    path = folder / TEACHER_IMAGES_FILE
-    images = sampling.to_uint8(teacher.sample(seed=TEACHER_SEED, n=TEACHER_IMAGES))
+    [run] = plan.teacher_runs(config)
+    path = folder / run.name / TEACHER_IMAGES_FILE
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_io.write_npz(path, images=images)
         return
-    stored = atomic_io.read_own_npz(path)["images"]
-    difference = np.abs(stored.astype(np.float32) - images).mean()
+    images = atomic_io.read_own_npz(path)["images"].astype(np.float32)
+    difference = np.abs(images - _sample_teacher(teacher)).mean()
     if difference > MAX_TEACHER_DIFFERENCE:
         raise UserError(
-            f"{folder.parent} has students of another teacher, whose images differ by"
+            f"{folder} has students of another teacher, whose images differ by"
             f" {difference:.0f} of 255 on average; name another work directory"
         )
+
+
+def _write_teacher_images(folder: Path, teacher: TrainedGenerator) -> None:
+    path = folder / TEACHER_IMAGES_FILE
+    if not path.exists():
+        atomic_io.write_npz(path, images=_sample_teacher(teacher))
+
+
+def _sample_teacher(teacher: TrainedGenerator) -> UInt8[np.ndarray, "n s s c"]:
+    return sampling.to_uint8(teacher.sample(seed=TEACHER_SEED, n=TEACHER_IMAGES))
 
 
 def validate_study(config: ml_collections.ConfigDict) -> None:

@@ -189,6 +189,52 @@ def test_too_few_pairs_for_a_batch_are_refused_before_any_work(pairs, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+def test_a_folder_of_another_teachers_students_is_refused(tmp_path):
+    options = {"widths": (1,), "recipe": RECIPE, "latent_dim": 4, "workdir": tmp_path / "study"}
+    students = gankd_jax.distill(lambda latents: paint_gradient(latents), **options)
+    again = gankd_jax.distill(lambda latents: paint_gradient(latents) * 0.999, **options)
+    np.testing.assert_array_equal(again[1].sample(), students[1].sample())
+    before = tiny.snapshot(tmp_path)
+    with pytest.raises(UserError, match="students of another teacher, whose images differ by"):
+        gankd_jax.distill(lambda latents: 1 - paint_gradient(latents), **options)
+    assert tiny.snapshot(tmp_path) == before
+
+
+def test_the_error_of_a_failed_student_says_why():
+    recipe = RECIPE | {"generator_lr": 1e38}
+    with pytest.raises(UserError, match=r"student-custom-d1-s0 has failed: .*not finite|nan|inf"):
+        gankd_jax.distill(paint_gradient, widths=(1,), recipe=recipe, latent_dim=4)
+
+
+def test_fields_of_a_recipe_leave_the_other_arguments_as_they_are():
+    teacher = TrainedGenerator(DCGANGenerator(4, 32, 1), {})
+    config = distill.make_config(
+        teacher, "x", widths=(2,), steps=5, recipe={"distance": "l1"}, batch_size=32
+    )
+    custom = config.recipes.custom
+    assert (custom.steps, custom.batch_size, custom.distance) == (5, 32, "l1")
+
+
+def test_a_warm_start_from_a_teacher_of_another_norm_is_refused(tmp_path):
+    with pytest.raises(UserError, match="warm_start copies channels of the teacher, and mnist-d4"):
+        gankd_jax.distill(
+            "mnist-d4", widths=(2,), recipe={"warm_start": True}, workdir=tmp_path / "study"
+        )
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_with_pairs_of_other_latents_needs_the_statistics_of_the_training(pairs, tmp_path):
+    with np.load(pairs) as arrays:
+        np.savez(pairs, latents=3 * arrays["latents"], images=arrays["images"])
+    teacher = gankd_jax.load_generator(pairs)
+    config = distill.make_config(teacher, str(pairs), widths=(1,), steps=10, recipe="best")
+    with config.unlocked():
+        config.evaluation.statistics = "recomputed"
+    with pytest.raises(UserError, match=r"recomputed; set --config.evaluation.statistics=running"):
+        runner.run_study(config, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_pairs_of_other_latents_get_a_line_and_the_statistics_of_the_training(pairs, caplog):
     with np.load(pairs) as arrays:
         np.savez(pairs, latents=3 * arrays["latents"], images=arrays["images"])

@@ -122,6 +122,14 @@ def test_training_that_was_killed_goes_on_to_the_same_weights(
     assert not saved.exists()
 
 
+def test_a_class_without_training_images_has_a_logit(tmp_path, digits, trained_keys):
+    train, test = digits
+    seen = train.labels < 9
+    part = dataclasses.replace(train, pixels=train.pixels[seen], labels=train.labels[seen])
+    classifier = load_or_train_classifier(part, test, tmp_path, classes=10)
+    assert classifier(test.pixels[:3])[0].shape == (3, 10)
+
+
 def test_classifier_is_used_where_the_cache_cannot_be_written(
     tmp_path, digits, trained_keys, caplog
 ):

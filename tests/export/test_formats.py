@@ -19,6 +19,7 @@ from gankd_jax.models import dcgan, sampling
 from gankd_jax.models.folding import fold_generator, quantize, unfold_generator
 from gankd_jax.study import generators
 from gankd_jax.study.context import StudyContext
+from gankd_jax.study.generators import load_generator
 from gankd_jax.utils.atomic_io import read_json
 from gankd_jax.utils.errors import UserError
 
@@ -186,9 +187,24 @@ def test_float32_file_is_compared_with_the_original_model(generator, monkeypatch
         formats.export_generator(generator, "stablehlo", "float32", run_name="student")
 
 
-def test_format_name_can_be_registered_once():
-    with pytest.raises(ValueError, match="named 'onnx' is registered already"):
-        formats.register_format(formats.FORMATS["onnx"])
+def test_format_name_belongs_to_one_writer(registries):
+    onnx = formats.FORMATS["onnx"]
+    formats.register_format(onnx)  # as when a notebook's cell is executed again
+    with pytest.raises(UserError, match="named 'onnx' is registered already"):
+        formats.register_format(dataclasses.replace(onnx, write=lambda generator, layers: b""))
+    assert formats.FORMATS["onnx"] is onnx
+
+
+@pytest.mark.parametrize("precision", ["float64", "int16", "fp16"])
+def test_a_precision_that_no_reader_knows_is_refused(generator, precision):
+    with pytest.raises(UserError, match=f"precision={precision} is not known; it can be float32"):
+        formats.export_generator(generator, "stablehlo", precision, run_name="student")
+
+
+def test_a_function_has_no_layers_to_write():
+    function = load_generator(lambda latents: np.zeros((len(latents), 16, 16, 1)), latent_dim=3)
+    with pytest.raises(UserError, match="no stablehlo file: the teacher is a function"):
+        formats.export_generator(function, "stablehlo", "float32", run_name="the teacher")
 
 
 def test_missing_packages_are_named_with_their_extra(monkeypatch):

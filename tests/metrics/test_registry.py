@@ -109,7 +109,10 @@ def test_registered_function_is_computed_from_the_features_of_each_network(monke
     assert get_metric("offset").network == registry.FID_LAYER
 
 
-@pytest.mark.parametrize("name", ["kid", "frechet_distance", "sharpness", "pixel_error"])
+# `fd` and `fid` are parts of the Fréchet distance's keys, such as `fd_classifier`.
+@pytest.mark.parametrize(
+    "name", ["kid", "frechet_distance", "sharpness", "pixel_error", "fd", "fid"]
+)
 def test_name_of_another_metric_is_refused(name):
     with pytest.raises(UserError, match=f"a metric named {name!r} is registered already"):
         register_metric(name)(lambda fake_features, real_features: 0.0)

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gankd_jax.config.constants import PRECISIONS
 from gankd_jax.models import sampling
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.folding import (
+    KERNEL_DTYPES,
     fold_generator,
     quantize,
     quantize_generator,
@@ -71,3 +73,7 @@ def test_bytes_are_those_of_kernels_biases_and_int8_scales(
     quantized, nbytes = quantize_generator(generator, precision)
     assert nbytes == weight_bytes * weights + channel_bytes * channels
     assert quantized.module.norm == "none"
+
+
+def test_reports_know_the_precisions_of_exported_files():
+    assert PRECISIONS == KERNEL_DTYPES

@@ -564,6 +564,8 @@ def test_error_if_every_candidate_failed(candidates):
     assert not (candidates.workdir / "teacher.json").exists()
     with pytest.raises(UserError, match=r"every teacher failed; see .*failed.json"):
         _ = candidates.teacher
+    with pytest.raises(UserError, match="every teacher failed"):  # although it might wait an hour
+        runner._wait_for_teacher(candidates, 3_600)
 
 
 def test_teacher_in_training_elsewhere_is_waited_for(candidates, monkeypatch):

@@ -125,7 +125,7 @@ def test_statistics_of_a_split_are_computed_once_and_then_cached(
     settings: score_images.ScoreSettings,
 ) -> None:
     first_result = score_images.score_sources("digits:test", "digits:train", EXTRACTOR, settings)
-    files = {path.name for path in settings.cache_dir.iterdir()}
+    files = {path.name for path in settings.cache_dir.glob("*.npz")}
     assert len(files) == 2
     assert all(name.startswith("digits") and name.endswith("-test-0-6.npz") for name in files)
 
@@ -192,6 +192,9 @@ def test_errors_name_sources_that_are_not_image_sets(
     for source, message in messages.items():
         with pytest.raises(UserError, match=message):
             score_images.load_source_stats(source, EXTRACTOR, settings)
+    some = dataclasses.replace(settings, samples=5)
+    with pytest.raises(UserError, match=r"--samples=5: .*other.npz holds statistics, not images"):
+        score_images.load_source_stats(str(tmp_path / "other.npz"), EXTRACTOR, some)
     monkeypatch.setattr(score_images, "_load_network", None)  # a source is refused before it loads
     splits = {"digits:tset": "no split 'tset'.*did you mean test", "digit:test": "mean digits"}
     for source, message in splits.items():

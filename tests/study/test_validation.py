@@ -8,13 +8,14 @@ import pytest
 import tiny
 from PIL import Image
 
+from gankd_jax.config import dataset as dataset_module
 from gankd_jax.data import registry
 from gankd_jax.data.image_folder import ImageOptions, prepare_images
 from gankd_jax.data.loading import ImageSplit
 from gankd_jax.interop import inception_weights
 from gankd_jax.models.classifiers import WhitenedConvNet
 from gankd_jax.models.family import FAMILIES
-from gankd_jax.study import context as context_module
+from gankd_jax.study import runner
 from gankd_jax.study.context import StudyContext
 from gankd_jax.study.validation import resolve_layers, validate_config
 from gankd_jax.utils.atomic_io import read_json
@@ -98,7 +99,8 @@ def test_the_validation_split_stands_in_for_a_missing_test_split(
         registry.get_dataset("mnist"), counts=dict.fromkeys(splits, 1_000)
     )
     blank = np.zeros((1, 8, 8, 3), np.uint8)
-    monkeypatch.setattr(context_module, "config_dataset", lambda config: dataset)
+    monkeypatch.setattr(dataset_module, "config_dataset", lambda config: dataset)
+    monkeypatch.setattr(runner, "config_dataset", lambda config: dataset)
     monkeypatch.setattr(
         StudyContext, "load_split", lambda self, name: ImageSplit(blank, None, name)
     )
@@ -109,6 +111,9 @@ def test_the_validation_split_stands_in_for_a_missing_test_split(
     else:
         with pytest.raises(UserError, match=r"noise has no test split: config\.data\.validation"):
             _ = context.test_images
+        with pytest.raises(UserError, match="noise has no test split"):  # before any training
+            runner.run_study(config, tmp_path / "study")
+        assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.slow

@@ -46,6 +46,8 @@ def test_a_gan_loss_is_a_pair_with_or_without_a_penalty():
         "zero", critic=jnp.add, generator=jnp.add, penalty=losses.r1_r2_penalty
     )
     assert losses.PENALTIES["zero"] is losses.r1_r2_penalty
+    registration.register_gan_loss("zero", critic=jnp.add, generator=jnp.add)
+    assert "zero" not in losses.PENALTIES
 
 
 def test_code_that_is_executed_again_replaces_what_it_registered():

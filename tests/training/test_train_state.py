@@ -12,6 +12,7 @@ from gankd_jax.training.train_state import (
     learning_rate_schedule,
     make_critic_optimizer,
     make_generator_optimizer,
+    params_norm,
 )
 
 RNG = np.random.default_rng(0)
@@ -96,3 +97,8 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(name):
     plain = params_after(make_generator_optimizer(Recipe(**settings), 8))
     clipped = params_after(make_generator_optimizer(Recipe(gradient_clip=1e4, **settings), 8))
     jax.tree.map(np.testing.assert_array_equal, plain, clipped)
+
+
+def test_the_norm_counts_parameters_of_any_rank():
+    params = {"gain": jnp.asarray(3.0), "bias": jnp.asarray([4.0]), "kernel": jnp.full((2, 3), 2.0)}
+    assert float(jax.jit(params_norm)(params)) == pytest.approx(7.0)  # root of 9 + 16 + 6 * 4
