@@ -19,13 +19,11 @@ FIELDS = {
     "study__teacher_widths": (2,),
     "study__seeds": (0,),
     "study__students": ("mse",),
-    "study__baselines": ("baseline",),
+    "study__baselines": (),
     "recipes__teacher__loss": "hinge",
     "recipes__teacher__critic_norm": "spectral",
     "recipes__teacher__steps": STEPS,
     "recipes__mse__steps": STEPS,
-    "recipes__baseline__steps": STEPS,
-    "recipes__baseline__critic_width": 1,
     "training__steps_per_call": 2,
     "training__log_every": 2,
     "training__grid_every": 4,
@@ -34,7 +32,6 @@ FIELDS = {
     "evaluation__batch_size": 20,
 }
 STUDENT = "student-mse-d1-s0"
-NORMS = {"dcgan": "batch", "resnet": "spectral"}  # of the baseline's critic
 
 
 @pytest.mark.slow
@@ -46,11 +43,7 @@ def test_a_resnet_teacher_has_students_of_either_family(family, command, tmp_pat
     monkeypatch.setattr(classifier_training, "EPOCHS", 0)
     monkeypatch.setattr(classifier_training, "MIN_STEPS", 20)
     workdir = tmp_path / "study"
-    flags = tiny.flags(
-        **FIELDS,
-        model__student__family=family,
-        recipes__baseline__critic_norm=NORMS[family],
-    )
+    flags = tiny.flags(**FIELDS, model__student__family=family)
     study = [*flags, f"--workdir={workdir}"]
     status, _, errors = command("study", *study)
     assert status == 0, errors

@@ -102,7 +102,7 @@ def train_group(
 
 @functools.cache
 def classifier_variables():
-    variables = CLASSIFIER.init(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)))
+    variables = jax.jit(CLASSIFIER.init)(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)))
     shape = variables["batch_stats"]["whitening"].shape
     whitening = jax.random.normal(jax.random.key(2), shape)
     return {**variables, "batch_stats": {**variables["batch_stats"], "whitening": whitening}}
