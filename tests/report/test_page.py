@@ -293,6 +293,15 @@ def test_page_with_many_large_images_stays_below_its_limit(tmp_path, monkeypatch
     assert "compressed with a small loss" in html
 
 
+def test_page_beyond_its_limit_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
+    study = load_study(fake_study.write_study_without_teacher(tmp_path))
+    render_page(study)
+    assert caplog.messages == []
+    monkeypatch.setattr("gankd_jax.report.page.MAX_PAGE_BYTES", 1000)
+    size = f"{len(render_page(study).encode()) / 1e3:,.0f} kB"
+    assert caplog.messages == [f"the page has {size}, more than 1 kB, even with the fewest images"]
+
+
 def draw_noise(positions: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:
     rng = np.random.default_rng(blur)
     coarse = rng.normal(128, 30, (len(positions), size // 2, size // 2, channels))

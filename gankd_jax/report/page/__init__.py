@@ -1,6 +1,7 @@
 """Writes a study's report: tables, images, and report.html, one file that needs no network."""
 
 import json
+import logging
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,7 @@ import jinja2
 
 from gankd_jax.metrics.registry import Metric
 from gankd_jax.report.aggregate import scored_metrics
-from gankd_jax.report.formatting import Cell, Table, count_cell, number_cell
+from gankd_jax.report.formatting import Cell, Table, count_cell, format_bytes, number_cell
 from gankd_jax.report.headline import build_headline
 from gankd_jax.report.page.browser_demo import build_browser_demo
 from gankd_jax.report.page.image_grids import (
@@ -45,6 +46,8 @@ from gankd_jax.report.tables import (
     table_notes,
 )
 from gankd_jax.utils.atomic_io import write_bytes
+
+logger = logging.getLogger(__name__)
 
 MAX_PAGE_BYTES = 3_000_000
 # Best first. The page has the first that keeps it below its maximal size.
@@ -86,14 +89,18 @@ def write_report(workdir: Path) -> Path:
 
 
 def render_page(study: StudyResults) -> str:
-    """Returns the page, with as many images as its maximal size allows."""
+    """Returns the page, with as many images as its maximal size allows; warns if none fit."""
     template = _load_template()
     content = _collect_content(study)
     for options in GRID_OPTIONS:
         image_sections = build_image_sections(study, options)
         page = template.render(content, image_sections=image_sections)
-        if len(page.encode()) <= MAX_PAGE_BYTES:
+        size = len(page.encode())
+        if size <= MAX_PAGE_BYTES:
             break
+    else:
+        sizes = format_bytes(size), format_bytes(MAX_PAGE_BYTES)
+        logger.warning("the page has %s, more than %s, even with the fewest images", *sizes)
     return page
 
 
