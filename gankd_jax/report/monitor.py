@@ -29,7 +29,7 @@ SILENT_AFTER_LINES = 5  # times the interval between the last two lines
 MIN_SILENT_SECONDS = 120.0
 FIRST_LINE_SECONDS = 900.0  # before the first line, which comes after compilation
 LOSSES = ("critic_loss", "generator_loss", "pixel_error")
-# A run's line shows the first of these that it has; a student of `gankd distill` has the last alone.
+# A run's line shows the first of these that it has; a student of `gankd distill` has the last.
 SCORES = (
     *("inception_score", "fid", "fd_classifier", "fd_1280", "fd_768", "fd_192", "fd_64"),
     "pixel_error",

@@ -274,8 +274,8 @@ def _answer_failure_mode(context: QuestionContext) -> Answer | None:
     parts = ", ".join(f"{name} {format_percent(ratio)}" for name, ratio in at_smallest.items())
     first = min(at_smallest, key=at_smallest.__getitem__)
     text = (
-        f"At d={min(common)} the {context.recipe} student keeps these shares of the teacher's scores:"
-        f" {parts}; {first} goes first ({_network_phrase(fractions)})."
+        f"At d={min(common)} the {context.recipe} student keeps these shares of the teacher's"
+        f" scores: {parts}; {first} goes first ({_network_phrase(fractions)})."
     )
     return Answer("What breaks at the limit?", text, draw_panel)
 
