@@ -37,9 +37,7 @@ from gankd_jax.report.study_results import (
 from gankd_jax.report.tables import (
     all_tables,
     build_main_table,
-    build_min_width_table,
     build_score_table,
-    build_width_advantage_table,
     describe_min_widths,
     format_report_csv,
     format_report_markdown,
@@ -125,8 +123,6 @@ def find_numeric_columns(table: Table) -> list[bool]:
 def _collect_content(study: StudyResults) -> dict[str, Any]:
     """Returns the variables of page.html.jinja, except for the images of samples."""
     metrics = scored_metrics(study)
-    score_tables = all_tables(study, [metric for metric in metrics if metric.main])
-    limit_tables = (build_min_width_table(study), build_width_advantage_table(study))
     return {
         "name": study.config["name"],
         "style": _read_asset("style.css"),
@@ -136,7 +132,7 @@ def _collect_content(study: StudyResults) -> dict[str, Any]:
         "unscored_runs": describe_unscored_runs(study),
         "demo": build_browser_demo(study),
         "main_table": build_main_table(study),
-        "score_tables": [*score_tables, *filter(None, limit_tables)],
+        "score_tables": all_tables(study, [metric for metric in metrics if metric.main]),
         "further_score_tables": [build_score_table(study, m) for m in metrics if not m.main],
         "table_notes": table_notes(study),
         "min_width_lines": describe_min_widths(study),
