@@ -16,11 +16,12 @@ from PIL import Image
 
 from gankd_jax.report.page import MAX_PAGE_BYTES, render_page, write_report
 from gankd_jax.report.page.image_grids import encode_data_url
-from gankd_jax.report.page.method import PAPER_URL, describe_numbers, explain_better_than_real
+from gankd_jax.report.page.method import describe_numbers, explain_better_than_real
 from gankd_jax.report.page.plots import INK, SERIES_COLORS
 from gankd_jax.report.study_results import load_study
 
 VOID = {"meta", "img", "br"}
+PAPER_URL = "https://arxiv.org/abs/1902.00159"
 
 
 class Page(HTMLParser):
@@ -137,6 +138,7 @@ def test_page_says_where_it_comes_from(path, page):
     assert page.find_all("time") == [{"datetime": day}]
     assert f"gankd-jax {importlib.metadata.version('gankd-jax')}" in page.text
     assert [link["href"] for link in page.find_all("a")][-1] == PAPER_URL
+    assert "gankd report --workdir=..." in page.texts_of("code")
 
 
 def test_page_has_the_answers_and_says_how_each_number_was_made(path, page):
