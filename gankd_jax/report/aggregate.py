@@ -653,14 +653,13 @@ def _scores_at(run: RunResults, precision: str) -> dict[str, float]:
     return run.precisions[precision].scores if precision in run.precisions else {}
 
 
-def _cost(study: StudyResults, run: RunResults, precision: str, *, axis: str) -> float | None:
+def _cost(study: StudyResults, run: RunResults, precision: str, *, axis: str) -> int | float | None:
     """Returns a run's cost on an axis; a precision changes its bytes only."""
-    if axis == "bytes":
-        result = run.precisions.get(precision)
-        return float(result.file_bytes if result else run.bytes_float32)
     if precision != "float32":
-        return None
+        return file_size(study, run, precision)[0] if axis == "bytes" else None
+    if axis == "bytes":
+        return run.weight_bytes
     if axis == "parameters":
-        return float(run.parameters)
+        return run.parameters
     latency = study.latency.get((run.width, precision))
     return latency.milliseconds if latency else None

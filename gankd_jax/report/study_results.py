@@ -117,6 +117,12 @@ class RunResults(Run):
         """The last logged step; 0 before the first."""
         return int(self.log[-1]["step"]) if self.log else 0
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the exported float32 weights; before they are measured, of its parameters."""
+        measured = self.precisions.get("float32")
+        return measured.file_bytes if measured else self.bytes_float32
+
 
 @dataclass(frozen=True)
 class StudyResults:

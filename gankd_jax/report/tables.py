@@ -236,9 +236,8 @@ def _main_teacher_row(
 
 
 def _main_size_cells(study: StudyResults, run: RunResults | None, width: int) -> list[Cell]:
-    parameters = run.parameters if run else 0
+    parameters, size = (run.parameters, run.weight_bytes) if run else (0, 0)
     ratio, _ = parameter_ratios(study, run)
-    size = file_size(study, run, "float32")[0] or (run.bytes_float32 if run else 0)
     cells = [
         count_cell(width),
         count_cell(parameters),

@@ -12,7 +12,6 @@ from PIL import Image
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.report.aggregate import (
     best_students,
-    file_size,
     find_baseline,
     find_run_of_width,
     list_models,
@@ -220,9 +219,8 @@ def describe_size(study: StudyResults, run: RunResults | None) -> str:
     if run is None or not run.parameters:
         return ""
     ratio, _ = parameter_ratios(study, run)
-    size = file_size(study, run, "float32")[0] or run.bytes_float32
     ratio_text = "" if ratio is None or run is study.teacher else f", {format_ratio(ratio)}"
-    return f"{run.parameters:,} parameters{ratio_text}, {format_bytes(size)}"
+    return f"{run.parameters:,} parameters{ratio_text}, {format_bytes(run.weight_bytes)}"
 
 
 def build_image_sections(
