@@ -114,7 +114,7 @@ def _describe_smallest(best: ScoreRow | None, smallest: ScoreRow | None) -> str:
     return f"The smallest, {size}, {verb} {describe_kept(smallest)} ({_name_model(smallest)})."
 
 
-def _describe_baselines(rows: list[ScoreRow], students: Iterable[ScoreRow | None]) -> str:
+def _describe_baselines(rows: Iterable[ScoreRow], students: Iterable[ScoreRow | None]) -> str:
     """Says what the baselines of the same widths reach, and who is ahead."""
     pairs = {
         row.width: (row, baseline)

@@ -124,7 +124,7 @@ class RunResults(Run):
         return measured.file_bytes if measured else self.bytes_float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that rows are cached
 class StudyResults:
     """The results of a study, as far as it has come.
 

@@ -18,13 +18,13 @@ from gankd_jax.report.aggregate import (
     find_equally_fast_width,
     find_run_of_width,
     list_models,
-    metric_rows,
     narrowest_row,
     parameter_ratios,
     ranked_ratio,
     score_ratio,
     score_rows,
     scored_metrics,
+    speed_up,
     width_advantage,
     width_advantages,
 )
@@ -225,7 +225,7 @@ def _main_note(study: StudyResults, metric: Metric) -> str:
 
 
 def _main_teacher_row(
-    study: StudyResults, rows: list[ScoreRow], metric: Metric, comparable: bool
+    study: StudyResults, rows: Iterable[ScoreRow], metric: Metric, comparable: bool
 ) -> list[Cell]:
     """Returns the first cells of the teacher's row."""
     assert study.teacher
@@ -399,15 +399,14 @@ def build_latency_tables(study: StudyResults) -> list[Table]:
 def _latency_row(study: StudyResults, width: int, precision: str) -> tuple[Cell, ...]:
     result = study.latency[width, precision]
     wider = find_equally_fast_width(study, width, precision)
-    teacher_width = study.teacher.width if study.teacher else None
-    teacher = None if teacher_width is None else study.latency.get((teacher_width, "float32"))
+    is_teacher = study.teacher is not None and width == study.teacher.width
     return (
         count_cell(width),
-        Cell("teacher" if width == teacher_width else "small"),
+        Cell("teacher" if is_teacher else "small"),
         Cell(precision),
         count_cell(result.file_bytes),
         *map(number_cell, (result.milliseconds, result.images_per_second, result.peak_mib)),
-        number_cell(teacher.milliseconds / result.milliseconds if teacher else None),
+        number_cell(speed_up(study, width, precision)),
         Cell("" if wider is None else f"d={wider}"),
     )
 
@@ -419,7 +418,7 @@ def build_score_table(study: StudyResults, metric: Metric) -> Table:
         study: The results.
         metric: What is scored.
     """
-    rows = metric_rows(study, metric)
+    rows = [row for row in score_rows(study) if row.metric == metric]
     with_paper = paper_results.has_paper_metric(study.dataset, metric)
     header = ["d", "model", "seeds", "score"]
     header += [] if metric.students_only else ["kept", "to baseline", "verdict"]

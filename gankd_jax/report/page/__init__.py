@@ -16,10 +16,12 @@ from gankd_jax.report.headline import build_headline
 from gankd_jax.report.page.browser_demo import build_browser_demo
 from gankd_jax.report.page.image_grids import (
     GridOptions,
+    ShownModel,
     build_headline_strips,
     build_image_sections,
     draw_sample_grid,
     encode_data_url,
+    list_lead_models,
 )
 from gankd_jax.report.page.method import (
     describe_numbers,
@@ -89,9 +91,10 @@ def write_report(workdir: Path) -> Path:
 def render_page(study: StudyResults) -> str:
     """Returns the page, with as many images as its maximal size allows; warns if none fit."""
     template = _load_template()
-    content = _collect_content(study)
+    lead_models = list_lead_models(study)
+    content = _collect_content(study, lead_models)
     for options in GRID_OPTIONS:
-        image_sections = build_image_sections(study, options)
+        image_sections = build_image_sections(study, lead_models, options)
         page = template.render(content, image_sections=image_sections)
         size = len(page.encode())
         if size <= MAX_PAGE_BYTES:
@@ -120,7 +123,7 @@ def find_numeric_columns(table: Table) -> list[bool]:
     return [any(row[k].value is not None for row in table.rows) for k in range(len(table.header))]
 
 
-def _collect_content(study: StudyResults) -> dict[str, Any]:
+def _collect_content(study: StudyResults, lead_models: list[ShownModel]) -> dict[str, Any]:
     """Returns the variables of page.html.jinja, except for the images of samples."""
     metrics = scored_metrics(study)
     return {
@@ -128,7 +131,7 @@ def _collect_content(study: StudyResults) -> dict[str, Any]:
         "style": _read_asset("style.css"),
         "script": "\n".join(map(_read_asset, SCRIPTS)),
         "headline": build_headline(study),
-        "headline_strips": build_headline_strips(study),
+        "headline_strips": build_headline_strips(study, lead_models),
         "unscored_runs": describe_unscored_runs(study),
         "demo": build_browser_demo(study),
         "main_table": build_main_table(study),
