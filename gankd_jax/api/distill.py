@@ -42,8 +42,8 @@ class Student(TrainedGenerator):
             precision: How the weights are stored: 'float32', 'float16' or 'int8'.
 
         Raises:
-            UserError: There is no such format or precision, `out` exists, or the file's images differ from the
-                student's.
+            UserError: There is no such format or precision, `out` exists, or the
+                file's images differ from the student's.
         """
         path = expand_path(out)
         format_name = formats.format_of(path)

@@ -341,9 +341,8 @@ def _file_size_tables(study: StudyResults) -> list[Table]:
     ]
     note = (
         "Bytes of the weights in an exported file: kernels in that precision, biases in float32, "
-        "int8 with a float32 scale for each output channel; batch norm is folded in. ratio: "
-        "the teacher's float32 bytes to these. The scores with such weights stand in each "
-        "score's table."
+        "int8 with a float32 scale for each output channel; batch norm is folded in. ratio: the "
+        "teacher's float32 bytes to these. Each score's table has the scores with such weights."
     )
     return [Table("By bytes on disk", note, header, tuple(rows), len(header))] if rows else []
 
