@@ -24,6 +24,7 @@ from gankd_jax.bench.chips import CHIPS, Chip
 from gankd_jax.bench.programs import CompiledStats, Program, compile_each, compile_program
 from gankd_jax.models import conv
 from gankd_jax.models.precision import resolve_precision
+from gankd_jax.study import train
 from gankd_jax.utils import sharding
 from gankd_jax.utils.errors import UserError
 
@@ -66,7 +67,8 @@ def describe_memory(config: ml_collections.ConfigDict) -> str:
         A title and a row for each group of runs that train together.
     """
     mesh = sharding.make_mesh(config.training.devices)
-    rows = [_memory_row(program, mesh) for program in programs.training_programs(config, mesh)]
+    groups = programs.training_programs(config, mesh, dispatches_ahead=train.dispatches_ahead())
+    rows = [_memory_row(program, mesh) for program in groups]
     kind = jax.devices()[0].device_kind
     title = f"{config.name}, each of {mesh.size} {kind}, MB of 10^6 bytes"
     return f"{title}\n{format_table(MEMORY_HEADER, rows)}"
@@ -177,7 +179,8 @@ def _list_programs(
     """Yields a study's programs, each with the chips that it runs on."""
     whole = sharding.mesh_of_devices(tpu_slice.devices)
     single = sharding.mesh_of_devices(tpu_slice.devices[:1])
-    yield from ((program, whole) for program in programs.training_programs(config, whole))
+    groups = programs.training_programs(config, whole, dispatches_ahead=True)
+    yield from ((program, whole) for program in groups)
     yield from ((program, single) for program in programs.evaluation_programs(config))
 
 

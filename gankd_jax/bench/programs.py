@@ -25,7 +25,7 @@ from gankd_jax.models import sampling
 from gankd_jax.models.family import FeatureNetwork, Generator, PyTree
 from gankd_jax.models.inception import INPUT_SIZE, LOGIT_LAYERS, FidInception, preprocess_images
 from gankd_jax.models.precision import resolve_precision
-from gankd_jax.study import networks, plan
+from gankd_jax.study import networks, plan, train
 from gankd_jax.study.plan import Run
 from gankd_jax.training.multi_run import (
     RunSpec,
@@ -34,7 +34,7 @@ from gankd_jax.training.multi_run import (
     make_multi_step,
 )
 from gankd_jax.training.train_state import TeacherParams, create_train_state
-from gankd_jax.utils.sharding import replicated
+from gankd_jax.utils.sharding import batch_sharding, replicated
 
 FEATURE_LAYERS = ("2048", LOGIT_LAYERS[0])  # of FID and of the Inception Score
 FEATURE_BATCH = 32  # images in one pass of the FID network
@@ -54,7 +54,7 @@ class Program:
     runs: int  # trained by it
     function: jax.stages.Wrapped
     arguments: tuple[Any, ...]
-    images: int = 0  # bytes of the data set among the arguments
+    images: int = 0  # bytes of the data set among the arguments; 0 if it stays on the host
     steps: int = 1  # in one call
 
 
@@ -76,16 +76,21 @@ class CompiledStats:
 
 
 def training_programs(
-    config: ml_collections.ConfigDict, mesh: Mesh | None = None
+    config: ml_collections.ConfigDict,
+    mesh: Mesh | None = None,
+    *,
+    dispatches_ahead: bool = False,
 ) -> Iterator[Program]:
     """Yields each group's call of many training steps.
 
     Args:
         config: Of a study.
         mesh: Devices that share every batch; None for a single device.
+        dispatches_ahead: Whether calls are as long as the intervals allow and keep the states that
+            they are given, as on a GPU or TPU; see `RunGroup.dispatches_ahead`.
     """
     for group in plan.group_runs(config, plan.plan_runs(config)):
-        yield _group_program(config, group, mesh)
+        yield _group_program(config, group, mesh, dispatches_ahead=dispatches_ahead)
 
 
 def evaluation_programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
@@ -102,7 +107,11 @@ def evaluation_programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
 
 
 def _group_program(
-    config: ml_collections.ConfigDict, group: list[Run], mesh: Mesh | None
+    config: ml_collections.ConfigDict,
+    group: list[Run],
+    mesh: Mesh | None,
+    *,
+    dispatches_ahead: bool,
 ) -> Program:
     teacher = plan.widest_teacher(config)
     has_teacher = group[0].kind == "student"
@@ -111,7 +120,10 @@ def _group_program(
         for run in group
     }
     generator = networks.build_generator(config, teacher) if has_teacher else None
-    images, batches = _data_shapes(config, specs)
+    intervals = train.loop_intervals(config)
+    if dispatches_ahead:
+        intervals = intervals.with_longest_calls(config.recipes[group[0].recipe].steps)
+    images, batches = _data_shapes(config, specs, mesh, steps=intervals.steps_per_call)
     states = {
         name: jax.eval_shape(lambda s=spec: create_train_state(s.spec, s.seed))
         for name, spec in specs.items()
@@ -121,25 +133,39 @@ def _group_program(
         title=f"{group[0].kind}s",
         runs=len(group),
         function=make_multi_step(
-            specs, generator, mesh, precision=resolve_precision(config.model.precision)
+            specs,
+            generator,
+            mesh,
+            precision=resolve_precision(config.model.precision),
+            donate=not dispatches_ahead,
         ),
         arguments=(states, teacher_params, images, batches),
-        images=images.size,
-        steps=config.training.steps_per_call,
+        images=0 if images is None else images.size,
+        steps=intervals.steps_per_call,
     )
 
 
 def _data_shapes(
-    config: ml_collections.ConfigDict, specs: dict[str, RunSpec]
-) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the data set on the device, and of a call's indices into it."""
+    config: ml_collections.ConfigDict,
+    specs: dict[str, RunSpec],
+    mesh: Mesh | None,
+    *,
+    steps: int,
+) -> tuple[jax.ShapeDtypeStruct | None, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the data set on the device, if it is there, and of a call's batches.
+
+    Batches are indices into the data set, or the images themselves, which the mesh shares.
+    """
     recipe = next(iter(specs.values())).spec.recipe
     size, count = config.data.image_size, config_dataset(config).counts["train"]
-    stored = (count - config.data.validation) * (1 + config.data.mirror)
-    images = (stored, size, size, networks.image_channels(config))
-    steps = config.training.steps_per_call
-    indices = (steps, len(data_seeds(specs)), recipe.critic_steps, recipe.batch_size)
-    return jax.ShapeDtypeStruct(images, np.uint8), jax.ShapeDtypeStruct(indices, np.int32)
+    image = (size, size, networks.image_channels(config))
+    stored = ((count - config.data.validation) * (1 + config.data.mirror), *image)
+    sharding = mesh and batch_sharding(mesh, 3)
+    batches = (steps, len(data_seeds(specs)), recipe.critic_steps, recipe.batch_size)
+    if train.fits_on_device(config.data.placement, math.prod(stored)):
+        indices = jax.ShapeDtypeStruct(batches, np.int32, sharding=sharding)
+        return jax.ShapeDtypeStruct(stored, np.uint8), indices
+    return None, jax.ShapeDtypeStruct((*batches, *image), np.uint8, sharding=sharding)
 
 
 def _variable_shapes(generator: Generator) -> PyTree:
@@ -204,7 +230,7 @@ def _try_to_compile(compile_nth: Callable[[int], Stats], index: int) -> Stats | 
 
 
 def compile_program(mesh: Mesh, program: Program) -> CompiledStats:
-    """Compiles a program whose arguments are replicated over a mesh.
+    """Compiles a program; arguments without a sharding are replicated over a mesh.
 
     Args:
         mesh: Its devices need not be there.
@@ -238,11 +264,11 @@ def compile_program(mesh: Mesh, program: Program) -> CompiledStats:
 
 
 def replicate_shapes(mesh: Mesh, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Gives every shape among the arguments a sharding that replicates it over a mesh."""
+    """Replicates every shape among the arguments over a mesh, where it has no sharding."""
     sharding = replicated(mesh)
 
     def replicate(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
+        if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.sharding:
             return leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

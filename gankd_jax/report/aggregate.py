@@ -3,6 +3,7 @@
 A model is a kind, a recipe and a width: its runs differ by their seed only.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Iterable
@@ -92,9 +93,10 @@ class ScoreRow:
     precision_means: dict[str, float] = field(default_factory=dict)
 
 
-def score_rows(study: StudyResults) -> list[ScoreRow]:
+@functools.lru_cache(maxsize=1)
+def score_rows(study: StudyResults) -> tuple[ScoreRow, ...]:
     """Returns every score of every model: real images, the teacher, then models by width."""
-    return [row for metric in scored_metrics(study) for row in metric_rows(study, metric)]
+    return tuple(row for metric in scored_metrics(study) for row in _metric_rows(study, metric))
 
 
 def scored_metrics(study: StudyResults) -> list[Metric]:
@@ -195,13 +197,8 @@ def score_ratio(metric: Metric, value: float, teacher_value: float) -> float | N
     return teacher_value / value if metric.better == "lower" else value / teacher_value
 
 
-def metric_rows(study: StudyResults, metric: Metric) -> list[ScoreRow]:
-    """Returns one score of every model: real images, the teacher, then models by width.
-
-    Args:
-        study: The results.
-        metric: What is scored.
-    """
+def _metric_rows(study: StudyResults, metric: Metric) -> list[ScoreRow]:
+    """Returns one score of every model, in the order of `score_rows`."""
     rows = []
     if metric.key in study.real_scores:
         real = SeedStats({0: study.real_scores[metric.key]})
@@ -234,8 +231,8 @@ def _teacher_row(teacher: RunResults, metric: Metric) -> ScoreRow:
 
 def _model_row(study: StudyResults, metric: Metric, kind: str, recipe: str, width: int) -> ScoreRow:
     runs = study.runs_of(kind, recipe, width)
-    stats = _seed_stats(runs, metric)
-    size_ratio, paper_size_ratio = parameter_ratios(study, find_run_of_width(study, width))
+    stats, run_of_width = _seed_stats(runs, metric), find_run_of_width(study, width)
+    size_ratio, paper_size_ratio = parameter_ratios(study, run_of_width)
     teacher = study.teacher.scores.get(metric.key) if study.teacher else None
     model = (kind, recipe, width)
     return ScoreRow(
@@ -243,7 +240,7 @@ def _model_row(study: StudyResults, metric: Metric, kind: str, recipe: str, widt
         *model,
         planned_seeds=sum((r.kind, r.recipe, r.width) == model for r in study.planned_runs),
         stats=stats,
-        run=find_run_of_width(study, width),
+        run=run_of_width,
         size_ratio=size_ratio,
         paper_size_ratio=paper_size_ratio,
         score_ratio=None if teacher is None else score_ratio(metric, stats.mean, teacher),
@@ -481,16 +478,17 @@ def find_baseline(rows: Iterable[ScoreRow], student: ScoreRow) -> ScoreRow | Non
     return next((r for r in rows if (r.kind, r.recipe, r.width, r.metric) == model), None)
 
 
-def speed_up(study: StudyResults, width: int | None) -> float | None:
-    """Returns how many times as fast as the teacher a width is; None where not measured.
+def speed_up(study: StudyResults, width: int | None, precision: str = "float32") -> float | None:
+    """Returns how many times as fast as the float32 teacher a width is; None if not measured.
 
     Args:
         study: The results.
-        width: Of a student or baseline.
+        width: Of the generator.
+        precision: Of its weights.
     """
     teacher = study.latency.get((study.teacher.width, "float32")) if study.teacher else None
-    small = study.latency.get((width or 0, "float32"))
-    return teacher.milliseconds / small.milliseconds if teacher and small else None
+    result = study.latency.get((width or 0, precision))
+    return teacher.milliseconds / result.milliseconds if teacher and result else None
 
 
 def width_advantage(
@@ -653,14 +651,13 @@ def _scores_at(run: RunResults, precision: str) -> dict[str, float]:
     return run.precisions[precision].scores if precision in run.precisions else {}
 
 
-def _cost(study: StudyResults, run: RunResults, precision: str, *, axis: str) -> float | None:
+def _cost(study: StudyResults, run: RunResults, precision: str, *, axis: str) -> int | float | None:
     """Returns a run's cost on an axis; a precision changes its bytes only."""
-    if axis == "bytes":
-        result = run.precisions.get(precision)
-        return float(result.file_bytes if result else run.bytes_float32)
     if precision != "float32":
-        return None
+        return file_size(study, run, precision)[0] if axis == "bytes" else None
+    if axis == "bytes":
+        return run.weight_bytes
     if axis == "parameters":
-        return float(run.parameters)
+        return run.parameters
     latency = study.latency.get((run.width, precision))
     return latency.milliseconds if latency else None

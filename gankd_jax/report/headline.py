@@ -7,9 +7,9 @@ from gankd_jax.metrics.registry import FRECHET_DISTANCE, KID, Metric
 from gankd_jax.report.aggregate import (
     ScoreRow,
     best_recipe,
+    best_students,
     best_tradeoff,
     find_baseline,
-    rank_of,
     ranked_ratio,
     score_rows,
     speed_up,
@@ -43,12 +43,8 @@ def build_headline(study: StudyResults) -> Headline:
     rows = score_rows(study)
     students = student_rows(rows)
     best = best_tradeoff(students, best_recipe(study, rows))
-    width = min((row.width or 0 for row in students), default=0)
-    smallest = max(
-        (row for row in students if row.width == width),
-        key=rank_of,
-        default=None,
-    )
+    by_width = best_students(students)
+    smallest = by_width[min(by_width)] if by_width else None
     lines = [
         _describe_smallest(best, smallest),
         _describe_baselines(rows, (best, smallest)),
@@ -118,7 +114,7 @@ def _describe_smallest(best: ScoreRow | None, smallest: ScoreRow | None) -> str:
     return f"The smallest, {size}, {verb} {describe_kept(smallest)} ({_name_model(smallest)})."
 
 
-def _describe_baselines(rows: list[ScoreRow], students: Iterable[ScoreRow | None]) -> str:
+def _describe_baselines(rows: Iterable[ScoreRow], students: Iterable[ScoreRow | None]) -> str:
     """Says what the baselines of the same widths reach, and who is ahead."""
     pairs = {
         row.width: (row, baseline)

@@ -13,9 +13,9 @@ from gankd_jax.report.formatting import format_number
 from gankd_jax.report.study_results import (
     blame_file,
     list_planned_runs,
-    parse_scores,
     read_failure,
     read_json_object,
+    read_results,
 )
 from gankd_jax.study.plan import Run
 from gankd_jax.utils import file_lock
@@ -29,7 +29,12 @@ SILENT_AFTER_LINES = 5  # times the interval between the last two lines
 MIN_SILENT_SECONDS = 120.0
 FIRST_LINE_SECONDS = 900.0  # before the first line, which comes after compilation
 LOSSES = ("critic_loss", "generator_loss", "pixel_error")
-SCORES = ("inception_score", "fid", "fd_classifier")
+# A run's line shows the first of these that it has; a student of `gankd distill` has the last.
+SCORES = (
+    *("inception_score", "fid", "fd_classifier", "fd_1280", "fd_768", "fd_192", "fd_64"),
+    "pixel_error",
+)
+MAX_SCORES = 2
 # States whose runs share a line where the screen is too small, in this order.
 COLLAPSIBLE_STATES = ("scored", "waiting", "trained", "stopped")
 
@@ -104,10 +109,8 @@ def _run_status(workdir: Path, run: Run, steps: int, *, now: float) -> RunStatus
     folder = workdir / run.name
     if failure := read_failure(folder / "failed.json"):
         return RunStatus(run.name, "failed", text=failure)
-    path = folder / "scores.json"
-    if path.exists():
-        text = _format_scores(parse_scores(read_json_object(path), path))
-        return RunStatus(run.name, "scored", text=text)
+    if (folder / "scores.json").exists():
+        return RunStatus(run.name, "scored", text=_format_scores(read_results(folder).scores))
     if (folder / "checkpoints" / str(steps)).exists():
         return RunStatus(run.name, "trained", text="not scored yet")
     with blame_file(folder / LOG_FILE):
@@ -115,7 +118,8 @@ def _run_status(workdir: Path, run: Run, steps: int, *, now: float) -> RunStatus
 
 
 def _format_scores(scores: dict[str, float]) -> str:
-    return ", ".join(f"{key} {format_number(scores[key])}" for key in SCORES if key in scores)
+    keys = [key for key in SCORES if key in scores][:MAX_SCORES]
+    return ", ".join(f"{key} {format_number(scores[key])}" for key in keys)
 
 
 def _last_interval(log: list[dict[str, Any]]) -> tuple[int, float]:

@@ -208,10 +208,9 @@ def _answer_min_width(context: QuestionContext) -> Answer | None:
 def _describe_size(study: StudyResults, row: ScoreRow) -> str:
     assert row.run
     latency = study.latency.get((row.run.width, "float32"))
-    result = row.run.precisions.get("float32")
     parts = [
         f"{row.run.parameters:,} parameters, {format_ratio(row.size_ratio)}",
-        f"{result.file_bytes if result else row.run.bytes_float32:,} bytes",
+        f"{row.run.weight_bytes:,} bytes",
         *([f"{format_number(latency.milliseconds)} ms an image"] if latency else []),
     ]
     return f"d={row.width} ({row.recipe}: {', '.join(parts)})"

@@ -117,8 +117,14 @@ class RunResults(Run):
         """The last logged step; 0 before the first."""
         return int(self.log[-1]["step"]) if self.log else 0
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the exported float32 weights; before they are measured, of its parameters."""
+        measured = self.precisions.get("float32")
+        return measured.file_bytes if measured else self.bytes_float32
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that rows are cached
 class StudyResults:
     """The results of a study, as far as it has come.
 
@@ -205,7 +211,7 @@ def load_study(workdir: str | Path) -> StudyResults:
     choice = read_json_object(workdir / "teacher.json")
     latency = read_json_object(workdir / "latency.json")
     reference = workdir / "reference"
-    results = _read_results(reference)
+    results = read_results(reference)
     samples = _read_samples(reference)
     return StudyResults(
         config=config,
@@ -277,7 +283,7 @@ def _describe_state(study: StudyResults, planned: Run, run: RunResults | None) -
 def _read_run(folder: Path) -> RunResults:
     info = read_json_object(folder / "run.json")
     failure = read_failure(folder / "failed.json")
-    results = EvaluationResults() if failure else _read_results(folder)
+    results = EvaluationResults() if failure else read_results(folder)
     folded_path = folder / "folded.npz"
     samples = _read_samples(folder)
     with blame_file(folder / "run.json"):
@@ -314,11 +320,17 @@ class EvaluationResults:
     class_shares: tuple[float, ...] = ()
 
 
-def _read_results(folder: Path) -> EvaluationResults:
+def read_results(folder: Path) -> EvaluationResults:
     """Reads the scores of a run or of the real images.
 
     Scores by the FID network (layers.json) count only beside those of scores.json, without which a
     run is not evaluated.
+
+    Args:
+        folder: Of the run, or of the real images.
+
+    Raises:
+        UserError: A file is damaged.
     """
     path, layers_path = folder / "scores.json", folder / "layers.json"
     content = read_json_object(path)

@@ -18,13 +18,13 @@ from gankd_jax.report.aggregate import (
     find_equally_fast_width,
     find_run_of_width,
     list_models,
-    metric_rows,
     narrowest_row,
     parameter_ratios,
     ranked_ratio,
     score_ratio,
     score_rows,
     scored_metrics,
+    speed_up,
     width_advantage,
     width_advantages,
 )
@@ -67,21 +67,26 @@ def format_summary(study: StudyResults) -> str:
     """Returns the summary and the main table for a terminal, at most 100 columns wide."""
     parts = ["\n".join(map(wrap_line, summarize_study(study)))]
     if main_table := build_main_table(study):
-        parts.append(_fit_to_terminal(main_table))
+        parts.append(_fit_to_terminal(main_table, implied=("bytes", "it keeps", "ms")))
     return "\n\n".join(parts) + "\n"
 
 
-def _fit_to_terminal(table: Table) -> str:
-    """Returns the main table as text, without columns that others imply where it is too wide."""
-    for name in ("bytes", "it keeps", "ms", ""):
-        text = format_text_table(table)
-        if max(map(len, text.splitlines())) <= TEXT_WIDTH:
+def _fit_to_terminal(table: Table, implied: Iterable[str] = ()) -> str:
+    """Returns a table as text; where it is too wide, it lacks implied columns, then the last."""
+    for name in implied:
+        if _fits_terminal(table):
             break
         kept_columns = [k for k, heading in enumerate(table.header) if heading != name]
         header = tuple(table.header[k] for k in kept_columns)
         rows = tuple(tuple(row[k] for k in kept_columns) for row in table.rows)
         table = dataclasses.replace(table, header=header, rows=rows)
-    return text
+    while table.terminal_columns > 1 and not _fits_terminal(table):
+        table = dataclasses.replace(table, terminal_columns=table.terminal_columns - 1)
+    return format_text_table(table)
+
+
+def _fits_terminal(table: Table) -> bool:
+    return max(map(len, format_text_table(table).splitlines())) <= TEXT_WIDTH
 
 
 def format_all_tables(study: StudyResults) -> str:
@@ -89,7 +94,7 @@ def format_all_tables(study: StudyResults) -> str:
     metrics = scored_metrics(study)
     main_metrics = [metric for metric in metrics if metric.main] or metrics
     parts = [format_summary(study).rstrip()]
-    parts += map(format_text_table, all_tables(study, main_metrics))
+    parts += map(_fit_to_terminal, all_tables(study, main_metrics))
     if further := [metric.key for metric in metrics if metric not in main_metrics]:
         parts.append(wrap_line(f"Further scores, in table.md: {', '.join(further)}"))
     if unscored := describe_unscored_runs(study):
@@ -103,7 +108,6 @@ def format_report_markdown(study: StudyResults) -> str:
     """Returns the report as Markdown."""
     parts = [f"# {study.config['name']}", *summarize_study(study)]
     tables = all_tables(study, scored_metrics(study))
-    tables += filter(None, (build_min_width_table(study), build_width_advantage_table(study)))
     for table in [*filter(None, [build_main_table(study)]), *tables]:
         parts += [f"## {table.title}", table.note, format_markdown_table(table)]
     if unscored := describe_unscored_runs(study):
@@ -157,14 +161,19 @@ def _csv_fields(study: StudyResults, row: ScoreRow) -> dict[str, object]:
 
 
 def all_tables(study: StudyResults, metrics: Iterable[Metric]) -> list[Table]:
-    """Returns the tables of sizes, of some metrics, and of the teachers that were tried.
+    """Returns the tables of sizes, of some metrics, of the teachers tried, and of the limits.
 
     Args:
         study: The results.
         metrics: Those whose scores are shown.
     """
-    scores = [build_score_table(study, metric) for metric in metrics]
-    return [*build_size_tables(study), *scores, *build_teacher_tables(study)]
+    limits = (build_min_width_table(study), build_width_advantage_table(study))
+    return [
+        *build_size_tables(study),
+        *(build_score_table(study, metric) for metric in metrics),
+        *build_teacher_tables(study),
+        *filter(None, limits),
+    ]
 
 
 def build_main_table(study: StudyResults) -> Table | None:
@@ -216,7 +225,7 @@ def _main_note(study: StudyResults, metric: Metric) -> str:
 
 
 def _main_teacher_row(
-    study: StudyResults, rows: list[ScoreRow], metric: Metric, comparable: bool
+    study: StudyResults, rows: Iterable[ScoreRow], metric: Metric, comparable: bool
 ) -> list[Cell]:
     """Returns the first cells of the teacher's row."""
     assert study.teacher
@@ -227,9 +236,8 @@ def _main_teacher_row(
 
 
 def _main_size_cells(study: StudyResults, run: RunResults | None, width: int) -> list[Cell]:
-    parameters = run.parameters if run else 0
+    parameters, size = (run.parameters, run.weight_bytes) if run else (0, 0)
     ratio, _ = parameter_ratios(study, run)
-    size = file_size(study, run, "float32")[0] or (run.bytes_float32 if run else 0)
     cells = [
         count_cell(width),
         count_cell(parameters),
@@ -390,15 +398,14 @@ def build_latency_tables(study: StudyResults) -> list[Table]:
 def _latency_row(study: StudyResults, width: int, precision: str) -> tuple[Cell, ...]:
     result = study.latency[width, precision]
     wider = find_equally_fast_width(study, width, precision)
-    teacher_width = study.teacher.width if study.teacher else None
-    teacher = None if teacher_width is None else study.latency.get((teacher_width, "float32"))
+    is_teacher = study.teacher is not None and width == study.teacher.width
     return (
         count_cell(width),
-        Cell("teacher" if width == teacher_width else "small"),
+        Cell("teacher" if is_teacher else "small"),
         Cell(precision),
         count_cell(result.file_bytes),
         *map(number_cell, (result.milliseconds, result.images_per_second, result.peak_mib)),
-        number_cell(teacher.milliseconds / result.milliseconds if teacher else None),
+        number_cell(speed_up(study, width, precision)),
         Cell("" if wider is None else f"d={wider}"),
     )
 
@@ -410,7 +417,7 @@ def build_score_table(study: StudyResults, metric: Metric) -> Table:
         study: The results.
         metric: What is scored.
     """
-    rows = metric_rows(study, metric)
+    rows = [row for row in score_rows(study) if row.metric == metric]
     with_paper = paper_results.has_paper_metric(study.dataset, metric)
     header = ["d", "model", "seeds", "score"]
     header += [] if metric.students_only else ["kept", "to baseline", "verdict"]
@@ -534,20 +541,20 @@ def _limit_rows(study: StudyResults) -> list[ScoreRow]:
 
 
 def _describe_limit(students: list[ScoreRow]) -> str:
-    parts: list[str] = []
+    levels: dict[str, float] = {}  # by model: the largest part that it is the narrowest to keep
     for level in LEVELS:
-        row = narrowest_row(students, level)
-        if row and not any(_describe_model(row) in part for part in parts):
-            level_text = f"students keep {format_percent(level)} of the teacher's score"
-            parts.append(f"{level_text} down to {_describe_model(row)}")
+        if row := narrowest_row(students, level):
+            levels.setdefault(_describe_model(row), level)
+    parts = [
+        f"students keep {format_percent(level)} of the teacher's score down to {model}"
+        for model, level in levels.items()
+    ]
     if not parts:
         parts.append(f"no student keeps {format_percent(LEVELS[-1])} of the teacher's score")
-    narrowest = min(row.width or 0 for row in students)
-    last = max(
-        (row for row in students if row.width == narrowest), key=lambda row: row.score_ratio or 0
-    )
-    ratio = format_percent(last.score_ratio)
-    return f"{'; '.join(parts)}. The smallest, {_describe_model(last)}, keeps {ratio}."
+    by_width = best_students(students)
+    smallest = by_width[min(by_width)]
+    ratio = format_percent(smallest.score_ratio)
+    return f"{'; '.join(parts)}. The smallest, {_describe_model(smallest)}, keeps {ratio}."
 
 
 def _describe_model(row: ScoreRow) -> str:

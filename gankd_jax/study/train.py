@@ -121,14 +121,13 @@ def _train_group(context: StudyContext, group: list[Run], teacher: Run | None) -
             run_specs=run_specs,
             teacher=_build_teacher(context, teacher) if teacher else None,
             images=images,
-            on_device=_fits_on_device(config.data.placement, images),
+            on_device=fits_on_device(config.data.placement, images.nbytes),
             mesh=sharding.make_mesh(config.training.devices),
             precision=precision,
-            # On a CPU the host is the device, and a second copy of the states outgrows its caches.
-            dispatches_ahead=jax.default_backend() != "cpu",
+            dispatches_ahead=dispatches_ahead(),
         ),
         context.workdir,
-        _intervals(config),
+        loop_intervals(config),
         load_teacher=functools.partial(_load_teacher, context) if teacher else None,
         load_warm_start=functools.partial(_load_warm_start, context),
         make_grid=functools.partial(_make_grid, context, teacher is not None),
@@ -183,13 +182,28 @@ def _open_logger(context: StudyContext, name: str) -> RunLogger:
     return RunLogger(context.workdir / name, settings)
 
 
-def _intervals(config: ml_collections.ConfigDict) -> loop.LoopIntervals:
+def dispatches_ahead() -> bool:
+    """Returns whether a call is dispatched here before the metrics of the last one are fetched.
+
+    On a CPU the host is the device, and a second copy of the states outgrows its caches.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def loop_intervals(config: ml_collections.ConfigDict) -> loop.LoopIntervals:
+    """Returns the intervals that `config.training` sets."""
     names = [field.name for field in dataclasses.fields(loop.LoopIntervals)]
     return loop.LoopIntervals(**{name: config.training[name] for name in names})
 
 
-def _fits_on_device(placement: str, images: UInt8[np.ndarray, "n s s c"]) -> bool:
-    return placement == "device" or (placement == "auto" and images.nbytes <= MAX_DEVICE_BYTES)
+def fits_on_device(placement: str, image_bytes: int) -> bool:
+    """Returns whether the training images are put on the device, and not sent batch by batch.
+
+    Args:
+        placement: One of `PLACEMENTS`.
+        image_bytes: Of all training images, as uint8.
+    """
+    return placement == "device" or (placement == "auto" and image_bytes <= MAX_DEVICE_BYTES)
 
 
 def _make_grid(

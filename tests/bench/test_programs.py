@@ -7,14 +7,18 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
-from gankd_jax.bench import programs
+from gankd_jax.bench import compile_report, programs
+from gankd_jax.bench.chips import CHIPS
+from gankd_jax.bench.gpu import gpu_report
 from gankd_jax.models import conv
 from gankd_jax.models.cost import generator_cost
 from gankd_jax.models.dcgan import DCGANCritic, DCGANGenerator
-from gankd_jax.study import networks, plan
+from gankd_jax.study import networks, plan, train
+from gankd_jax.utils.sharding import batch_sharding, mesh_of_devices
 
 PLATFORMS = ("cuda", "tpu")
 CONFIGS = ("digits", "mnist", "cifar10", "celeb_a")
@@ -53,6 +57,67 @@ def test_program_has_the_critic_that_only_its_last_run_compares_features_in():
     kernel = features["students"]["critic"]["params"]["layer0"]["kernel"]
     assert kernel.shape == (4, 4, teacher.channels, teacher.width)
     assert features["teachers"] is features["baselines"] is None
+
+
+def test_calls_of_a_gpu_or_tpu_are_dispatched_ahead_and_as_long_as_the_intervals_allow():
+    """The shortest interval of the tiny study is 10 steps; its config has calls of 5."""
+    config = tiny.config(study__students=("mse",), study__baselines=())
+    devices = jax.devices()[:1]
+    tpu_slice = compile_report.TpuSlice("tpu:v5e:1x1", CHIPS["v5e"], devices)
+    listed = {
+        "cpu": programs.training_programs(config),
+        "tpu": (program for program, _ in compile_report._list_programs(config, tpu_slice)),
+        "gpu": gpu_report._list_programs(config, mesh_of_devices(devices)),
+    }
+    for platform, listed_programs in listed.items():
+        program = next(iter(listed_programs))  # of the teacher
+        (states, *_), _ = program.function.trace(*program.arguments).args_info
+        assert {leaf.donated for leaf in jax.tree.leaves(states)} == {platform == "cpu"}
+        batches = program.arguments[3]
+        assert (program.steps, batches.shape[0]) == ((5, 5) if platform == "cpu" else (10, 10))
+
+
+def test_memory_is_that_of_calls_that_are_dispatched_ahead_except_on_a_cpu(monkeypatch):
+    calls = []
+
+    def list_no_program(config, mesh, *, dispatches_ahead):
+        calls.append(dispatches_ahead)
+        return iter(())
+
+    monkeypatch.setattr(programs, "training_programs", list_no_program)
+    compile_report.describe_memory(tiny.config())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    compile_report.describe_memory(tiny.config())
+    assert calls == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("placement", "limit", "on_device"),
+    [
+        ("device", 0, True),
+        ("host", 2**40, False),
+        ("auto", 1438 * 16 * 16, True),  # digits has 1,438 training images
+        ("auto", 1438 * 16 * 16 - 1, False),
+    ],
+)
+def test_data_set_is_an_argument_where_it_is_on_the_device(
+    placement, limit, on_device, monkeypatch
+):
+    monkeypatch.setattr(train, "MAX_DEVICE_BYTES", limit)
+    mesh = mesh_of_devices(jax.devices()[:1])
+    program = next(programs.training_programs(tiny.config(data__placement=placement), mesh))
+    images, batches = program.arguments[2:]
+    recipe = tiny.config().recipes.teacher
+    indices = (5, 1, recipe.critic_steps, recipe.batch_size)
+    if on_device:
+        assert (images.size, program.images) == (1438 * 16 * 16, 1438 * 16 * 16)
+        assert (batches.shape, batches.dtype) == (indices, np.int32)
+    else:
+        assert (images, program.images) == (None, 0)
+        assert (batches.shape, batches.dtype) == ((*indices, 16, 16, 1), np.uint8)
+    # The devices share each batch, as in training.
+    *_, shared = programs.replicate_shapes(mesh, program.arguments)
+    assert shared.sharding == batch_sharding(mesh, 3)
 
 
 HLO = """\

@@ -116,6 +116,16 @@ def test_teacher_weights_are_those_of_int8():
     )
 
 
+def test_a_student_has_its_size_below_its_name(folder):
+    [first, *_] = build_browser_demo(load_study(folder)).data["students"]
+    assert first["size"] == "6,400 parameters, 16:1"
+    info = json.loads((folder / "teacher-d32-s0" / "run.json").read_text())
+    info["parameters"] = 0  # of a function, which nobody can count
+    (folder / "teacher-d32-s0" / "run.json").write_text(json.dumps(info))
+    [first, *_] = build_browser_demo(load_study(folder)).data["students"]
+    assert first["size"] == "6,400 parameters"
+
+
 def test_teacher_runs_in_the_page_if_its_weights_are_there_and_fit(folder, monkeypatch):
     demo = build_browser_demo(load_study(folder))
     assert len(demo.data["teacherLayers"]) == 3

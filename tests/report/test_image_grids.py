@@ -17,6 +17,7 @@ from gankd_jax.report.page.image_grids import (
     build_nearest_table,
     build_sharpness_grid,
     draw_sample_grid,
+    list_lead_models,
 )
 from gankd_jax.report.study_results import load_study
 from gankd_jax.utils import atomic_io
@@ -105,7 +106,8 @@ def test_sample_grid_is_absent_before_there_are_samples(folder):
 
 def test_lead_grid_begins_with_the_best_student_and_the_baseline_of_its_width(tmp_path):
     study = load_study(fake_study.write_study(tmp_path, seeds=(0,)))
-    [grid] = build_lead_grids(study, GridOptions())
+    models = list_lead_models(study)
+    [grid] = build_lead_grids(study, models, GridOptions())
     assert [strip.label for strip in grid] == [
         *("real images", "teacher", "joint student d=8", "baseline d=8"),
         *("joint student d=4", "baseline d=4", "joint student d=2", "baseline d=2"),
@@ -113,10 +115,11 @@ def test_lead_grid_begins_with_the_best_student_and_the_baseline_of_its_width(tm
     # 100 d^2 parameters; the teacher has d=32.
     assert grid[2].caption == "6,400 parameters, 16:1, 26 kB"
     assert grid[1].caption == "102,400 parameters, 410 kB"
-    labels = [strip.label for strip in build_headline_strips(study)]
+    labels = [strip.label for strip in build_headline_strips(study, models)]
     assert labels == ["teacher", "joint student d=8", "baseline d=8", "joint student d=2"]
-    assert len(build_all_grids(study, GridOptions())[0]) == 2 + 3 * 3
+    assert len(build_all_grids(study, models, GridOptions())[0]) == 2 + 3 * 3
 
 
 def test_every_model_has_no_grid_of_its_own_if_the_lead_grid_has_them_all(folder):
-    assert build_all_grids(load_study(folder), GridOptions()) == ()
+    study = load_study(folder)
+    assert build_all_grids(study, list_lead_models(study), GridOptions()) == ()

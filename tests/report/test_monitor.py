@@ -158,6 +158,7 @@ DAMAGED = {
     "config.json": ("{", "[]", "{}"),
     f"{RUN}/failed.json": ("{", "[]", "{}", '{"step": 5}'),
     f"{RUN}/scores.json": ("{", '{"scores": []}', '{"scores": {"fid": "low"}}'),
+    "teacher-d32-s0/layers.json": ("{", '{"scores": {"fid": "low"}}'),
 }
 
 
@@ -179,6 +180,27 @@ def test_damaged_log_of_an_unfinished_run_is_named(folder, line):
 def test_nan_score_is_a_dash(folder):
     (folder / RUN / "scores.json").write_text('{"scores": {"inception_score": 2, "fid": null}}')
     assert status_of(folder, RUN) == RunStatus(RUN, "scored", text="inception_score 2.00, fid -")
+
+
+@pytest.mark.parametrize(
+    ("scores", "layers", "text"),
+    [
+        ({"sharpness": 9, "pixel_error": 0.25}, {"fd_64": 3, "fid": 4}, "fid 4.00, fd_64 3.00"),
+        ({"pixel_error": 0.25}, {"fd_192": 5}, "fd_192 5.00, pixel_error 0.250"),
+        ({"pixel_error_seen": 0.5, "pixel_error": 0.25}, None, "pixel_error 0.250"),
+        (
+            {"fd_classifier": 6, "inception_score": 2},
+            {"kid": 1},
+            "inception_score 2.00, fd_classifier 6.00",
+        ),
+    ],
+    ids=["no labels", "distilled, with layers", "distilled", "labels"],
+)
+def test_the_first_two_scores_of_both_files_are_shown(folder, scores, layers, text):
+    (folder / RUN / "scores.json").write_text(json.dumps({"scores": scores}))
+    if layers:
+        (folder / RUN / "layers.json").write_text(json.dumps({"scores": layers}))
+    assert status_of(folder, RUN) == RunStatus(RUN, "scored", text=text)
 
 
 def test_folder_without_a_study_is_rejected(tmp_path):

@@ -16,11 +16,12 @@ from PIL import Image
 
 from gankd_jax.report.page import MAX_PAGE_BYTES, render_page, write_report
 from gankd_jax.report.page.image_grids import encode_data_url
-from gankd_jax.report.page.method import PAPER_URL, describe_numbers, explain_better_than_real
+from gankd_jax.report.page.method import describe_numbers, explain_better_than_real
 from gankd_jax.report.page.plots import INK, SERIES_COLORS
 from gankd_jax.report.study_results import load_study
 
 VOID = {"meta", "img", "br"}
+PAPER_URL = "https://arxiv.org/abs/1902.00159"
 
 
 class Page(HTMLParser):
@@ -137,6 +138,7 @@ def test_page_says_where_it_comes_from(path, page):
     assert page.find_all("time") == [{"datetime": day}]
     assert f"gankd-jax {importlib.metadata.version('gankd-jax')}" in page.text
     assert [link["href"] for link in page.find_all("a")][-1] == PAPER_URL
+    assert "gankd report --workdir=..." in page.texts_of("code")
 
 
 def test_page_has_the_answers_and_says_how_each_number_was_made(path, page):
@@ -291,6 +293,15 @@ def test_page_with_many_large_images_stays_below_its_limit(tmp_path, monkeypatch
     html = render_page(load_study(workdir))
     assert len(html.encode()) <= MAX_PAGE_BYTES
     assert "compressed with a small loss" in html
+
+
+def test_page_beyond_its_limit_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
+    study = load_study(fake_study.write_study_without_teacher(tmp_path))
+    render_page(study)
+    assert caplog.messages == []
+    monkeypatch.setattr("gankd_jax.report.page.MAX_PAGE_BYTES", 1000)
+    size = f"{len(render_page(study).encode()) / 1e3:,.0f} kB"
+    assert caplog.messages == [f"the page has {size}, more than 1 kB, even with the fewest images"]
 
 
 def draw_noise(positions: np.ndarray, size: int, channels: int, blur: int) -> np.ndarray:

@@ -1,12 +1,19 @@
 """A work directory read by the report, finished, unfinished or damaged."""
 
+import json
 import math
 
 import fake_study
 import pytest
 
+from gankd_jax.metrics.registry import get_metric
+from gankd_jax.report.aggregate import score_series
+from gankd_jax.report.page.image_grids import describe_size
 from gankd_jax.report.study_results import describe_unscored_runs, load_study
+from gankd_jax.report.tables import build_main_table
 from gankd_jax.utils.errors import UserError
+
+INCEPTION_SCORE = get_metric("inception_score")
 
 
 def test_finished_study_is_read_completely(tmp_path):
@@ -33,6 +40,28 @@ def test_runs_without_scores_are_described(unfinished_study):
         "student-mse-d4-s1: at step 300 of 1,000",
         "baseline d=4 seed 1: not started",
     ]
+
+
+def test_bytes_of_weights_are_those_of_an_exported_file_once_it_is_measured(tmp_path):
+    fake_study.write_study(tmp_path, seeds=(0,), widths=(2,), students=("mse",))
+    path = tmp_path / "student-mse-d2-s0" / "scores.json"
+    content = json.loads(path.read_text())
+    content["precisions"]["float32"]["bytes"] = 1234
+    path.write_text(json.dumps(content))
+    study = load_study(tmp_path)
+    [student] = study.runs_of("student", "mse", 2)
+    assert student.weight_bytes == 1234
+    [series] = [s for s in score_series(study, INCEPTION_SCORE, "bytes") if is_student(s)]
+    assert [point.x for point in series.points] == [1234]
+    assert [row[3].value for row in build_main_table(study).rows] == [4 * 100 * 32**2, 1234]
+    assert describe_size(study, student) == "400 parameters, 256:1, 1 kB"
+    fake_study.drop_precisions(tmp_path)
+    [student] = load_study(tmp_path).runs_of("student", "mse", 2)
+    assert student.weight_bytes == 4 * 400
+
+
+def is_student(series):
+    return (series.kind, series.precision) == ("student", "float32")
 
 
 def test_failed_run_has_no_scores(unfinished_study):

@@ -3,14 +3,16 @@
 import csv
 import io
 import json
+import re
 
 import fake_study
 import pytest
 
-from gankd_jax.report.aggregate import score_rows
+from gankd_jax.report.aggregate import score_rows, scored_metrics
 from gankd_jax.report.formatting import TEXT_WIDTH
 from gankd_jax.report.study_results import StudyResults, load_study
 from gankd_jax.report.tables import (
+    all_tables,
     build_latency_tables,
     build_main_table,
     build_min_width_table,
@@ -82,6 +84,19 @@ def test_a_terminal_shows_the_summary_and_one_table(study):
     assert len(table.splitlines()) == 3 + 4  # heading and rule; the teacher and three widths
     assert "Sizes" not in text
     assert format_all_tables(study).startswith(text.rstrip())
+
+
+def test_limits_are_after_the_scores_in_all_tables(study):
+    """On a terminal, in table.md and so on the page, which has the same list of tables."""
+    metrics = scored_metrics(study)
+    titles = [table.title for table in all_tables(study, metrics)]
+    sizes, scores = ["Sizes", "By bytes on disk"], [metric.title for metric in metrics]
+    assert titles == [*sizes, *scores, "Smallest width", "Width advantage"]
+    text, markdown = format_all_tables(study), format_report_markdown(study)
+    positions = [text.index(f"\n\n{title}\n") for title in titles]
+    assert positions == sorted(positions)
+    headings = re.findall(r"^## (.*)", markdown, re.MULTILINE)
+    assert headings == ["Result by width", *titles, "How to read it"]
 
 
 def test_baseline_with_the_better_score_is_ahead(study):
@@ -196,6 +211,18 @@ def test_text_fits_a_terminal(study, unfinished_study, tmp_path):
         assert max(map(len, format_all_tables(results).splitlines())) <= TEXT_WIDTH
 
 
+def test_many_widths_fit_a_terminal_and_are_all_in_table_md(tmp_path, monkeypatch):
+    widths = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+    for width in widths[3:]:
+        for scores in (fake_study.STUDENT, fake_study.BASELINE):
+            monkeypatch.setitem(scores, width, scores[8])
+    study = load_study(fake_study.write_study(tmp_path, seeds=(0,), widths=widths))
+    text = format_all_tables(study)
+    assert max(map(len, text.splitlines())) <= TEXT_WIDTH
+    assert "d=2" in text.split("Width advantage")[1]
+    assert "| d=128 |" in format_report_markdown(study).split("## Width advantage")[1]
+
+
 def test_latency_table_has_each_width_and_precision(timed_study):
     [table] = build_latency_tables(timed_study)
     texts = [[cell.text for cell in row] for row in table.rows]
@@ -255,8 +282,9 @@ def test_min_widths_of_the_papers_students(one_seed_study):
 def test_min_widths_as_sentences(one_seed_study):
     score, distance = describe_min_widths(one_seed_study)
     assert score == (
-        "Inception Score: 75% of the teacher's is kept down to d=4 (64:1, joint); 50% of the "
-        "teacher's is kept down to d=2 (256:1, joint). The smallest, d=2 (256:1, joint), keeps 63%."
+        "Inception Score: students keep 75% of the teacher's score down to d=4 (64:1, joint);"
+        " students keep 50% of the teacher's score down to d=2 (256:1, joint). The smallest,"
+        " d=2 (256:1, joint), keeps 63%."
     )
     assert "no student keeps 50% of the teacher's" in distance
 

@@ -143,7 +143,7 @@ def compile_for_gpu(mesh: Mesh, function: jax.stages.Wrapped, *arguments: Any) -
 
 
 def _list_programs(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[Program]:
-    yield from programs.training_programs(config, mesh)
+    yield from programs.training_programs(config, mesh, dispatches_ahead=True)
     yield from programs.evaluation_programs(config)
 
 

@@ -1,6 +1,7 @@
 """Writes a study's report: tables, images, and report.html, one file that needs no network."""
 
 import json
+import logging
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -10,15 +11,17 @@ import jinja2
 
 from gankd_jax.metrics.registry import Metric
 from gankd_jax.report.aggregate import scored_metrics
-from gankd_jax.report.formatting import Cell, Table, count_cell, number_cell
+from gankd_jax.report.formatting import Cell, Table, count_cell, format_bytes, number_cell
 from gankd_jax.report.headline import build_headline
 from gankd_jax.report.page.browser_demo import build_browser_demo
 from gankd_jax.report.page.image_grids import (
     GridOptions,
+    ShownModel,
     build_headline_strips,
     build_image_sections,
     draw_sample_grid,
     encode_data_url,
+    list_lead_models,
 )
 from gankd_jax.report.page.method import (
     describe_numbers,
@@ -36,15 +39,15 @@ from gankd_jax.report.study_results import (
 from gankd_jax.report.tables import (
     all_tables,
     build_main_table,
-    build_min_width_table,
     build_score_table,
-    build_width_advantage_table,
     describe_min_widths,
     format_report_csv,
     format_report_markdown,
     table_notes,
 )
 from gankd_jax.utils.atomic_io import write_bytes
+
+logger = logging.getLogger(__name__)
 
 MAX_PAGE_BYTES = 3_000_000
 # Best first. The page has the first that keeps it below its maximal size.
@@ -86,14 +89,19 @@ def write_report(workdir: Path) -> Path:
 
 
 def render_page(study: StudyResults) -> str:
-    """Returns the page, with as many images as its maximal size allows."""
+    """Returns the page, with as many images as its maximal size allows; warns if none fit."""
     template = _load_template()
-    content = _collect_content(study)
+    lead_models = list_lead_models(study)
+    content = _collect_content(study, lead_models)
     for options in GRID_OPTIONS:
-        image_sections = build_image_sections(study, options)
+        image_sections = build_image_sections(study, lead_models, options)
         page = template.render(content, image_sections=image_sections)
-        if len(page.encode()) <= MAX_PAGE_BYTES:
+        size = len(page.encode())
+        if size <= MAX_PAGE_BYTES:
             break
+    else:
+        sizes = format_bytes(size), format_bytes(MAX_PAGE_BYTES)
+        logger.warning("the page has %s, more than %s, even with the fewest images", *sizes)
     return page
 
 
@@ -115,21 +123,19 @@ def find_numeric_columns(table: Table) -> list[bool]:
     return [any(row[k].value is not None for row in table.rows) for k in range(len(table.header))]
 
 
-def _collect_content(study: StudyResults) -> dict[str, Any]:
+def _collect_content(study: StudyResults, lead_models: list[ShownModel]) -> dict[str, Any]:
     """Returns the variables of page.html.jinja, except for the images of samples."""
     metrics = scored_metrics(study)
-    score_tables = all_tables(study, [metric for metric in metrics if metric.main])
-    limit_tables = (build_min_width_table(study), build_width_advantage_table(study))
     return {
         "name": study.config["name"],
         "style": _read_asset("style.css"),
         "script": "\n".join(map(_read_asset, SCRIPTS)),
         "headline": build_headline(study),
-        "headline_strips": build_headline_strips(study),
+        "headline_strips": build_headline_strips(study, lead_models),
         "unscored_runs": describe_unscored_runs(study),
         "demo": build_browser_demo(study),
         "main_table": build_main_table(study),
-        "score_tables": [*score_tables, *filter(None, limit_tables)],
+        "score_tables": all_tables(study, [metric for metric in metrics if metric.main]),
         "further_score_tables": [build_score_table(study, m) for m in metrics if not m.main],
         "table_notes": table_notes(study),
         "min_width_lines": describe_min_widths(study),

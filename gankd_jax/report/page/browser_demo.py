@@ -14,6 +14,7 @@ from gankd_jax.report.aggregate import (
     best_recipe,
     best_students,
     best_tradeoff,
+    parameter_ratios,
     ranked_ratio,
     score_rows,
 )
@@ -210,8 +211,7 @@ def _pack_demo(
 
 
 def _describe_size(study: StudyResults, run: RunResults) -> str:
-    teacher = study.teacher
-    ratio = teacher.parameters / run.parameters if teacher and teacher.parameters else None
+    ratio, _ = parameter_ratios(study, run)
     size = f"{run.parameters:,} parameters"
     return f"{size}, {format_ratio(ratio)}" if ratio else size
 

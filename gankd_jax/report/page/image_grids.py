@@ -12,7 +12,6 @@ from PIL import Image
 from gankd_jax.metrics.sharpness import variance_of_laplacian
 from gankd_jax.report.aggregate import (
     best_students,
-    file_size,
     find_baseline,
     find_run_of_width,
     list_models,
@@ -220,18 +219,18 @@ def describe_size(study: StudyResults, run: RunResults | None) -> str:
     if run is None or not run.parameters:
         return ""
     ratio, _ = parameter_ratios(study, run)
-    size = file_size(study, run, "float32")[0] or run.bytes_float32
     ratio_text = "" if ratio is None or run is study.teacher else f", {format_ratio(ratio)}"
-    return f"{run.parameters:,} parameters{ratio_text}, {format_bytes(size)}"
+    return f"{run.parameters:,} parameters{ratio_text}, {format_bytes(run.weight_bytes)}"
 
 
 def build_image_sections(
-    study: StudyResults, options: GridOptions
+    study: StudyResults, lead_models: list[ShownModel], options: GridOptions
 ) -> dict[str, ImageSection | None]:
     """Returns the sections of images; None for those without images yet.
 
     Args:
         study: The results of a study.
+        lead_models: As `list_lead_models` returns them.
         options: How many images to show, and their format.
     """
 
@@ -244,53 +243,64 @@ def build_image_sections(
     sharpness = build_sharpness_grid(study, options)
     return {
         "samples": section(
-            SAMPLES_NOTE, build_lead_grids(study, options), build_all_grids(study, options)
+            SAMPLES_NOTE,
+            build_lead_grids(study, lead_models, options),
+            build_all_grids(study, lead_models, options),
         ),
-        "interpolations": section(INTERPOLATION_NOTE, build_interpolation_grids(study, options)),
+        "interpolations": section(
+            INTERPOLATION_NOTE, build_interpolation_grids(study, lead_models, options)
+        ),
         "nearest": _build_nearest_section(study, options),
         "sharpness": section(SHARPNESS_NOTE, [sharpness] if sharpness else []),
     }
 
 
-def build_headline_strips(study: StudyResults) -> list[ImageStrip]:
+def build_headline_strips(study: StudyResults, lead_models: list[ShownModel]) -> list[ImageStrip]:
     """Returns the picture of the headline: teacher, best student, its baseline, the smallest.
 
     Args:
         study: The results of a study.
+        lead_models: As `list_lead_models` returns them.
     """
-    headline, models = build_headline(study), list_lead_models(study)
+    headline = build_headline(study)
     best, smallest = headline.best, headline.smallest
     if best is None or smallest is None:
         return []
     shown = [
         model
-        for model in models
+        for model in lead_models
         if model.width == best.width or (model.kind, model.width) == ("student", smallest.width)
     ]
     strips = _build_sample_grid(study, shown, slice(0, HEADLINE_COLUMNS))
     return [strip for strip in strips if strip.images is not None and strip.label != REAL_LABEL]
 
 
-def build_lead_grids(study: StudyResults, options: GridOptions) -> list[list[ImageStrip]]:
+def build_lead_grids(
+    study: StudyResults, lead_models: list[ShownModel], options: GridOptions
+) -> list[list[ImageStrip]]:
     """Returns one grid of at most `MAX_ROWS` rows: real images, the teacher, the lead models.
 
     Args:
         study: The results of a study.
+        lead_models: As `list_lead_models` returns them.
         options: How many images to show, and their format.
     """
-    grid = _build_sample_grid(study, list_lead_models(study), slice(0, options.columns))
+    grid = _build_sample_grid(study, lead_models, slice(0, options.columns))
     return [grid] if any(strip.images is not None for strip in grid) else []
 
 
-def build_all_grids(study: StudyResults, options: GridOptions) -> tuple[list[ImageStrip], ...]:
+def build_all_grids(
+    study: StudyResults, lead_models: list[ShownModel], options: GridOptions
+) -> tuple[list[ImageStrip], ...]:
     """Returns grids of every model on the same latents; none if the lead grid has them all.
 
     Args:
         study: The results of a study.
+        lead_models: As `list_lead_models` returns them.
         options: How many images to show, and their format.
     """
     models = list_shown_models(study, ("student", "baseline"))
-    if len(models) <= len(list_lead_models(study)):
+    if len(models) <= len(lead_models):
         return ()
     columns = [slice(k * options.columns, (k + 1) * options.columns) for k in range(options.grids)]
     grids = [_build_sample_grid(study, models, part) for part in columns]
@@ -328,16 +338,19 @@ def _select_columns(
     return None if images is None or not len(images[columns]) else images[columns]
 
 
-def build_interpolation_grids(study: StudyResults, options: GridOptions) -> list[list[ImageStrip]]:
+def build_interpolation_grids(
+    study: StudyResults, lead_models: list[ShownModel], options: GridOptions
+) -> list[list[ImageStrip]]:
     """Returns a grid for each path between latents: the teacher above students of each width.
 
     Args:
         study: The results of a study.
+        lead_models: As `list_lead_models` returns them.
         options: How many images to show, and their format.
     """
     if study.teacher is None or study.teacher.interpolation is None:
         return []
-    models = [model for model in list_lead_models(study) if model.run and model.kind == "student"]
+    models = [model for model in lead_models if model.run and model.kind == "student"]
     paths = study.teacher.interpolation[: options.grids]
     length = paths.shape[1]
     steps = np.linspace(0, length - 1, min(length, options.columns)).round().astype(int)
@@ -489,7 +502,7 @@ def _join_images(images: ImageArray, line_value: int) -> UInt8[np.ndarray, "h _ 
 
 def draw_sample_grid(study: StudyResults) -> bytes | None:
     """Returns a PNG with a row of samples for each model; None if there are no samples yet."""
-    grids = build_lead_grids(study, GridOptions())
+    grids = build_lead_grids(study, list_lead_models(study), GridOptions())
     strips = [strip for grid in grids for strip in grid if strip.images is not None]
     if not strips:
         return None

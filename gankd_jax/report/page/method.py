@@ -8,39 +8,27 @@ from gankd_jax.report.aggregate import CONFIDENCE, scored_metrics
 from gankd_jax.report.formatting import format_number
 from gankd_jax.report.study_results import StudyResults
 
-PAPER_URL = "https://arxiv.org/abs/1902.00159"
-
 
 @dataclass(frozen=True)
 class Source:
     """Where a page comes from.
 
     Attributes:
-        paper_url: The paper whose method the study uses.
         date: The day of the newest result.
         version: The version of the package that computed the scores.
         command: The command that trains the study.
-        page_command: The command that writes the page from its results.
     """
 
-    paper_url: str
     date: str
     version: str
     command: str
-    page_command: str
 
 
 def describe_source(study: StudyResults) -> Source:
     """Returns where the page of a study comes from."""
     versions = {run.provenance.get("versions", {}).get("gankd-jax") for run in study.runs}
     scored = ", ".join(sorted(version for version in versions if version))
-    return Source(
-        PAPER_URL,
-        study.date,
-        scored or importlib.metadata.version("gankd-jax"),
-        study.command,
-        "gankd report --workdir=...",
-    )
+    return Source(study.date, scored or importlib.metadata.version("gankd-jax"), study.command)
 
 
 def describe_numbers(study: StudyResults) -> list[tuple[str, str]]:
