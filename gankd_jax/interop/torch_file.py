@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import re
@@ -113,6 +114,7 @@ def _read_zip(file: io.BufferedIOBase) -> Any:
         if byteorder in names and archive.read(byteorder) != b"little":
             raise ValueError("it was written on a big-endian machine")
 
+        @functools.cache  # tensors share storages: a flat buffer of parameters is read once
         def read_storage(dtype: np.dtype, key: str, length: int) -> np.ndarray:
             return _decode_values(archive.read(f"{root}data/{key}"), dtype, length)
 

@@ -256,6 +256,20 @@ def test_memo_index_that_would_fill_the_memory_is_rejected(tmp_path: Path) -> No
         read_torch_file(path)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_tensors_of_one_storage_share_memory(tmp_path: Path, zipped: bool, dtype: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    flat = torch.arange(6, dtype=getattr(torch, dtype))
+    state = {"flat": flat, "first": flat[:2], "rest": flat[2:].reshape(2, 2), "other": flat + 1}
+    arrays = read_torch_file(save_torch(tmp_path / "f.pth", state, zipped=zipped))
+    assert np.shares_memory(arrays["first"], arrays["flat"])
+    assert np.shares_memory(arrays["rest"], arrays["flat"])
+    assert not np.shares_memory(arrays["other"], arrays["flat"])
+    np.testing.assert_array_equal(arrays["rest"], [[2, 3], [4, 5]])
+    np.testing.assert_array_equal(arrays["other"], np.arange(1, 7))
+
+
 def test_legacy_file_without_one_of_its_storages_is_rejected(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     path = save_torch(tmp_path / "f.pth", {"a": torch.ones(2), "b": torch.ones(2)}, zipped=False)
