@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import warnings
 from collections import OrderedDict
@@ -13,6 +12,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from gankd_jax.utils.atomic_io import require_dense_memo
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 STORAGES = {
@@ -55,7 +56,7 @@ class SafeUnpickler(pickle.Unpickler):
         """Reads one pickle, after a check of its opcodes."""
         start = self._file.tell()
         with warnings.catch_warnings(action="ignore"):  # of escapes in damaged text
-            _check_memo(self._file)
+            require_dense_memo(self._file)
             self._file.seek(start)
             return super().load()
 
@@ -76,13 +77,6 @@ class SafeUnpickler(pickle.Unpickler):
         if kind != "storage" or any(part is not None for part in view):
             raise ValueError("it holds something other than a plain storage")
         return self._read_storage(STORAGES[name], key, length)
-
-
-def _check_memo(file: io.BufferedIOBase) -> None:
-    """Refuses numbers in the memo that no pickler gives: the memo would fill all memory."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
-        if opcode.name.endswith("PUT") and (argument or 0) > count:
-            raise ValueError("its memo has holes")
 
 
 class _NumpyDtype:

@@ -1,9 +1,10 @@
-"""Small files, written whole or not at all."""
+"""Small files, written whole or not at all; checks of what files of others hold."""
 
 import io
 import json
 import lzma
 import os
+import pickletools
 import struct
 import tempfile
 import zipfile
@@ -181,6 +182,22 @@ def read_own_npz(path: Path) -> dict[str, np.ndarray]:
         return read_npz(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+def require_dense_memo(file: io.BufferedIOBase) -> None:
+    """Refuses a pickle that numbers an object of its memo as no pickler does.
+
+    The unpickler has a place for each smaller number, so that a few bytes would fill all memory.
+
+    Args:
+        file: The pickle, which is read to its end.
+
+    Raises:
+        ValueError: A number is larger than that of the opcodes before it, or the pickle is damaged.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
+        if opcode.name.endswith("PUT") and (argument or 0) > count:
+            raise ValueError("its memo has holes")
 
 
 def _count_members(path: Path) -> int:

@@ -68,6 +68,12 @@ def test_arrays_of_other_types_are_refused(data, message):
         load_byte_arrays(pickle.dumps({"data": data}, protocol=2))
 
 
+def test_a_number_in_the_memo_that_would_fill_the_memory_is_refused():
+    content = b"}r" + (1 << 24).to_bytes(4, "little") + b"q\0."  # puts a dict into both places
+    with pytest.raises(ValueError, match="its memo has holes"):
+        load_byte_arrays(content)
+
+
 def test_a_damaged_pickle_is_read_exactly_or_refused():
     content, rng = dump_python2_pickle(make_batch()), np.random.default_rng(0)
     refused = 0

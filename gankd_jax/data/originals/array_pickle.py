@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from gankd_jax.utils.atomic_io import require_dense_memo
+
 
 class _StoredArray:
     """Stands for an array of a pickle, and takes what would be the array's state."""
@@ -58,6 +60,7 @@ def load_byte_arrays(content: bytes) -> dict[str, Any]:
         ValueError: It is damaged, is not such a dict, or refers to anything but such arrays.
     """
     try:
+        require_dense_memo(io.BytesIO(content))
         values = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         return {
             _to_text(key): _to_array(value) if isinstance(value, _StoredArray) else value
