@@ -206,7 +206,10 @@ def _read_cache(cache: Path) -> _PreprocessedSplit | None:
 
 
 def _write_split(cache: Path, images: _PreprocessedSplit) -> None:
-    """Replaces a cache folder, as a whole or not at all."""
+    """Writes a cache folder, as a whole or not at all.
+
+    One that another process has written meanwhile stays: that process has mapped its files.
+    """
     cache.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=cache.parent) as work:
         new = Path(work, "new")
@@ -216,6 +219,8 @@ def _write_split(cache: Path, images: _PreprocessedSplit) -> None:
             np.save(new / "arrays" / "labels.npy", images.labels)
         note = {"sha256": images.sha256, "stamps": _file_stamps(new / "arrays")}
         (new / "note.json").write_text(json.dumps(note))
+        if _read_cache(cache) is not None:
+            return
         if cache.exists():
             cache.rename(Path(work, "old"))
         new.rename(cache)

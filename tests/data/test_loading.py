@@ -233,6 +233,15 @@ def test_damaged_cache_is_rewritten(file, damage, data_dir):
     assert len(list((data_dir / "gankd_cache").iterdir())) == 1
 
 
+def test_a_cache_that_another_process_has_mapped_is_not_replaced(data_dir):
+    folder = data_dir / "digits" / "1.0.0"
+    load_split("digits", "train", data_dir=data_dir, **PLAIN)
+    (cache,) = (data_dir / "gankd_cache").iterdir()
+    inode = cached_file(data_dir, "pixels.npy").stat().st_ino
+    loading._write_split(cache, loading._preprocess_split(folder, "train", **PLAIN))
+    assert cached_file(data_dir, "pixels.npy").stat().st_ino == inode
+
+
 def test_cache_is_replaced_when_the_data_changes(data_dir):
     before = load_split("digits", "train", data_dir=data_dir, **PLAIN)
     shutil.rmtree(data_dir / "digits")
