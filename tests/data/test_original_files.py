@@ -270,6 +270,16 @@ def test_every_form_of_celeb_a_gives_the_same_examples(form, tmp_path):
     assert read_splits(dataset, write_celeb_a(form, tmp_path / "other")) == expected
 
 
+def test_an_archive_that_is_named_is_read_whatever_lies_beside_it(tmp_path):
+    for name in ("archive.zip", "backup.zip"):
+        write_zip(tmp_path / name, photographs())
+    dataset = registry.get_dataset("celeb_a")
+    with pytest.raises(UserError, match=r"archive\.zip and .*backup\.zip could both be"):
+        original_files.find_files(dataset, tmp_path)
+    paths = original_files.find_files(dataset, tmp_path / "backup.zip")
+    assert paths == {"img_align_celeba.zip": tmp_path / "backup.zip"}
+
+
 PARTITIONS = {
     "list_eval_partition.txt": [
         PARTITION_TXT.encode("utf-8-sig"),

@@ -75,7 +75,8 @@ def find_files(dataset: Dataset, source: Path) -> dict[str, Path]:
     """
     required = [file for file in dataset.files if not file.optional]
     if source.is_file() and len(required) == 1:
-        beside = {file.name: _find_file(file, source.parent, depth=0) for file in dataset.files}
+        others = [file for file in dataset.files if file is not required[0]]
+        beside = {file.name: _find_file(file, source.parent, depth=0) for file in others}
         paths = beside | {required[0].name: source}
     else:
         paths = {file.name: _find_file(file, source, depth=_MAX_DEPTH) for file in dataset.files}
