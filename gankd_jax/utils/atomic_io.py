@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import pickletools
+import secrets
 import struct
 import tempfile
 import zipfile
@@ -38,19 +39,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _write_and_move(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Opened here, it has the usual mode; files of `tempfile` are private.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power failure could leave the name alone
-        # mkstemp creates private files; this one gets the mode that open() would give it.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

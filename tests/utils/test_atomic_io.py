@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -35,7 +36,8 @@ def test_of_two_processes_that_write_if_absent_the_first_wins(tmp_path, monkeypa
     assert (tmp_path / "b").read_bytes() == b"3"
 
 
-def test_a_file_has_the_usual_mode(tmp_path):
+def test_a_file_has_the_usual_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", None)  # a call, which changes it for all threads, would fail
     atomic_io.write_bytes(tmp_path / "a", b"")
     (tmp_path / "b").write_bytes(b"")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
