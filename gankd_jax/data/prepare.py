@@ -4,13 +4,12 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from absl import logging
 
 from gankd_jax.data import registry
 from gankd_jax.data.originals import original_files, readers
@@ -19,6 +18,8 @@ from gankd_jax.data.stored import prepared_dir
 from gankd_jax.utils.download import download_file
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.file_lock import hold_lock, is_locked
+
+logger = logging.getLogger(__name__)
 
 _PROVENANCE = "provenance.json"
 _LOCK = "lock"  # in a folder that is being written
@@ -63,7 +64,7 @@ def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
     dataset = registry.get_dataset(name)
     folder = prepared_dir(name, data_dir)
     if folder is not None:
-        logging.info("%s is already prepared in %s", name, folder)
+        logger.info("%s is already prepared in %s", name, folder)
         return folder
     if name not in readers.READERS:
         raise UserError(f"{name} has no reader here: prepare it in {data_dir} with TFDS")
@@ -83,7 +84,7 @@ def prepare_dataset(name: str, source_dir: Path | None, data_dir: Path) -> Path:
         }
         folder = write_dataset(dataset, source.splits, record, data_dir=data_dir)
         for warning in warnings:
-            logging.warning("%s: %s", name, warning)
+            logger.warning("%s: %s", name, warning)
         return folder
 
 

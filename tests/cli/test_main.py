@@ -68,7 +68,8 @@ def test_data_prepare_writes_the_digits_once(command, tmp_path):
     folder = Path(out.strip())
     assert folder == tmp_path / "digits" / "1.0.0"
     before = tiny.snapshot(tmp_path)
-    assert command("data", "prepare", "digits", f"--data-dir={tmp_path}")[:2] == (0, out)
+    err = f"digits is already prepared in {folder}\n"
+    assert command("data", "prepare", "digits", f"--data-dir={tmp_path}") == (0, out, err)
     assert tiny.snapshot(tmp_path) == before
 
 
