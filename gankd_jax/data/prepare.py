@@ -202,7 +202,7 @@ def _open_work_dir(name: str, data_dir: Path) -> Iterator[Path]:
     """Yields a new temporary folder, after removing those that killed processes have left."""
     for folder in data_dir.glob(f".{name}-*"):
         if (folder / _LOCK).exists() and not is_locked(folder / _LOCK):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it too
     work_dir = tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir)
     with work_dir as work, hold_lock(Path(work, _LOCK), name):
         yield Path(work)

@@ -44,10 +44,10 @@ def hold_lock(path: Path, name: str) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Returns whether a process holds the lock file."""
-    if not path.exists():
-        return False
-    with path.open() as file:  # for reading: the user may not be allowed to write it
+    # Opened for reading: the user may not be allowed to write it.
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
         return not _lock(file, fcntl.LOCK_SH)
+    return False
 
 
 def lock_holder(path: Path) -> str:

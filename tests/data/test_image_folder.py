@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 import weakref
 import zipfile
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from gankd_jax.data.image_folder import ImageOptions, prepare_images
 from gankd_jax.data.loading import load_split
 from gankd_jax.data.prepare import read_provenance
 from gankd_jax.utils.errors import UserError
-from gankd_jax.utils.file_lock import hold_lock
+from gankd_jax.utils.file_lock import hold_lock, is_locked
 
 SMALL = ImageOptions(image_size=8)
 CLASSES = ("daisy", "rose")
@@ -235,6 +236,21 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     with hold_lock(running / prepare._LOCK, "flowers"):
         prepare_images("flowers", source, data_dir, SMALL)
     assert {path.name for path in data_dir.iterdir()} == {running.name, "flowers"}
+
+
+def test_two_processes_may_remove_what_a_killed_one_left(tmp_path, monkeypatch):
+    killed = tmp_path / ".digits-killed"
+    killed.mkdir()
+    (killed / prepare._LOCK).touch()
+
+    def look_while_another_process_removes(path: Path) -> bool:
+        is_held = is_locked(path)
+        shutil.rmtree(path.parent)
+        return is_held
+
+    monkeypatch.setattr(prepare, "is_locked", look_while_another_process_removes)
+    prepare.prepare_dataset("digits", None, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
 
 @pytest.mark.slow

@@ -21,6 +21,11 @@ def test_a_lock_is_held_until_its_holder_ends(tmp_path):
         pass
 
 
+def test_a_lock_file_that_is_removed_meanwhile_is_not_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_lock.Path, "exists", lambda _: True)
+    assert not file_lock.is_locked(tmp_path / "run")
+
+
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
