@@ -27,6 +27,7 @@ def main() -> None:
     _configure_logging()
     try:
         _run_command(sys.argv[1:])
+        print(end="", flush=True)  # so that an error of the output is found here, not at exit
     except UserError as error:
         print(f"gankd: {error}", file=sys.stderr)
         sys.exit(2)
@@ -41,11 +42,25 @@ def main() -> None:
             print(f"gankd: {error.message}", file=sys.stderr)
         sys.exit(error.status)
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     except OSError as error:  # a full or read-only disk, missing rights, a file that disappeared
-        name = error.filename or "standard output"
-        print(f"gankd: {name}: {error.strerror or error}", file=sys.stderr)
+        name = error.filename or ("standard output" if _drop_failed_output() else "")
+        print(f"gankd: {name}{': ' * bool(name)}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _drop_failed_output() -> bool:
+    """Returns whether some output cannot be written, and drops it: exiting would try it again."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _drop_output()
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure_output() -> None:

