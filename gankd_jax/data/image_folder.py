@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gankd_jax.data import image_files
-from gankd_jax.data.originals.original_files import Member, open_members, reading_file
+from gankd_jax.data.originals.original_files import Advice, Member, open_members, reading_file
 from gankd_jax.data.originals.readers import ExampleSplit
 from gankd_jax.data.prepare import read_provenance, write_dataset
 from gankd_jax.data.registry import Dataset
@@ -30,8 +30,10 @@ logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 10
 MAX_BROKEN_SHARE = 0.1
+MAX_MEMBER_BYTES = 2**28  # of an unpacked image in a zip, so that a small zip cannot fill memory
 _TEST_SHARE = 0.1
 _VERSION = "1.0.0"
+_OWN = Advice("copy or pack it again", "pack it again without links and paths outside its folder")
 _RESERVED_NAMES = ("none", "downloads", "gankd_cache")
 # The split of each folder of that name at the top.
 _SPLIT_FOLDERS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
@@ -190,14 +192,16 @@ def _open_images(source: Path) -> Iterator[Mapping[str, Member]]:
         raise UserError(f"--source-dir={source} does not exist; name a folder of images or a .zip")
     if not zipfile.is_zipfile(source):
         raise UserError(f"--source-dir={source} is neither a folder of images nor a .zip")
-    with open_members(source) as members:
+    with open_members(source, _OWN) as members:
         packed = {member.name: member for member in members if not member.name.endswith("/")}
         names = image_files.find_packed_images(source, packed, min_count=MIN_IMAGES)
         yield {name: packed[name] for name in names}
 
 
 def _read_member(member: Member) -> bytes:
-    with reading_file(Path(member.name)):
+    if member.size > MAX_MEMBER_BYTES:
+        raise UserError(f"{member.name} has {member.size} bytes, more than {MAX_MEMBER_BYTES}")
+    with reading_file(Path(member.name), _OWN):
         return member.read()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import shutil
 import weakref
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from gankd_jax.data import image_files, prepare, registry
+from gankd_jax.data import image_files, image_folder, prepare, registry
 from gankd_jax.data.image_folder import ImageOptions, prepare_images
 from gankd_jax.data.loading import load_split
 from gankd_jax.data.prepare import read_provenance
@@ -188,6 +189,42 @@ def test_broken_files_are_named_counted_and_left_out(tmp_path, caplog):
     record = read_provenance("flowers", tmp_path / "data")
     assert record["broken"] == ["03.png"]
     assert sum(record["counts"].values()) == 19
+
+
+def pack(source: Path) -> Path:
+    """Writes the images of a folder as a zip beside it."""
+    path = source.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for image in sorted(source.iterdir()):
+            archive.write(image, image.name)
+    return path
+
+
+def test_a_huge_image_in_a_zip_is_left_out_unread(tmp_path, caplog, monkeypatch):
+    source = write_images(tmp_path / "photos", [f"{k:02d}.png" for k in range(20)])
+    (source / "03.png").write_bytes((source / "03.png").read_bytes() + bytes(10_000))
+    monkeypatch.setattr(image_folder, "MAX_MEMBER_BYTES", 9_999)
+    folder = prepare_images("flowers", pack(source), tmp_path / "data", SMALL)
+    stored = read_stored(folder)
+    assert numbers(stored["train"]) | numbers(stored["test"]) == set(range(20)) - {3}
+    assert read_provenance("flowers", tmp_path / "data")["broken"] == ["03.png"]
+    assert "left out: 03.png has 10" in caplog.text
+
+
+def test_a_zip_of_own_images_is_to_be_packed_again(tmp_path, caplog):
+    archive = pack(write_images(tmp_path / "photos", [f"{k:02d}.png" for k in range(20)]))
+    content = archive.read_bytes()
+    flipped = bytearray(content)
+    flipped[content.index(b"03.png") + 20] ^= 0xFF
+    archive.write_bytes(flipped)
+    prepare_images("flowers", archive, tmp_path / "damaged", SMALL)
+    assert re.search(r"03\.png is damaged or cut short \(.*\): copy or pack it again", caplog.text)
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(archive, "a") as unsafe:
+        unsafe.writestr(link, "/etc/passwd")
+    match = r"unsafe member 'link\.png': pack it again without links and paths outside its folder"
+    assert_rejected(archive, tmp_path / "data", match)
 
 
 def test_more_than_a_tenth_broken_is_an_error(tmp_path):

@@ -39,9 +39,30 @@ class Member:
     read: Callable[[], bytes]
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What the messages about a file say that its user can do.
+
+    Attributes:
+        if_damaged: About one that cannot be read.
+        if_unsafe: About an archive with a link, or a member outside its folder.
+    """
+
+    if_damaged: str
+    if_unsafe: str
+
+
+PUBLISHED = Advice("fetch it again", "it is not the original archive")
+
+
 @contextmanager
-def reading_file(path: Path) -> Iterator[None]:
-    """Turns the errors that decompressors and decoders raise for a bad file into a UserError."""
+def reading_file(path: Path, advice: Advice = PUBLISHED) -> Iterator[None]:
+    """Turns the errors that decompressors and decoders raise for a bad file into a UserError.
+
+    Args:
+        path: The file, for the message.
+        advice: What the message says to do.
+    """
     try:
         yield
     except (
@@ -54,7 +75,7 @@ def reading_file(path: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         Image.DecompressionBombError,
     ) as error:
-        message = f"{path} is damaged or cut short ({error}): fetch it again"
+        message = f"{path} is damaged or cut short ({error}): {advice.if_damaged}"
         raise UserError(message) from error
 
 
@@ -134,11 +155,12 @@ def read_content(path: Path, limit: int) -> bytes:
 
 
 @contextmanager
-def open_members(path: Path) -> Iterator[list[Member]]:
+def open_members(path: Path, advice: Advice = PUBLISHED) -> Iterator[list[Member]]:
     """Lists the files of a folder, a zip or a tar; unpacks nothing to disk.
 
     Args:
         path: The folder, without its sub-folders; or the archive.
+        advice: What messages about an archive say to do.
 
     Yields:
         The files, which can be read until the context manager exits.
@@ -150,13 +172,14 @@ def open_members(path: Path) -> Iterator[list[Member]]:
         if path.is_dir():
             members = _folder_members(path)
         elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-            with reading_file(path):
-                members = _zip_members(path, stack.enter_context(zipfile.ZipFile(path)))
+            with reading_file(path, advice):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                members = _zip_members(path, archive, advice)
         else:
             content = io.BytesIO(read_content(path, _TAR_LIMIT))
-            with reading_file(path):
-                archive = stack.enter_context(tarfile.open(fileobj=content, mode="r:"))
-                members = _tar_members(path, archive)
+            with reading_file(path, advice):
+                tar = stack.enter_context(tarfile.open(fileobj=content, mode="r:"))
+                members = _tar_members(path, tar, advice)
         yield members
 
 
@@ -165,18 +188,18 @@ def _folder_members(folder: Path) -> list[Member]:
     return [Member(path.name, path.stat().st_size, path.read_bytes) for path in files]
 
 
-def _zip_members(path: Path, archive: zipfile.ZipFile) -> list[Member]:
+def _zip_members(path: Path, archive: zipfile.ZipFile, advice: Advice) -> list[Member]:
     infos = archive.infolist()
     for info in infos:
         is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
-        _check_member(path, info.filename, plain=not is_link)
+        _check_member(path, info.filename, advice, plain=not is_link)
     return [
         Member(info.filename, info.file_size, functools.partial(archive.read, info))
         for info in infos
     ]
 
 
-def _tar_members(path: Path, archive: tarfile.TarFile) -> list[Member]:
+def _tar_members(path: Path, archive: tarfile.TarFile, advice: Advice) -> list[Member]:
     def read(info: tarfile.TarInfo) -> bytes:
         stream = archive.extractfile(info)
         assert stream is not None  # it is a file
@@ -184,7 +207,7 @@ def _tar_members(path: Path, archive: tarfile.TarFile) -> list[Member]:
 
     infos = archive.getmembers()
     for info in infos:
-        _check_member(path, info.name, plain=info.isfile() or info.isdir())
+        _check_member(path, info.name, advice, plain=info.isfile() or info.isdir())
     return [
         Member(info.name, info.size, functools.partial(read, info))
         for info in infos
@@ -192,8 +215,8 @@ def _tar_members(path: Path, archive: tarfile.TarFile) -> list[Member]:
     ]
 
 
-def _check_member(path: Path, name: str, *, plain: bool) -> None:
+def _check_member(path: Path, name: str, advice: Advice, *, plain: bool) -> None:
     """Refuses a member that would be unpacked outside its folder, or is not a plain file."""
     member = PurePosixPath(name)
     if not plain or member.is_absolute() or ".." in member.parts or "\\" in name:
-        raise UserError(f"{path} holds the unsafe member {name!r}: it is not the original archive")
+        raise UserError(f"{path} holds the unsafe member {name!r}: {advice.if_unsafe}")
