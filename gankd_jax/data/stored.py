@@ -111,7 +111,7 @@ def reporting_damage(folder: Path) -> Iterator[None]:
     """Turns any error of reading into a UserError that names the folder.
 
     JSON, protocol buffers, array_record and Pillow each have errors of their own for damaged bytes,
-    hence the broad `except`.
+    hence the broad `except`.  A UserError says itself what is wrong, which may be no damage.
 
     Args:
         folder: Of the data set's version.
@@ -120,9 +120,11 @@ def reporting_damage(folder: Path) -> Iterator[None]:
         yield
     except (ImportError, MemoryError):
         raise
+    except UserError as error:
+        raise UserError(f"the data set in {folder}: {error}") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the data set in {folder} is damaged ({reason}): remove that folder and run"
-            f" `gankd data prepare {folder.parent.name}`"
+            f"the data set in {folder} is damaged ({reason}): remove that folder and prepare it"
+            " again as it was prepared"
         ) from error
