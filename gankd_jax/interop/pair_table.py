@@ -28,6 +28,7 @@ from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
 TEST_SHARE = 10  # one of so many pairs is never trained on
+MIN_PAIRS = 2
 MAX_BYTES = 2**36  # of the arrays in a file
 MAX_DEVIATION = 0.1  # of the mean and standard deviation of latents that count as normal
 FORM = "latents [n, z] and images [n, s, s, c] or [n, c, s, s]"
@@ -156,7 +157,7 @@ def load_pairs(path: Path, value_range: str = "") -> TrainedGenerator:
 
     Raises:
         UserError: The file is damaged, an array is missing or has another shape, the arrays have
-            different counts, or a value is not finite or out of the range.
+            different counts or a single pair, or a value is not finite or out of the range.
     """
     require_value_range(value_range)
     latents, images = _read_arrays(path)
@@ -206,5 +207,7 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path} has {shapes}; a file of pairs has {FORM} of 1 or 3 channels")
     if len(latents) != len(images):
         raise UserError(f"{path} has {len(latents)} latents and {len(images)} images")
+    if len(images) < MIN_PAIRS:
+        raise UserError(f"{path} has one pair; two or more are needed, to train on and to score on")
     dtype = np.uint8 if images.dtype == np.uint8 else np.float32
     return latents.astype(np.float32), images.astype(dtype, copy=False)

@@ -89,6 +89,11 @@ def test_latents_that_are_no_normal_numbers_are_noticed(tmp_path):
     assert not has_normal_latents(load_pairs(write_pairs(tmp_path / "b.npz", latents=uniform)))
 
 
+def test_of_two_pairs_one_is_trained_on_and_the_other_scored_on(tmp_path):
+    table = load_pairs(write_pairs(tmp_path / "a.npz", latents=LATENTS[:2], images=IMAGES[:2]))
+    assert (table.module.train_count, table.module.test_count) == (1, 1)
+
+
 def change(array: np.ndarray, value: float) -> np.ndarray:
     copy = array.astype(np.float32)
     copy[3, 0] = value
@@ -106,6 +111,10 @@ WRONG = {
     "no squares": ({"images": IMAGES[:, :8]}, "images (40, 8, 16, 3); a file of pairs has latents"),
     "flat latents": ({"latents": LATENTS[:, 0]}, "has latents (40,) and images"),
     "no pairs": ({"latents": LATENTS[:0], "images": IMAGES[:0]}, "has latents (0, 3) and images"),
+    "one pair": (
+        {"latents": LATENTS[:1], "images": IMAGES[:1]},
+        "has one pair; two or more are needed",
+    ),
     "range": (
         {"images": change(IMAGES / 127.5 - 1, 2.5)},
         "images are in -1..2.5; they must be in",
