@@ -101,6 +101,20 @@ def test_classifier_is_trained_once_and_then_read_from_the_cache(tmp_path, digit
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
+def test_other_labels_of_the_same_images_are_trained_on_anew(tmp_path, digits, trained_keys):
+    train, test = (
+        dataclasses.replace(split, pixels=split.pixels[:130], labels=split.labels[:130])
+        for split in digits
+    )
+    load_or_train_classifier(train, test, tmp_path, classes=10)
+    other_test = dataclasses.replace(test, labels=9 - test.labels)
+    load_or_train_classifier(train, other_test, tmp_path, classes=10)
+    other_train = dataclasses.replace(train, labels=9 - train.labels)
+    load_or_train_classifier(other_train, test, tmp_path, classes=10)
+    assert trained_keys == [train.key] * 3
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_training_that_was_killed_goes_on_to_the_same_weights(
     tmp_path, digits, trained_keys, monkeypatch
 ):
