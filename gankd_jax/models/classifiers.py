@@ -59,20 +59,15 @@ class WhitenedConvNet(nn.Module):
         images = nn.gelu(_convolve_windows(images, whitening.value) + bias)
         for block in range(3):
             channels = self.width * 2**block
-            images = max_pool(self._conv3x3(images, channels, f"kernel{block}a"))
+            images = max_pool(_conv3x3(self, images, channels, f"kernel{block}a"))
             images = nn.gelu(BatchNorm(name=f"norm{block}a")(images, train))
-            images = self._conv3x3(images, channels, f"kernel{block}b")
+            images = _conv3x3(self, images, channels, f"kernel{block}b")
             images = nn.gelu(BatchNorm(name=f"norm{block}b")(images, train))
             self.sow("intermediates", "layers", images)
         features = images.max(axis=(1, 2))
         self.sow("intermediates", "layers", features)
         logits = nn.Dense(self.classes, use_bias=False, name="logits")(features)
         return LOGIT_SCALE * logits, features
-
-    def _conv3x3(self, images: Float[Array, "b h w i"], channels: int, name: str) -> Array:
-        shape = (3, 3, images.shape[3], channels)
-        kernel = self.param(name, nn.initializers.he_normal(), shape)
-        return conv.conv_stride1(images, kernel, self.conv_impl)
 
 
 class ResNet(nn.Module):
@@ -100,24 +95,28 @@ class ResNet(nn.Module):
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
         """Returns logits and the features before them: `4 * width` numbers, all >= 0."""
         images = im2col.fold_blocks(downsample_mean(images))
-        images = self._conv3x3(images, self.width, "kernel")
+        images = _conv3x3(self, images, self.width, "kernel")
         for stage in range(3):
             channels = self.width * 2**stage
             if stage:
                 images = nn.avg_pool(images, (2, 2), (2, 2))
                 images = nn.Dense(channels, use_bias=False, name=f"project{stage}")(images)
             hidden = nn.relu(BatchNorm(name=f"norm{stage}a")(images, train))
-            hidden = self._conv3x3(hidden, channels, f"kernel{stage}a")
+            hidden = _conv3x3(self, hidden, channels, f"kernel{stage}a")
             hidden = nn.relu(BatchNorm(name=f"norm{stage}b")(hidden, train))
-            images += self._conv3x3(hidden, channels, f"kernel{stage}b")
+            images += _conv3x3(self, hidden, channels, f"kernel{stage}b")
             self.sow("intermediates", "layers", images)
         features = nn.relu(BatchNorm(name="norm")(images, train)).mean(axis=(1, 2))
         return nn.Dense(self.classes, name="logits")(features), features
 
-    def _conv3x3(self, images: Float[Array, "b h w i"], channels: int, name: str) -> Array:
-        shape = (3, 3, images.shape[3], channels)
-        kernel = self.param(name, nn.initializers.he_normal(), shape)
-        return conv.conv_stride1(images, kernel, self.conv_impl)
+
+def _conv3x3(
+    module: WhitenedConvNet | ResNet, images: Float[Array, "b h w i"], channels: int, name: str
+) -> Float[Array, "b h w o"]:
+    """Convolves images with a kernel that is a parameter of the module."""
+    shape = (3, 3, images.shape[3], channels)
+    kernel = module.param(name, nn.initializers.he_normal(), shape)
+    return conv.conv_stride1(images, kernel, module.conv_impl)
 
 
 def compute_whitening(images: Float[Array, "b s s c"]) -> Float[Array, "w w c o"]:
