@@ -82,6 +82,8 @@ def _configure_logging() -> None:
     flags.FLAGS.mark_as_parsed()  # absl's own flags, which nobody sets; else it warns at each start
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.WARNING)
+    # Orbax's threads log tracebacks after a failed write, also when its call has returned.
+    python_logging.getLogger("concurrent.futures").setLevel(python_logging.CRITICAL)
     python_logging.captureWarnings(True)
     python_logging.getLogger("PIL").setLevel(python_logging.CRITICAL)  # it raises what it logs
     logger = python_logging.getLogger("gankd_jax")

@@ -5,12 +5,15 @@ names.  TensorStore writes a few long arrays faster than many short ones, and ve
 about 300 bytes for each array written.
 """
 
+import contextlib
 import errno
+import functools
 import hashlib
 import logging
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +25,12 @@ import orbax.checkpoint as ocp
 from gankd_jax.utils import atomic_io
 from gankd_jax.utils.errors import UserError
 
-# Orbax logs several lines of INFO at each save; a study has hundreds of saves.
-logging.getLogger("absl").setLevel(logging.WARNING)
-# After a failed write, its other threads find their event loop closed and log tracebacks.
-logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
-
+# The least level that is logged while Orbax works, by logger.
+LOG_LEVELS = {
+    "absl": logging.WARNING,  # several lines of INFO at each save; a study has hundreds of saves
+    # After a failed write, its other threads find their event loop closed and log tracebacks.
+    "concurrent.futures": logging.CRITICAL,
+}
 # Checkpoints of a run.  With two, the runs of a group that was killed while it saved share a step.
 MAX_TO_KEEP = 2
 HASH_FILE = "sha256"
@@ -60,6 +64,25 @@ def _hash_folder(folder: Path) -> str:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.relative_to(folder)} {content}\n".encode())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Drops what Orbax logs below `LOG_LEVELS`, within the block or the decorated function.
+
+    By filters and not by the loggers' levels: those belong to the user's program, and of threads
+    that save side by side one would restore what another has set.
+    """
+    with contextlib.ExitStack() as stack:
+        for name, level in LOG_LEVELS.items():
+            logger, is_logged = logging.getLogger(name), functools.partial(_has_level, level)
+            logger.addFilter(is_logged)
+            stack.callback(logger.removeFilter, is_logged)
+        yield
+
+
+def _has_level(level: int, record: logging.LogRecord) -> bool:
+    return record.levelno >= level
 
 
 class ArrayInfo(NamedTuple):
@@ -105,6 +128,7 @@ def _unpack(packed: dict[str, np.ndarray], layout: list[ArrayInfo]) -> dict[str,
 class Checkpoints:
     """The checkpoints in one folder; a save is complete or absent."""
 
+    @_quiet_orbax()
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
@@ -124,10 +148,12 @@ class Checkpoints:
         )
         self._delete_moved()
 
+    @_quiet_orbax()
     def steps(self) -> list[int]:
         """Returns the steps that can be restored, ascending."""
         return sorted(self._manager.all_steps())
 
+    @_quiet_orbax()
     def save(self, step: int, state: Any) -> None:
         """Writes a checkpoint.
 
@@ -177,6 +203,7 @@ class Checkpoints:
         """Returns the arrays of a checkpoint by their names in the state, of any structure."""
         return self._read(step, self._layout_of(step))
 
+    @_quiet_orbax()
     def _read(self, step: int, layout: list[ArrayInfo]) -> dict[str, np.ndarray]:
         sizes: dict[str, int] = {}
         for info in layout:
@@ -185,12 +212,14 @@ class Checkpoints:
         packed = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
         return _unpack(jax.tree.map(np.asarray, packed), layout)
 
+    @_quiet_orbax()
     def _layout_of(self, step: int) -> list[ArrayInfo]:
         metadata = self._manager.metadata(step).custom_metadata or {}
         return [
             ArrayInfo(name, dtype, tuple(shape)) for name, dtype, shape in metadata.get(LAYOUT, [])
         ]
 
+    @_quiet_orbax()
     def discard_after(self, step: int) -> None:
         """Deletes the checkpoints newer than `step`."""
         for newer in self.steps():
@@ -202,6 +231,7 @@ class Checkpoints:
         """Deletes the files of deleted checkpoints, also those of a process that was killed."""
         shutil.rmtree(Path(self._manager.directory) / DELETED_DIR, ignore_errors=True)
 
+    @_quiet_orbax()
     def close(self) -> None:
         """Releases threads and files."""
         self._manager.close()

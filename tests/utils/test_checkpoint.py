@@ -1,14 +1,18 @@
 """Checkpoints: what is written is restored, and damage is noticed."""
 
+import logging
 import shutil
+import subprocess
+import sys
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from gankd_jax.utils.checkpoint import MAX_TO_KEEP, Checkpoints, is_intact
+from gankd_jax.utils.checkpoint import LOG_LEVELS, MAX_TO_KEEP, Checkpoints, is_intact
 from gankd_jax.utils.errors import UserError
 
 
@@ -36,6 +40,34 @@ def test_a_checkpoint_restores_values_types_and_structure(checkpoints):
         assert jax.tree.structure(found) == jax.tree.structure(state(10))
         assert tiny.differences(found, state(10)) == []
         assert found["step"].dtype == jnp.int32
+
+
+def test_importing_the_library_sets_no_level_of_other_loggers():
+    code = """
+import logging
+import absl.logging
+levels = [logging.getLogger(name).level for name in ("absl", "concurrent.futures")]
+import gankd_jax.study.runner, gankd_jax.utils.checkpoint
+print(levels == [logging.getLogger(name).level for name in ("absl", "concurrent.futures")])
+"""
+    streams = {"capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tiny.REPO, check=False, **streams)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_lines_of_orbax_are_left_out_and_later_ones_are_not(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    loggers = [logging.getLogger(name) for name in LOG_LEVELS]
+    before = [(logger.level, list(logger.filters)) for logger in loggers]
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(10, state(10))
+    checkpoints.restore(10, state(0))
+    checkpoints.discard_after(5)
+    checkpoints.close()
+    assert [record for record in caplog.records if record.name in LOG_LEVELS] == []
+    assert [(logger.level, list(logger.filters)) for logger in loggers] == before
+    absl.logging.info("another line")
+    assert caplog.messages[-1] == "another line"
 
 
 def test_the_arrays_of_a_checkpoint_have_their_names(checkpoints):
