@@ -10,15 +10,26 @@ from gankd_jax.models.conv import im2col
 from gankd_jax.models.norms import BatchNorm
 
 MAX_SIZE = 32  # pixels a side; larger images are averaged down to this
+SIDE_MULTIPLE = 8  # of the images after that: every network here halves their sides three times
 WINDOW = 2  # pixels a side of the whitened windows
 LOGIT_SCALE = 1 / 9  # keeps the first logits small
+
+
+def accepts_image_size(image_size: int) -> bool:
+    """Returns whether the classifiers take images of that side.
+
+    Args:
+        image_size: Pixels a side, before the images are averaged down.
+    """
+    window = max(1, image_size // MAX_SIZE)
+    return image_size // window % SIDE_MULTIPLE == 0
 
 
 def downsample_mean(images: Float[Array, "b s s c"]) -> Float[Array, "b t t c"]:
     """Averages pixels of images larger than `MAX_SIZE`, down to that size."""
     if images.shape[1] <= MAX_SIZE:
         return images
-    window = (images.shape[1] // MAX_SIZE,) * 2
+    window = (images.shape[1] // MAX_SIZE,) * 2  # `accepts_image_size` follows it
     return nn.avg_pool(images, window, window)
 
 
@@ -26,7 +37,7 @@ class WhitenedConvNet(nn.Module):
     """Maps images in -1..1 to logits and features by six 3x3 convolutions on whitened pixels.
 
     The first layer's kernel is no parameter: `compute_whitening` sets it from the training images.
-    The images' sides are multiples of 8.
+    The images' sides are those of `accepts_image_size`.
 
     Reference: K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498, with
       fewer channels and with zeros at the border.
@@ -73,7 +84,7 @@ class WhitenedConvNet(nn.Module):
 class ResNet(nn.Module):
     """Maps images in -1..1 to logits and features by three residual blocks on 2x2 blocks of pixels.
 
-    The images' sides are multiples of 16.
+    The images' sides are those of `accepts_image_size`.
 
     Reference: He et al. 2016, Identity Mappings in Deep Residual Networks, arXiv 1603.05027.
 

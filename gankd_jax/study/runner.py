@@ -20,6 +20,7 @@ from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.interop import inception_weights
 from gankd_jax.interop.pair_table import PairTable
 from gankd_jax.models import sampling
+from gankd_jax.models.classifiers import MAX_SIZE, SIDE_MULTIPLE, accepts_image_size
 from gankd_jax.models.sampling import TrainedGenerator
 from gankd_jax.study import networks, plan, workdir
 from gankd_jax.study.context import StudyContext
@@ -274,8 +275,8 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
 
     Raises:
         UserError: The data set is unknown or has no images to score against, several teachers
-            cannot be compared, a network that scores or compares images has no labels or no
-            weights, or a writer's package is missing.
+            cannot be compared, the classifiers do not take images of that size, a network that
+            scores or compares images has no labels or no weights, or a writer's package is missing.
     """
     metric_writer.require_writers(config.training.writers)
     has_data = config.data.name != "none"
@@ -291,6 +292,13 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
         available_maps()
     if not has_data:
         return
+    size = config.data.image_size
+    if has_labels and not accepts_image_size(size):
+        raise UserError(
+            f"config.data.image_size is {size}, and the classifiers that score images of"
+            f" {config.data.name} need a multiple of {SIDE_MULTIPLE} up to {MAX_SIZE}, or a"
+            f" multiple of {MAX_SIZE}"
+        )
     test_split(config)  # refuses a data set without one
     has_validation = config.data.validation or "validation" in config_dataset(config).counts
     if len(plan.teacher_runs(config)) > 1 and not (has_labels and has_validation):

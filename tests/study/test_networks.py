@@ -59,6 +59,17 @@ def test_features_of_a_classifier_need_labels():
     validate_study(config_with("critic", "celeb_a"))
 
 
+def test_an_image_size_that_no_classifier_takes_is_refused_where_there_are_labels():
+    for size in (28, 36, 100):
+        message = (
+            rf"config\.data\.image_size is {size}, and the classifiers .* of mnist need a mult"
+        )
+        with pytest.raises(UserError, match=message):
+            validate_study(tiny.repository_config("mnist", data__image_size=size))
+    validate_study(tiny.repository_config("mnist", data__image_size=24))
+    validate_study(tiny.repository_config("celeb_a", data__image_size=100))  # without labels
+
+
 @pytest.mark.slow
 def test_features_of_the_fid_network_need_its_weights(empty_cache):
     config = config_with("inception")
