@@ -6,11 +6,12 @@ is a mean over all devices, so that their number changes nothing but the roundin
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
 from gankd_jax.utils.errors import UserError
 
@@ -113,6 +114,19 @@ def constrain_batch(mesh: Mesh | None, tree: Tree, axis: int) -> Tree:
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh, axis))
+
+
+def use_batch_mesh(mesh: Mesh | None) -> AbstractContextManager[object]:
+    """Tells the functions that are traced within it which devices share each batch.
+
+    They ask `jax.sharding.get_abstract_mesh`, which works for devices that are not there too.
+
+    Args:
+        mesh: The devices; None for one device.
+    """
+    if mesh is None or mesh.size == 1:
+        return nullcontext()
+    return use_abstract_mesh(mesh.abstract_mesh)
 
 
 def local_copy(tree: Tree) -> Tree:
