@@ -20,19 +20,23 @@ Tree = Any  # a pytree of arrays
 
 
 def require_platform() -> None:
-    """Refuses a platform in JAX_PLATFORMS that does not exist here.
+    """Refuses a platform in JAX_PLATFORMS that does not exist here, or a device that does not work.
 
     Raises:
-        UserError: JAX finds no device of it.
+        UserError: JAX finds no device of it, or cannot use the one that it finds.
     """
     try:
         jax.devices()
-    except (AssertionError, RuntimeError) as error:  # jaxlib without CUDA asserts
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        raise UserError(
-            f"JAX_PLATFORMS={platforms}: no such device here; unset it, or install the JAX of that"
-            " platform"
-        ) from error
+    except (AssertionError, RuntimeError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms:
+            raise UserError(
+                f"JAX_PLATFORMS={platforms}: no such device here; unset it, or install the JAX of"
+                " that platform"
+            ) from error
+        # jaxlib without CUDA asserts, without a text.
+        [reason, *_] = str(error).splitlines() or ["it has no CUDA"]
+        raise UserError(f"JAX cannot use this machine's device: {reason}") from error
 
 
 def make_mesh(per_process: int) -> Mesh:

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -11,6 +12,7 @@ import tiny
 from gankd_jax.cli import main
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils import atomic_io, sharding
+from gankd_jax.utils.errors import UserError
 
 PRETRAINED = str(tiny.REPO / "configs" / "results" / "mnist-small" / "generators")
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -110,3 +112,29 @@ def test_scores_are_printed_where_their_file_cannot_be_written(command, tmp_path
 
 def test_require_platform_accepts_the_devices_that_are_here():
     sharding.require_platform()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Unable to initialize backend 'cuda': out of memory\nmore"), "out of memory"),
+        (AssertionError(), "it has no CUDA"),
+    ],
+)
+@pytest.mark.parametrize("platforms", [None, "", "cuda"])
+def test_a_device_that_fails_is_told_by_its_own_reason(monkeypatch, error, reason, platforms):
+    def raise_error():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", raise_error)
+    if platforms is None:
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    with pytest.raises(UserError) as raised:
+        sharding.require_platform()
+    if platforms:
+        assert str(raised.value).startswith("JAX_PLATFORMS=cuda: no such device here;")
+    else:
+        assert str(raised.value).startswith("JAX cannot use this machine's device: ")
+        assert str(raised.value).endswith(reason)
