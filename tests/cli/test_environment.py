@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import jax
@@ -138,3 +139,31 @@ def test_a_device_that_fails_is_told_by_its_own_reason(monkeypatch, error, reaso
     else:
         assert str(raised.value).startswith("JAX cannot use this machine's device: ")
         assert str(raised.value).endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["distill", "mnist-d2", "--width=1"], "false"),
+        (["bench", "--against=torch"], "false"),
+        (["bench"], None),
+    ],
+)
+@pytest.mark.parametrize("setting", [None, "true"])
+def test_jax_leaves_memory_to_other_frameworks_before_it_starts(
+    command, monkeypatch, words, expected, setting
+):
+    """Unless the user has set how much JAX takes."""
+    values = []
+
+    def stop():
+        values.append(os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))
+        raise UserError("stopped")
+
+    monkeypatch.setattr(sharding, "require_platform", stop)
+    if setting is None:
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+    else:
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", setting)
+    assert command(*words)[::2] == (2, "gankd: stopped\n")
+    assert values == [setting or expected]
