@@ -23,6 +23,5 @@ everywhere scp "$archive" "$name:gankd-jax.tgz"
 everywhere ssh "$name" --command="
   set -e
   mkdir -p gankd-jax && cd gankd-jax && tar xzf ../gankd-jax.tgz
-  launch/install
-  .venv/bin/python -m pip install --quiet --constraint launch/constraints.txt 'jax[tpu]'
+  launch/install tpu
   exec .venv/bin/gankd$(printf ' %q' "$@")"

@@ -143,6 +143,7 @@ def command(monkeypatch, capsys, root) -> Iterator[Command]:
     from gankd_jax.cli import main
 
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # which some commands set
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_data(root)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
     monkeypatch.chdir(tiny.REPO)

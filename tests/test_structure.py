@@ -197,7 +197,7 @@ def test_docstrings_of_public_functions_explain_the_arguments():
     assert len(with_args) >= MIN_ARGS_SHARE * len(documented)
 
 
-@pytest.mark.parametrize("module", [*WITHOUT_JAX, "report.page"])
+@pytest.mark.parametrize("module", [*WITHOUT_JAX, "report.page", "interop.onnx_runtime"])
 def test_a_module_imports_no_jax_even_indirectly(module):
     code = f"import sys, gankd_jax.{module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tiny.REPO, check=False).returncode == 0

@@ -16,7 +16,7 @@ import ml_collections
 from tabulate import tabulate
 
 from gankd_jax.bench.measure import WORKERS, Worker
-from gankd_jax.bench.worker import median_seconds
+from gankd_jax.bench.worker import PROCESS_STATUS, median_seconds
 from gankd_jax.config.constants import FASTER_FACTOR, LOSSY_PRECISIONS, PRECISIONS, STEADY_SPREAD
 from gankd_jax.export.formats import export_generator, require_packages
 from gankd_jax.interop.pair_table import PairTable
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 HEADER = ("run", "weights", "bytes", "ms, one image", "images/s, batches of 64", "peak MiB")
 LATENCY_FILE = "latency.json"  # in a work directory
 BATCH_SIZE = 64
-PROCESS_STATUS = Path("/proc/self/status")  # where a worker reads its memory
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

@@ -43,6 +43,8 @@ PACKAGES = {
     "torch-compiled": ("torch",),
     "onnxruntime": ("onnx", "onnxruntime"),
 }
+# A worker that uses JAX to build a network leaves the device to this process.
+WORKER_ENV = {"JAX_PLATFORMS": "cpu"}
 EXTRAS = {"torch": "torch", "torch-compiled": "torch", "onnxruntime": "export"}
 HEADER = (
     *("case", "ms per step", "compared with", "its ms", "times as fast"),
@@ -131,7 +133,7 @@ def run_benchmark(
         _check_worker(name)
     for path in (folder / "bench.json", folder / "bench.md"):
         require_new_file(path)
-    workers = {name: Worker(WORKERS[name], f"the {name} worker") for name in against}
+    workers = {name: Worker(WORKERS[name], f"the {name} worker", WORKER_ENV) for name in against}
     try:
         seconds = {}
         for name, case_seconds in time_cases(cases, rounds, workers, precision):
@@ -211,7 +213,11 @@ def _build_timers(
     }
     for name, worker in workers.items():
         if name in case.worker_cases:
-            settings = {"precision": precision, "steps": case.steps}
+            settings = {
+                "precision": precision,
+                "steps": case.steps,
+                "backend": jax.default_backend(),
+            }
             timers[name] = partial(worker.measure, settings | case.worker_cases[name])
     return timers
 

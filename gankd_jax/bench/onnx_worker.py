@@ -4,27 +4,27 @@ JAX is imported only where a generator is built from its settings: the peak memo
 file is then that of Python, ONNX Runtime and the model.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from gankd_jax.bench.worker import WorkerCase, median_seconds, serve_cases
+from gankd_jax.bench.worker import PROCESS_STATUS, WorkerCase, median_seconds, serve_cases
+from gankd_jax.interop.onnx_runtime import CUDA, LATENT_TYPES, available_providers
 
 BATCH_SIZE = 64  # of a file's images a second
-LATENT_TYPES = {"tensor(float16)": np.float16, "tensor(double)": np.float64}  # else float32
-PROCESS_STATUS = Path("/proc/self/status")
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
-def build_sampling(images: int, **generator_fields: Any) -> Callable[[], object]:
+def build_sampling(images: int, *, backend: str, **generator_fields: Any) -> Callable[[], object]:
     """Builds a call that generates one batch with a file such as `gankd export` writes.
 
     Args:
         images: In the batch.
+        backend: Of the JAX that it is compared with; ends the process where it is 'gpu' and ONNX
+          Runtime has none.
         **generator_fields: Of a `DCGANGenerator`; its weights are random.
     """
     import jax
@@ -39,9 +39,9 @@ def build_sampling(images: int, **generator_fields: Any) -> Callable[[], object]
     blank = jnp.zeros((2, generator.latent_dim))
     variables = generator.init(jax.random.key(0), blank, train=False)
     layers = folding.fold_generator(TrainedGenerator(generator, variables))
-    available = onnxruntime.get_available_providers()
-    providers = [name for name in PROVIDERS if name in available]
-    session = onnxruntime.InferenceSession(onnx.write_onnx(layers), providers=providers)
+    session = onnxruntime.InferenceSession(onnx.write_onnx(layers), providers=available_providers())
+    if backend == "gpu" and session.get_providers()[0] != CUDA:
+        sys.exit("ONNX Runtime finds no GPU here: install onnxruntime-gpu and its CUDA libraries")
     shape = (images, generator.latent_dim)
     latents = np.random.default_rng(0).standard_normal(shape, np.float32)
     return lambda: session.run(["images"], {"latents": latents})
@@ -70,7 +70,7 @@ def _time_file(path: str, latent_dim: int) -> dict[str, float]:
     # A model that was exported for one size of batch draws so many images at a time.
     least, most = (count, count) if isinstance(count, int) else (1, BATCH_SIZE)
     shape = (most, latent_dim, *latent_input.shape[2:])
-    dtype = LATENT_TYPES.get(latent_input.type, np.float32)
+    dtype = LATENT_TYPES[latent_input.type]
     latents = np.random.default_rng(0).normal(size=shape).astype(dtype)
     single = median_seconds(lambda: session.run(None, {latent_input.name: latents[:least]}))
     batch = median_seconds(lambda: session.run(None, {latent_input.name: latents}))

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -306,7 +307,11 @@ BUILDERS: dict[str, Callable[..., Step]] = {
 
 
 def main() -> None:
-    """Times each case `{"kind": NAME_IN_BUILDERS, **ARGUMENTS}` and answers with its seconds."""
+    """Times each case and answers with its seconds.
+
+    A case is `{"kind": NAME_IN_BUILDERS, **ARGUMENTS}`, with the backend that it is compared with:
+    on a GPU's, PyTorch must have one too.
+    """
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True  # the fastest algorithm of each layer
     serve_cases(_build_measurement)
@@ -314,7 +319,9 @@ def main() -> None:
 
 def _build_measurement(case: WorkerCase) -> Callable[[], float]:
     settings = Settings(case.pop("precision"), compiles=case.pop("compiled"))
-    steps, build = case.pop("steps"), BUILDERS[case.pop("kind")]
+    steps, build, backend = case.pop("steps"), BUILDERS[case.pop("kind")], case.pop("backend")
+    if backend == "gpu" and not torch.cuda.is_available():
+        sys.exit("PyTorch finds no GPU here: install its CUDA build")
     set_precision(settings.precision)
     step = build(settings, **case)
     if not torch.cuda.is_available():

@@ -11,12 +11,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Longer measurements average over more of what else the machine does; shorter ones finish sooner.
 SECONDS = 0.3
 MIN_CALLS = 3  # so that calls longer than `SECONDS` have a median too
 
+PROCESS_STATUS = Path("/proc/self/status")  # where a worker reads its memory
 WorkerCase = dict[str, Any]  # what a worker is asked to time; must be JSON
 
 

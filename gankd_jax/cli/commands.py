@@ -102,6 +102,7 @@ def _run_in_all_processes(args: Namespace, work: Callable[[ConfigDict, Path], No
 
 def run_distill(args: Namespace) -> None:
     """Distill a trained generator of any kind into small ones, without a data set."""
+    _share_device_memory()
     from gankd_jax.api import distill
     from gankd_jax.bench.export_latency import time_students
     from gankd_jax.export.formats import require_precision
@@ -139,6 +140,11 @@ def run_distill(args: Namespace) -> None:
     for width, out in outs.items():
         students[width].export(out, args.precision)
         print(f"{out}: d={width}, {out.stat().st_size:,} bytes")
+
+
+def _share_device_memory() -> None:
+    """Leaves memory of a GPU to other frameworks; else JAX takes three quarters when it starts."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def _score_students(reference: str, workdir: Path, config: ConfigDict) -> None:
@@ -334,7 +340,10 @@ def run_bench(args: Namespace) -> None:
             raise UserError(f"`{command}` takes no --{flag}; see `gankd bench --help`")
         if not is_given and flag in used_flags and flag in ("config", "workdir"):
             raise UserError(f"`{command}` needs --{flag}=...; see `gankd bench --help`")
-    if mode != "compile_for":  # which sets the platform before it imports JAX
+    if args.against:
+        _share_device_memory()
+    # One sets the platform before it imports JAX; the other times a process that needs the device.
+    if mode not in ("compile_for", "start"):
         from gankd_jax.utils.sharding import require_platform
 
         require_platform()

@@ -6,6 +6,7 @@ A new kind of file is a function from a path to a `RawGenerator`, and its suffix
 import dataclasses
 import importlib
 import inspect
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -17,20 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gankd_jax.interop import torch_weights
+from gankd_jax.interop import onnx_runtime, torch_weights
 from gankd_jax.models import conv
 from gankd_jax.models.family import PyTree
 from gankd_jax.models.sampling import TrainedGenerator, sample_latents
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path
 
+logger = logging.getLogger(__name__)
+
 Function = Callable[[Any], Any]  # latents [b, z] -> images
 VALUE_RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0), "0..255": (0.0, 255.0)}
-LATENT_TYPES = {  # of an ONNX model's input
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-}
 PROBE_SEED, PROBE_COUNT = 5_000_000, 16
 
 
@@ -206,15 +204,20 @@ def read_onnx_generator(path: Path) -> RawGenerator:
         raise UserError(f"{path} needs onnxruntime: pip install 'gankd-jax[export]'") from error
     try:
         # By its path, since the weights may lie in a file beside it.
-        session = onnxruntime.InferenceSession(str(path), providers=_onnx_providers())
+        session = onnxruntime.InferenceSession(
+            str(path), providers=onnx_runtime.available_providers()
+        )
     except Exception as error:  # ONNX Runtime raises classes of its own for every kind of damage
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as an ONNX model: {reason}") from error
+    if jax.default_backend() == "gpu" and session.get_providers()[0] == onnx_runtime.CPU:
+        message = "%s runs on the CPU: ONNX Runtime has no working CUDA; install onnxruntime-gpu"
+        logger.warning(message, path)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(session.get_outputs()) != 1:
         names = ", ".join(node.name for node in (*inputs, *session.get_outputs()))
         raise UserError(f"{path} must have one input, latents, and one output, images; has {names}")
-    shape, dtype = inputs[0].shape, LATENT_TYPES.get(inputs[0].type)
+    shape, dtype = inputs[0].shape, onnx_runtime.LATENT_TYPES.get(inputs[0].type)
     if len(shape) not in (2, 4) or dtype is None:
         kind = f"{inputs[0].type} {shape}"
         raise UserError(f"{path}: its input {inputs[0].name} is {kind}; latents are floats [b, z]")
@@ -244,13 +247,6 @@ def _count_onnx_parameters(path: Path) -> int:
         return 0
     model = onnx.load(path, load_external_data=False)
     return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
-
-
-def _onnx_providers() -> list[str]:
-    import onnxruntime
-
-    preferred = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    return [name for name in preferred if name in onnxruntime.get_available_providers()]
 
 
 def read_stablehlo_generator(path: Path) -> RawGenerator:

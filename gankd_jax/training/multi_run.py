@@ -6,7 +6,8 @@ stand side by side in the program, and large ones are computed one after the oth
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ from gankd_jax.training.train_step import (
     scan_means,
     train_step,
 )
-from gankd_jax.utils.sharding import constrain_batch, replicated
+from gankd_jax.utils.sharding import constrain_batch, replicated, use_batch_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,8 @@ def make_multi_step(
         stacked = [_stack(group, states) for group in groups]
         steps = stacked[0].step[0] + jnp.arange(len(batches))
         noise = constrain_batch(mesh, _sample_noise(run_specs, steps), 3)
-        stacked, means = scan_means(body, stacked, (noise, batches, teacher_images))
+        with use_batch_mesh(mesh):
+            stacked, means = scan_means(body, stacked, (noise, batches, teacher_images))
         means = [
             m | {"weights": _weight_norms(state)} for m, state in zip(means, stacked, strict=True)
         ]
@@ -384,10 +386,8 @@ def _teacher_targets(
     if teacher is None or teacher_params is None:
         return None
     if images is None:
-        latents = noise.latents[:, -1]
-        flat_latents = latents.reshape(-1, latents.shape[-1])
-        flat_images = teacher.apply(teacher_params.generator, flat_latents, train=False)
-        images = flat_images.reshape(*latents.shape[:2], *flat_images.shape[1:])
+        generate = partial(teacher.apply, teacher_params.generator, train=False)
+        images = _apply_to_all_seeds(generate, noise.latents[:, -1])
     features = {
         name: _teacher_features(run_specs, name, teacher_params.features[name], images=images)
         for name in feature_networks(run_specs)
@@ -401,10 +401,22 @@ def _teacher_features(
     """Returns a feature network's hidden layers of as many images as a run compares in it."""
     recipes = [run.spec.recipe for run in run_specs.values() if run.spec.feature_network]
     subset = images[:, : max(r.feature_batch for r in recipes if r.feature_network == name)]
-    flat_subset = subset.reshape(-1, *subset.shape[2:])
-    flat_features = hidden_layers(feature_networks(run_specs)[name], variables, flat_subset)
+    network = feature_networks(run_specs)[name]
+    return _apply_to_all_seeds(partial(hidden_layers, network, variables), subset)
+
+
+def _apply_to_all_seeds(
+    function: Callable[[Array], Any], inputs: Float[Array, "seeds b ..."]
+) -> Any:
+    """Applies a function of a batch to the batches of all data seeds as one.
+
+    Devices may share the axis `b`.  It goes first, because XLA does not divide an axis that is
+    merged after another one: every device would compute the whole batch.
+    """
+    flat = inputs.swapaxes(0, 1).reshape(-1, *inputs.shape[2:])
+    seeds, size = inputs.shape[:2]
     return jax.tree.map(
-        lambda leaf: leaf.reshape(*subset.shape[:2], *leaf.shape[1:]), flat_features
+        lambda leaf: leaf.reshape(size, seeds, *leaf.shape[1:]).swapaxes(0, 1), function(flat)
     )
 
 

@@ -6,11 +6,12 @@ is a mean over all devices, so that their number changes nothing but the roundin
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
 from gankd_jax.utils.errors import UserError
 
@@ -19,19 +20,23 @@ Tree = Any  # a pytree of arrays
 
 
 def require_platform() -> None:
-    """Refuses a platform in JAX_PLATFORMS that does not exist here.
+    """Refuses a platform in JAX_PLATFORMS that does not exist here, or a device that does not work.
 
     Raises:
-        UserError: JAX finds no device of it.
+        UserError: JAX finds no device of it, or cannot use the one that it finds.
     """
     try:
         jax.devices()
-    except (AssertionError, RuntimeError) as error:  # jaxlib without CUDA asserts
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        raise UserError(
-            f"JAX_PLATFORMS={platforms}: no such device here; unset it, or install the JAX of that"
-            " platform"
-        ) from error
+    except (AssertionError, RuntimeError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms:
+            raise UserError(
+                f"JAX_PLATFORMS={platforms}: no such device here; unset it, or install the JAX of"
+                " that platform"
+            ) from error
+        # jaxlib without CUDA asserts, without a text.
+        [reason, *_] = str(error).splitlines() or ["it has no CUDA"]
+        raise UserError(f"JAX cannot use this machine's device: {reason}") from error
 
 
 def make_mesh(per_process: int) -> Mesh:
@@ -113,6 +118,19 @@ def constrain_batch(mesh: Mesh | None, tree: Tree, axis: int) -> Tree:
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh, axis))
+
+
+def use_batch_mesh(mesh: Mesh | None) -> AbstractContextManager[object]:
+    """Tells the functions that are traced within it which devices share each batch.
+
+    They ask `jax.sharding.get_abstract_mesh`, which works for devices that are not there too.
+
+    Args:
+        mesh: The devices; None for one device.
+    """
+    if mesh is None or mesh.size == 1:
+        return nullcontext()
+    return use_abstract_mesh(mesh.abstract_mesh)
 
 
 def local_copy(tree: Tree) -> Tree:

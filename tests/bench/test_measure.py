@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gankd_jax.bench import measure
-from gankd_jax.bench.cases import CRITIC_STEPS, choose_matrix_products, make_cases
+from gankd_jax.bench.cases import CRITIC_STEPS, Case, choose_matrix_products, make_cases
 from gankd_jax.bench.measure import PACKAGES, WORKERS, Worker, format_table, run_benchmark
 from gankd_jax.utils.errors import UserError
 
@@ -158,3 +158,44 @@ def test_torch_updates_twice_a_step_by_losses_in_float32():
             losses = [call.args[0] for call in update.call_args_list]
             assert len(losses) == 2
             assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses)
+
+
+def test_torch_without_a_gpu_is_no_rival_of_a_gpu(monkeypatch):
+    torch_worker = pytest.importorskip("gankd_jax.bench.torch_worker", reason="torch is missing")
+    monkeypatch.setattr(torch_worker.torch.cuda, "is_available", lambda: False)
+    case = make_cases()["draw-2"].worker_cases["torch"] | {"precision": "float32", "steps": 1}
+    with pytest.raises(SystemExit, match="PyTorch finds no GPU here: install its CUDA build"):
+        torch_worker._build_measurement(case | {"backend": "gpu"})
+    assert torch_worker._build_measurement(case | {"backend": "cpu"})() > 0
+
+
+def test_onnxruntime_without_a_gpu_is_no_rival_of_a_gpu(monkeypatch):
+    for package in PACKAGES["onnxruntime"]:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    from gankd_jax.bench import onnx_worker
+
+    monkeypatch.setattr(onnx_worker, "available_providers", lambda: ["CPUExecutionProvider"])
+    fields = {"width": 1, "image_size": 8, "channels": 1}
+    with pytest.raises(SystemExit, match="ONNX Runtime finds no GPU here: install onnxruntime-gpu"):
+        onnx_worker.build_sampling(2, backend="gpu", **fields)
+    [images] = onnx_worker.build_sampling(2, backend="cpu", **fields)()
+    assert images.shape == (2, 1, 8, 8)
+
+
+def test_workers_are_told_the_device_that_they_are_compared_with(monkeypatch):
+    worker = mock.Mock(spec=Worker)
+    case = Case("a case", lambda precision: lambda: 0, 1, worker_cases={"torch": {"kind": "a"}})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    measure._build_timers(case, {"torch": worker}, "tf32")["torch"]()
+    expected = {"kind": "a", "precision": "tf32", "steps": 1, "backend": "gpu"}
+    worker.measure.assert_called_once_with(expected)
+
+
+def test_workers_leave_the_device_to_their_parent(tmp_path, monkeypatch):
+    worker = mock.Mock(side_effect=UserError("not started"))
+    monkeypatch.setattr(measure, "Worker", worker)
+    monkeypatch.setattr(measure, "_check_worker", lambda name: None)
+    with pytest.raises(UserError, match="not started"):
+        run_benchmark(tmp_path, against=["onnxruntime"], only=["draw-2"], rounds=1)
+    _, _, env = worker.call_args.args
+    assert env["JAX_PLATFORMS"] == "cpu"

@@ -178,18 +178,7 @@ print(json.dumps(groups))
 @pytest.mark.slow
 def test_eight_devices_share_a_step_and_exchange_its_gradients():
     """The cost model against the compiled programs of 1 and of 8 virtual CPU devices."""
-    fast = tiny.FAST_COMPILE_FLAGS  # the program is partitioned before
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {fast}"}
-    process = subprocess.run(
-        [sys.executable, "-c", COMPILE_ON_1_AND_8],
-        cwd=tiny.REPO / "tests",
-        env=os.environ | flags | {"PYTHONPATH": f"{tiny.REPO}:{tiny.REPO / 'tests'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    groups = json.loads(process.stdout)
+    groups = run_on_8_devices(COMPILE_ON_1_AND_8)
     generator = {d: generator_cost(DCGANGenerator(d, 16, 1)).parameters for d in (4, 8)}
     weights = {"teachers": 4 * (generator[8] + count_parameters(DCGANCritic(8, 16, 1)))}
     weights["students"] = 4 * generator[4]
@@ -209,6 +198,55 @@ def test_eight_devices_share_a_step_and_exchange_its_gradients():
         assert shared[3].keys() == {"all-reduce"}
         # Batch norm's moments, forward and backward, and the losses come on top.
         assert gradients < shared[3]["all-reduce"][1] < 1.5 * gradients
+
+
+def run_on_8_devices(script):
+    """Runs a script on 8 virtual CPU devices; returns the JSON that it prints."""
+    fast = tiny.FAST_COMPILE_FLAGS  # the program is partitioned before
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {fast}"}
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tiny.REPO / "tests",
+        env=os.environ | flags | {"PYTHONPATH": f"{tiny.REPO}:{tiny.REPO / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return json.loads(process.stdout)
+
+
+# Prints for students of one data seed, then of one each, [operations on 1 device, on 8, exchanges].
+COMPILE_SEVERAL_SEEDS = """
+import json
+import jax
+import tiny
+from gankd_jax.bench import programs
+from gankd_jax.utils.sharding import mesh_of_devices
+results = []
+for warm_start in (False, True):
+    config = tiny.repository_config(
+        "mnist", data__image_size=16, model__conv="dilated", study__teacher_widths=(8,),
+        study__widths=(4,), study__seeds=(0, 1, 2), study__students=("mse",), study__baselines=(),
+        recipes__mse__warm_start=warm_start,
+    )
+    stats = []
+    for count in (1, 8):
+        mesh = mesh_of_devices(jax.devices()[:count])
+        _, students = programs.training_programs(config, mesh)
+        stats.append(programs.compile_program(mesh, students))
+    assert students.runs == 3
+    results.append([*(s.flops for s in stats), sorted(stats[1].collectives)])
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_share_a_step_of_several_seeds():
+    """A grouped convolution, and data seeds that are joined before the batch, are not divided."""
+    for alone, shared, collectives in run_on_8_devices(COMPILE_SEVERAL_SEEDS):
+        assert shared == pytest.approx(alone / 8, rel=0.25)
+        assert collectives == ["all-reduce"]
 
 
 def count_parameters(critic):

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import tiny
 
-from gankd_jax.bench import start
+from gankd_jax.bench import compile_report, start
+from gankd_jax.utils import sharding
 from gankd_jax.utils.errors import UserError
+
+# ml_collections loads config files with a deprecated function.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.mark.slow
@@ -38,6 +42,18 @@ def test_cold_start_has_empty_caches_and_warm_start_those_that_it_left(monkeypat
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     start._time_pair(["gankd"])
     assert cached_names == [[], ["compiled"]]
+
+
+def test_start_leaves_the_device_to_the_command_that_it_times(command, monkeypatch):
+    checks = []
+    monkeypatch.setattr(sharding, "require_platform", lambda: checks.append("device"))
+    monkeypatch.setattr(start, "time_start", lambda *_: "times")
+    monkeypatch.setattr(compile_report, "describe_memory", lambda _: "memory")
+    config = f"--config={tiny.DIGITS}"
+    assert command("bench", "--start", config)[:2] == (0, "times\n")
+    assert checks == []
+    assert command("bench", "--memory", config)[:2] == (0, "memory\n")
+    assert checks == ["device"]
 
 
 def test_start_that_fails_without_a_message_is_named_by_its_status():

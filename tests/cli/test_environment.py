@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -14,6 +16,7 @@ import tiny
 from gankd_jax.cli import commands, main
 from gankd_jax.study.context import StudyContext
 from gankd_jax.utils import atomic_io, sharding
+from gankd_jax.utils.errors import UserError
 
 PRETRAINED = str(tiny.REPO / "configs" / "results" / "mnist-small" / "generators")
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -134,3 +137,57 @@ def test_scores_are_printed_where_their_file_cannot_be_written(command, tmp_path
 
 def test_require_platform_accepts_the_devices_that_are_here():
     sharding.require_platform()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Unable to initialize backend 'cuda': out of memory\nmore"), "out of memory"),
+        (AssertionError(), "it has no CUDA"),
+    ],
+)
+@pytest.mark.parametrize("platforms", [None, "", "cuda"])
+def test_a_device_that_fails_is_told_by_its_own_reason(monkeypatch, error, reason, platforms):
+    def raise_error():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", raise_error)
+    if platforms is None:
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    with pytest.raises(UserError) as raised:
+        sharding.require_platform()
+    if platforms:
+        assert str(raised.value).startswith("JAX_PLATFORMS=cuda: no such device here;")
+    else:
+        assert str(raised.value).startswith("JAX cannot use this machine's device: ")
+        assert str(raised.value).endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["distill", "mnist-d2", "--width=1"], "false"),
+        (["bench", "--against=torch"], "false"),
+        (["bench"], None),
+    ],
+)
+@pytest.mark.parametrize("setting", [None, "true"])
+def test_jax_leaves_memory_to_other_frameworks_before_it_starts(
+    command, monkeypatch, words, expected, setting
+):
+    """Unless the user has set how much JAX takes."""
+    values = []
+
+    def stop():
+        values.append(os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))
+        raise UserError("stopped")
+
+    monkeypatch.setattr(sharding, "require_platform", stop)
+    if setting is None:
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+    else:
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", setting)
+    assert command(*words)[::2] == (2, "gankd: stopped\n")
+    assert values == [setting or expected]

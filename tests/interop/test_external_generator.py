@@ -12,6 +12,7 @@ from safetensors.numpy import save
 from gankd_jax.export import onnx as onnx_format
 from gankd_jax.export.pretrained import load_file, load_pretrained
 from gankd_jax.export.stablehlo import write_stablehlo
+from gankd_jax.interop import external_generator, onnx_runtime
 from gankd_jax.interop.external_generator import load_external
 from gankd_jax.models.dcgan import DCGANGenerator
 from gankd_jax.models.folding import fold_generator
@@ -188,6 +189,23 @@ def test_sources_that_are_no_generator_are_refused(tmp_path):
     (tmp_path / "bad.stablehlo").write_bytes(b"no program")
     with pytest.raises(UserError, match="is no serialised JAX function of latents"):
         load_external(tmp_path / "bad.stablehlo")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_an_onnx_file_that_runs_on_the_cpu_of_a_gpu_machine_is_told(
+    dcgan, tmp_path, monkeypatch, caplog, backend
+):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    path = tmp_path / "generator.onnx"
+    path.write_bytes(onnx_format.write_onnx(fold_generator(dcgan)))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(onnx_runtime, "available_providers", lambda: ["CPUExecutionProvider"])
+    external_generator.read_onnx_generator(path)
+    expected = [
+        f"{path} runs on the CPU: ONNX Runtime has no working CUDA; install onnxruntime-gpu"
+    ]
+    assert caplog.messages == (expected if backend == "gpu" else [])
 
 
 def test_an_onnx_file_with_two_inputs_or_damage_is_refused(tmp_path):

@@ -266,6 +266,19 @@ def test_an_offline_installation_asks_no_index(run_launch_file, tmp_path):
     assert run_launch_file("install", "--offline=w", "export")[2] == calls[:1]  # it is up to date
 
 
+def test_an_installation_from_before_the_gpu_gets_the_cuda_build(run_launch_file, tmp_path):
+    def installed_packages() -> list[str]:
+        status, _, calls = run_launch_file("install")
+        assert status == 0
+        return [call.split()[4] for call in calls if call.startswith("-m pip install --editable")]
+
+    assert installed_packages() == ["."]
+    assert installed_packages() == []
+    write_script(tmp_path / "nvidia-smi", "exit 0")
+    assert installed_packages() == [".[cuda]"]
+    assert installed_packages() == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -312,6 +325,9 @@ def test_tpu_pod_sh_runs_the_same_command_on_every_host(tmp_path, arguments, add
     (command,) = [word for word in calls if word.startswith("--command=")]
     text = command.removeprefix("--command=")
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    assert [line.strip() for line in text.splitlines() if "install" in line] == [
+        "launch/install tpu"  # not jax[tpu], whose compiler ends itself on v4 and v5p
+    ]
     last_command = shlex.split(text.strip().splitlines()[-1])
     added_flags = ["--processes=auto"] if adds_processes else []
     assert last_command == ["exec", ".venv/bin/gankd", *arguments, *added_flags]

@@ -49,6 +49,14 @@ def test_large_batches_are_generated_in_parts_on_a_cpu(variables, monkeypatch):
         np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
 
 
+def test_any_number_of_images_fits_the_memory_of_a_gpu():
+    gpu = DCGANGenerator(64, 64, 3, conv_impl="dilated")
+    last_layers = 4 * (32 * 32 * 64 * 2 + 64 * 64 * 3 * 4)  # bytes of an image's
+    part = sampling._part_size(gpu, 50_000)
+    assert 2**28 < part * last_layers <= 2**29  # half of the limit
+    assert sampling._part_size(gpu, 1_000) == 1_000
+
+
 def test_image_depends_only_on_its_latent(generator, variables):
     latents = sampling.sample_latents(5, 6, LATENT)
     batch = np.asarray(sampling.sample_images(generator, variables, latents))

@@ -75,7 +75,7 @@ def _kernel_gradient(small: Small, large: Large) -> Kernel:
     return _transform_kernel_transposed(factors)
 
 
-conv_transpose, conv, kernel_gradient = tie_vjps(_conv_transpose, _conv, _kernel_gradient)
+conv_transpose, conv, _ = tie_vjps(_conv_transpose, _conv, _kernel_gradient)
 
 
 def _concatenate(parts: Parts, pairs: Sequence[tuple[int, int]], *, axis: int) -> Array:
