@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import struct
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -255,6 +256,7 @@ def test_wandb_has_one_run_for_a_run_that_trains_is_resumed_and_scored(tmp_path,
         writers[0].write_images(first + 10, {"grid": np.full((8, 8, 1), 7, np.uint8)})
         for writer in writers:
             writer.close()
+        time.sleep(1.1)  # wandb names an offline run's folder by the second
     metric_writer.write_scores(folders[0], settings, 20, {"fid": 2.5})
     records = wandb_records(folders[0])
     runs = [r.run for r in records if r.WhichOneof("record_type") == "run"]
