@@ -137,13 +137,6 @@ def use_best_recipes(config: ml_collections.ConfigDict) -> None:
             "mse_paper": recipe_config(alpha=0.0, reduction="sum", steps=steps),
             "mse": recipe_config(alpha=0.0, steps=steps, **STUDENT_OPTIMIZER),
             "best": recipe_config(alpha=0.0, steps=steps, **BEST_DISTANCE, **STUDENT_OPTIMIZER),
-            "best_wider": recipe_config(
-                alpha=0.0,
-                steps=steps,
-                **BEST_DISTANCE,
-                **STUDENT_OPTIMIZER,
-                warm_start_from="wider",
-            ),
             "joint_best": recipe_config(
                 steps=steps,
                 **BEST_DISTANCE,

@@ -29,7 +29,8 @@ def load_or_compute_stats(
     subset_name = f"-{len(indices)}-of-them" if is_subset else ""
     key = f"{images.key}{subset_name}-{extractor.name}"
     cached = stats_io.read_cached_stats(cache_dir, key, extractor.fd_layers)
-    if cached is not None:
+    # Another choice of layers may have cached the moments of these without the features.
+    if cached is not None and extractor.pair_layer in cached.features:
         return cached
     pixels, size = images.pixels[indices] if is_subset else images.pixels, extractor.batch_size
     bar = {"total": -(-len(pixels) // size), "desc": images.key, "unit": "batch", "disable": None}

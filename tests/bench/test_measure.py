@@ -163,6 +163,7 @@ def test_torch_updates_twice_a_step_by_losses_in_float32():
 def test_torch_without_a_gpu_is_no_rival_of_a_gpu(monkeypatch):
     torch_worker = pytest.importorskip("gankd_jax.bench.torch_worker", reason="torch is missing")
     monkeypatch.setattr(torch_worker.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch_worker, "set_precision", lambda precision: None)  # of all tests
     case = make_cases()["draw-2"].worker_cases["torch"] | {"precision": "float32", "steps": 1}
     with pytest.raises(SystemExit, match="PyTorch finds no GPU here: install its CUDA build"):
         torch_worker._build_measurement(case | {"backend": "gpu"})

@@ -51,7 +51,7 @@ def test_a_new_file_is_tried_before_the_work(tmp_path):
         paths.require_new_file(out / "below")
 
 
-@pytest.mark.parametrize("function", ["fsync", "umask"])
+@pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_an_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch, function):
     def raise_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
