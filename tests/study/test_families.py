@@ -35,9 +35,10 @@ STUDENT = "student-mse-d1-s0"
 
 
 @pytest.mark.slow
+@tiny.ONLY_IF_ALL
 @pytest.mark.usefixtures("unoptimized")
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
-@pytest.mark.parametrize("family", ["resnet", pytest.param("dcgan", marks=tiny.ONLY_IF_ALL)])
+@pytest.mark.parametrize("family", ["resnet", "dcgan"])
 def test_a_resnet_teacher_has_students_of_either_family(family, command, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "choose_width", lambda *_: 4)
     monkeypatch.setattr(classifier_training, "EPOCHS", 0)
