@@ -43,14 +43,13 @@ class Student(TrainedGenerator):
             precision: How the weights are stored: 'float32', 'float16' or 'int8'.
 
         Raises:
-            UserError: There is no such format or precision, `out` exists, or the
-                file's images differ from the student's.
+            UserError: There is no such format or precision, `out` exists, or the file's images
+                differ from the student's.
         """
         path = expand_path(out)
         format_name = formats.format_of(path)
         require_new_file(path)
         formats.require_packages(format_name)
-        formats.require_precision(precision)
         name = self.card.get("run", "the student")
         formats.write_generator(path, self, format_name, precision, run_name=name, card=self.card)
 

@@ -28,7 +28,7 @@ def config_dataset(config: ml_collections.ConfigDict) -> Dataset:
     return registry.get_dataset(config.data.name, config_data_dir(config))
 
 
-def test_split(config: ml_collections.ConfigDict) -> str:
+def evaluation_split(config: ml_collections.ConfigDict) -> str:
     """Returns the split that a study scores against: test, or where there is none, validation.
 
     Args:

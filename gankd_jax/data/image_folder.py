@@ -22,7 +22,7 @@ from gankd_jax.data.originals.original_files import Advice, Member, open_members
 from gankd_jax.data.originals.readers import ExampleSplit
 from gankd_jax.data.prepare import read_provenance, write_dataset
 from gankd_jax.data.registry import Dataset
-from gankd_jax.data.stored import prepared_dir
+from gankd_jax.data.stored import CACHE_FOLDER, prepared_dir
 from gankd_jax.utils.atomic_io import encode_png
 from gankd_jax.utils.errors import UserError
 
@@ -34,7 +34,7 @@ MAX_MEMBER_BYTES = 2**28  # of an unpacked image in a zip, so that a small zip c
 _TEST_SHARE = 0.1
 _VERSION = "1.0.0"
 _OWN = Advice("copy or pack it again", "pack it again without links and paths outside its folder")
-_RESERVED_NAMES = ("none", "downloads", "gankd_cache")
+_RESERVED_NAMES = ("none", "downloads", CACHE_FOLDER)
 # The split of each folder of that name at the top.
 _SPLIT_FOLDERS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 

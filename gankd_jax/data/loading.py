@@ -19,6 +19,7 @@ from gankd_jax.data import registry
 from gankd_jax.data.image_files import decode_image, preprocess
 from gankd_jax.data.prepare import prepare_dataset
 from gankd_jax.data.stored import (
+    CACHE_FOLDER,
     class_names,
     open_image_builder,
     prepared_dir,
@@ -170,7 +171,7 @@ def _load_or_preprocess(
     identity = [_CACHE_FORMAT, PIL.__version__, _file_stamps(folder), pad]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     stem = f"{_versioned_name(folder, data_dir)}-{split}-{image_size}px-{digest}"
-    cache = data_dir / "gankd_cache" / stem
+    cache = data_dir / CACHE_FOLDER / stem
     cached = _read_cache(cache)
     if cached is not None:
         return cached

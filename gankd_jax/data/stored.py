@@ -11,6 +11,8 @@ from typing import Any
 from gankd_jax.utils.errors import UserError
 from gankd_jax.utils.paths import expand_path
 
+CACHE_FOLDER = "gankd_cache"  # beside the data sets: their decoded images, and what is computed
+
 
 def default_data_dir() -> Path:
     """Returns the folder of the TFDS data sets: TFDS_DATA_DIR, or ~/tensorflow_datasets."""

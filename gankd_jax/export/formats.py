@@ -126,9 +126,8 @@ def export_generator(
 
     Raises:
         UserError: There is no such precision, the format has no place for the generator's family,
-          or the file's images differ
-          from the model's by more than `MAX_DIFFERENCE`.  A float32 file is compared with the
-          original model, any other with the model of rounded weights.
+          or the file's images differ from the model's by more than `MAX_DIFFERENCE`.  A float32
+          file is compared with the original model, any other with that of rounded weights.
     """
     require_precision(precision)
     if not is_in_family(generator.module):

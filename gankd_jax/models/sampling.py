@@ -22,7 +22,7 @@ INTERPOLATION_PATHS, INTERPOLATION_STEPS = 4, 8
 # Larger parts bring the page faults back; parts below MIN_PART images cost more in overhead.
 MAX_BYTES, MIN_PART = 32 * 2**20, 16
 # Elsewhere a batch only has to fit the device's memory.
-MAX_DEVICE_BYTES = 2**30
+MAX_BYTES_OFF_CPU = 2**30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ def _part_size(generator: Generator, count: int) -> int:
     """
     pixels = (generator.image_size // 2) ** 2
     needed = 4 * count * pixels * (2 * generator.width + 16 * generator.channels)
-    limit = MAX_BYTES if generator.conv_impl == "matmul" else MAX_DEVICE_BYTES
+    limit = MAX_BYTES if generator.conv_impl == "matmul" else MAX_BYTES_OFF_CPU
     if needed <= limit:
         return count
     parts = math.ceil(needed / (limit // 2))

@@ -12,8 +12,9 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gankd_jax.config.dataset import config_data_dir, config_dataset, test_split
+from gankd_jax.config.dataset import config_data_dir, config_dataset, evaluation_split
 from gankd_jax.data.loading import ImageSplit, load_split
+from gankd_jax.data.stored import CACHE_FOLDER
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.classifier import EvalClassifier, load_or_train_classifier
 from gankd_jax.evaluation.inception import available_maps, load_inception_extractor
@@ -96,7 +97,7 @@ class StudyContext:
     @property
     def cache_dir(self) -> Path:
         """Folder of classifiers and statistics of data sets, which studies share."""
-        return self.data_dir / "gankd_cache"
+        return self.data_dir / CACHE_FOLDER
 
     def load_split(self, name: str) -> ImageSplit:
         """Loads the images of a split, resized and padded for the networks."""
@@ -125,7 +126,7 @@ class StudyContext:
         Raises:
             UserError: The data set has neither.
         """
-        return self.load_split(test_split(self.config) if self.has_data else "test")
+        return self.load_split(evaluation_split(self.config) if self.has_data else "test")
 
     @functools.cached_property
     def inception_extractor(self) -> FeatureExtractor | None:
@@ -238,9 +239,17 @@ class StudyContext:
         advice = "delete it, and the teacher is chosen again"
         return plan.find_run(self.config, str(workdir.read_study_json(path, advice).get("run")))
 
+    @property
+    def has_no_teacher_left(self) -> bool:
+        """Whether every candidate for the teacher has failed for good."""
+        candidates = plan.teacher_runs(self.config)
+        return all(
+            workdir.has_failed_for_good(self.workdir, self.config, run) for run in candidates
+        )
+
     def _explain_missing_teacher(self) -> str:
         candidates = plan.teacher_runs(self.config)
-        if all(workdir.has_failed_for_good(self.workdir, self.config, run) for run in candidates):
+        if self.has_no_teacher_left:
             return f"every teacher failed; see {self.workdir / candidates[0].name / 'failed.json'}"
         names = ", ".join(run.name for run in candidates)
         return f"a student needs a teacher, and none is trained: run {names} first"

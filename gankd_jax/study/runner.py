@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from gankd_jax.config.dataset import config_dataset, test_split
+from gankd_jax.config.dataset import config_dataset, evaluation_split
 from gankd_jax.evaluation.inception import available_maps
 from gankd_jax.interop import inception_weights
 from gankd_jax.interop.pair_table import PairTable
@@ -59,9 +59,9 @@ def run_study(
             training it for `wait_seconds`.
     """
     runs = _select_shard(config, *shard)
-    if teacher_object is not None:
-        multihost.on_primary(lambda: _require_same_teacher(config, folder, teacher_object))
     if multihost.on_primary(lambda: _are_done(config, folder, runs)):
+        if teacher_object is not None:
+            multihost.on_primary(lambda: _require_same_teacher(config, folder, teacher_object))
         logger.info("all %d runs are done", len(runs))
         return
     context = _open_study(StudyContext(config, folder, teacher_object), runs)
@@ -173,7 +173,7 @@ def _wait_for_teacher(context: StudyContext, seconds: int) -> str:
             last_seen = time.monotonic()
         else:
             select_teacher(context)
-            if _have_all_failed(context) or time.monotonic() - last_seen >= seconds:
+            if context.has_no_teacher_left or time.monotonic() - last_seen >= seconds:
                 break
         if not is_told:
             logger.info("waiting for another process to train %s", ", ".join(names))
@@ -181,13 +181,6 @@ def _wait_for_teacher(context: StudyContext, seconds: int) -> str:
         time.sleep(POLL_SECONDS)
         preemption.raise_if_requested()
     return context.teacher.name  # refuses if there is none
-
-
-def _have_all_failed(context: StudyContext) -> bool:
-    candidates = plan.teacher_runs(context.config)
-    return all(
-        workdir.has_failed_for_good(context.workdir, context.config, run) for run in candidates
-    )
 
 
 def _require_trainable(config: ml_collections.ConfigDict, folder: Path, run: Run) -> None:
@@ -299,7 +292,7 @@ def validate_study(config: ml_collections.ConfigDict) -> None:
             f" {config.data.name} need a multiple of {SIDE_MULTIPLE} up to {MAX_SIZE}, or a"
             f" multiple of {MAX_SIZE}"
         )
-    test_split(config)  # refuses a data set without one
+    evaluation_split(config)  # refuses a data set without one
     has_validation = config.data.validation or "validation" in config_dataset(config).counts
     if len(plan.teacher_runs(config)) > 1 and not (has_labels and has_validation):
         raise UserError(

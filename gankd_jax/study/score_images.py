@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gankd_jax.data import image_arrays, image_files, registry
 from gankd_jax.data.loading import load_split, require_split
-from gankd_jax.data.stored import default_data_dir
+from gankd_jax.data.stored import CACHE_FOLDER, default_data_dir
 from gankd_jax.evaluation import inference, reference_stats, scoring
 from gankd_jax.evaluation.inception import load_inception_extractor
 from gankd_jax.export import pretrained
@@ -66,7 +66,7 @@ class ScoreSettings:
     @property
     def cache_dir(self) -> Path:
         """Folder of cached statistics of data sets."""
-        return self.data_dir / "gankd_cache"
+        return self.data_dir / CACHE_FOLDER
 
 
 def score(
