@@ -52,7 +52,7 @@ def small(config: ConfigDict) -> None:
     config.study.widths = (1, 2, 4, 8, 16)
     config.study.students = ("mse", "l1", "joint")
     config.recipes.update(
-        short_training_recipes(teacher_steps=6_000, steps=5_000, joint_steps=1_000)
+        short_training_recipes(teacher_steps=20_000, steps=5_000, joint_steps=1_000)
     )
     config.training.checkpoint_every = 500
     config.evaluation.samples = 2_500

@@ -186,10 +186,9 @@ def _finetune_teacher_critic(config: ml_collections.ConfigDict) -> dict[str, Any
 def use_recipe_ablations(config: ml_collections.ConfigDict) -> None:
     """Trains each choice of a recipe by itself, at d=2 and d=8 with one seed.
 
-    It compares pixel distances; what L1 gains by an EMA, a warm start from the teacher or from a
-    wider student, critic features and larger batches; joint L1 with each kind of critic and with
-    other alphas; a critic that separates the student's images from the teacher's; baselines with
-    each width of critic.
+    It compares pixel distances; what L1 gains by an EMA, a warm start, critic features and larger
+    batches; joint L1 with each kind of critic and with other alphas; a critic that separates the
+    student's images from the teacher's; baselines with each width of critic.
 
     Args:
         config: Changed in place.
@@ -205,11 +204,9 @@ def use_recipe_ablations(config: ml_collections.ConfigDict) -> None:
         **{name: mse | {"distance": name} for name in ("mse", "huber", "pyramid", "l1")},
         "l1_average": l1 | {"ema": 0.99},
         "l1_warm": l1 | {"warm_start": True},
-        "l1_wider": l1 | {"warm_start": True, "warm_start_from": "wider"},
         "l1_features": l1 | {"features": "l1", "feature_weight": 0.9},
         "l1_energy": l1 | {"features": "energy", "feature_weight": 0.9},
         "best": mse | BEST_DISTANCE,
-        "best_wider": mse | BEST_DISTANCE | {"warm_start_from": "wider"},
         "best_batch256": mse | BEST_DISTANCE | {"batch_size": 256},
         "joint_goes_on": finetune,
         "joint_frozen": finetune | {"train_critic": False},

@@ -65,6 +65,4 @@ class Recipe:
     # 0.9 gives back most of the sharpness that mse loses.
     feature_weight: float = 0.5
     feature_batch: int = 16  # images of a batch whose features are compared, at most batch_size
-    warm_start: bool = False  # True: start from the largest channels of another (students only)
-    # Whose: teacher; wider: the student's of the next larger width, which is trained before.
-    warm_start_from: str = "teacher"
+    warm_start: bool = False  # True: start from the teacher's largest channels (students only)

@@ -26,7 +26,10 @@ IMAGE_SIZES = (16, 32, 64, 128)
 SEEDS = range(2**31)  # the values of a non-negative int32
 # Fields that were removed, as patterns over their dotted names, with the value that means "off".
 # A stored config with another value was trained in a way that this version cannot repeat.
-REMOVED_FIELDS: dict[str, Any] = {r"recipes\.[^.]+\.late_batch": 0}
+REMOVED_FIELDS: dict[str, Any] = {
+    r"recipes\.[^.]+\.late_batch": 0,
+    r"recipes\.[^.]+\.warm_start_from": "teacher",
+}
 # Patterns over the dotted names of fields that were renamed, with their new names.
 RENAMED_FIELDS = {
     r"(recipes\.[^.]+\.)critic_sees": r"\1real_source",

@@ -29,8 +29,6 @@ class Run:
         return run_name(self.kind, self.recipe, self.width, self.seed)
 
 
-WARM_STARTS = ("teacher", "wider")  # whose channels a student starts with
-Chain = tuple[Run, ...]  # students, each starting from the one before or from the teacher
 _flatten = itertools.chain.from_iterable
 
 
@@ -96,8 +94,7 @@ def shard_runs(
 
     Runs of one kind and length stay together, since they compile to one program, as long as there
     are as many such groups as shards.  With more shards every group has at least one, and the
-    costliest are split by width and seed.  A student and the wider one that it starts from are
-    always in one shard.
+    costliest are split by width and seed.
 
     Args:
         config: The study's config.
@@ -109,42 +106,31 @@ def shard_runs(
         The runs of each shard; the last ones are empty if there are more shards than runs.
     """
     keys = functools.partial(_program_key, config)
-    groups = [_split_chains(config, group) for group in _group_by(keys, plan_runs(config))]
+    groups = _group_by(keys, plan_runs(config))
     if n <= len(groups):
-        return [list(_flatten(_flatten(groups[k::n]))) for k in range(n)]
-    costs = {chain: sum(map(cost, chain)) for chain in _flatten(groups)}
+        return [list(_flatten(groups[k::n])) for k in range(n)]
+    costs = {run: cost(run) for run in _flatten(groups)}
     parts = {k: [group] for k, group in enumerate(groups)}
     for _ in range(min(n, len(costs)) - len(groups)):
         # Splitting a group helps if its costliest part that can be split gets cheaper.
         largest = {k: _largest_cost(parts[k], costs) for k in parts}
         k = max(largest, key=largest.__getitem__)
         parts[k] = _split_group(groups[k], len(parts[k]) + 1, costs)
-    shards = [list(_flatten(part)) for k in parts for part in parts[k]]
+    shards = [part for k in parts for part in parts[k]]
     return shards + [[] for _ in range(n - len(shards))]
 
 
-def _split_chains(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[Chain]:
-    """Splits runs into those that one shard trains: students, each with the wider one it needs."""
-    chains: dict[Run, Chain] = {}
-    for run in runs:
-        first = run
-        while wider := warm_start_run(config, first):
-            first = wider
-        chains[first] = (*chains.get(first, ()), run)
-    return list(chains.values())
+def _largest_cost(parts: list[list[Run]], costs: dict[Run, int]) -> int:
+    """Returns the cost of the costliest part of several runs; -1 if every run is alone."""
+    return max((sum(costs[run] for run in part) for part in parts if len(part) > 1), default=-1)
 
 
-def _largest_cost(parts: list[list[Chain]], costs: dict[Chain, int]) -> int:
-    """Returns the cost of the costliest part of several chains; -1 if every chain is alone."""
-    return max((sum(costs[chain] for chain in part) for part in parts if len(part) > 1), default=-1)
-
-
-def _split_group(group: list[Chain], count: int, costs: dict[Chain, int]) -> list[list[Chain]]:
-    """Splits a group into parts of similar cost: each chain, costly ones first, to the cheapest."""
-    parts: list[list[Chain]] = [[] for _ in range(count)]
-    for chain in sorted(group, key=costs.__getitem__, reverse=True):
-        min(parts, key=lambda part: (sum(costs[c] for c in part), len(part))).append(chain)
-    return [[chain for chain in group if chain in part] for part in parts]
+def _split_group(group: list[Run], count: int, costs: dict[Run, int]) -> list[list[Run]]:
+    """Splits a group into parts of similar cost: each run, costly ones first, to the cheapest."""
+    parts: list[list[Run]] = [[] for _ in range(count)]
+    for run in sorted(group, key=costs.__getitem__, reverse=True):
+        min(parts, key=lambda part: (sum(costs[r] for r in part), len(part))).append(run)
+    return [[run for run in group if run in part] for part in parts]
 
 
 def describe_runs(runs: Sequence[Run]) -> str:
@@ -195,32 +181,11 @@ def group_runs(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[l
         runs: The runs to group.
 
     Returns:
-        Groups of runs of one kind with equal steps, batch size and critic steps, in their order.  A
-        student that starts from a wider one is in a later group than that.
+        Groups of runs of one kind with equal steps, batch size and critic steps, in their order.
     """
     kinds = list(dict.fromkeys(run.kind for run in runs))
-    groups = _group_by(lambda run: (*_program_key(config, run), _turn(config, run)), runs)
-    return sorted(groups, key=lambda group: (kinds.index(group[0].kind), _turn(config, group[0])))
-
-
-def warm_start_run(config: ml_collections.ConfigDict, run: Run) -> Run | None:
-    """Returns the student that a run starts from; None if it starts from the teacher or anew.
-
-    Args:
-        config: The study's config.
-        run: Any run.
-    """
-    recipe = config.recipes[run.recipe]
-    if run.kind != "student" or not (recipe.warm_start and recipe.warm_start_from == "wider"):
-        return None
-    wider = [width for width in config.study.widths if width > run.width]
-    return dataclasses.replace(run, width=min(wider)) if wider else None
-
-
-def _turn(config: ml_collections.ConfigDict, run: Run) -> int:
-    """Returns how many students are trained before a run, each starting from the one before."""
-    wider = warm_start_run(config, run)
-    return 1 + _turn(config, wider) if wider else 0
+    groups = _group_by(functools.partial(_program_key, config), runs)
+    return sorted(groups, key=lambda group: kinds.index(group[0].kind))
 
 
 def _program_key(config: ml_collections.ConfigDict, run: Run) -> tuple[str, int, int, int]:

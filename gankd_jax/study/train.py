@@ -21,7 +21,6 @@ from gankd_jax.training.multi_run import RunSpec
 from gankd_jax.training.run_logger import RunLogger
 from gankd_jax.training.train_state import TrainState
 from gankd_jax.utils import multihost, sharding
-from gankd_jax.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -142,24 +141,11 @@ def _load_teacher(context: StudyContext) -> loop.TeacherNetworks:
 
 
 def _load_warm_start(context: StudyContext, name: str) -> PyTree | None:
-    """Returns the parameters of the generator that a run is pruned from; None for no warm start.
-
-    In place of a student that has failed it is the next wider one, and at last the teacher.
-
-    Raises:
-        UserError: That student is not trained.
-    """
+    """Returns the teacher's parameters if a run starts from its channels, else None."""
     config, run = context.config, plan.find_run(context.config, name)
     if run.kind != "student" or not config.recipes[run.recipe].warm_start:
         return None
-    wider = plan.warm_start_run(config, run)
-    while wider and workdir.has_failed_for_good(context.workdir, config, wider):
-        wider = plan.warm_start_run(config, wider)
-    if not wider:
-        return context.load_teacher().variables["params"]
-    if not workdir.is_trained(context.workdir, config, wider):
-        raise UserError(f"{name} starts from {wider.name}, which is not trained: train that first")
-    return context.restore_state(wider).evaluated_params
+    return context.load_teacher().variables["params"]
 
 
 def _build_teacher(context: StudyContext, teacher: Run) -> Generator:

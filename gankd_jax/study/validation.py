@@ -15,7 +15,6 @@ from gankd_jax.models.family import FAMILIES
 from gankd_jax.models.inception import POOL_LAYERS
 from gankd_jax.models.precision import TRAINING_PRECISIONS, has_dtype
 from gankd_jax.study.networks import FEATURE_NETWORKS
-from gankd_jax.study.plan import WARM_STARTS
 from gankd_jax.study.train import PLACEMENTS
 from gankd_jax.training import losses
 from gankd_jax.training.train_state import CRITIC_SOURCES, OPTIMIZERS, SCHEDULES
@@ -38,7 +37,6 @@ def field_options() -> dict[str, tuple[str, ...]]:
         "reduction": tuple(losses.REDUCTIONS),
         "critic": CRITIC_SOURCES,
         "real_source": REAL_SOURCES,
-        "warm_start_from": WARM_STARTS,
         "family": tuple(FAMILIES),
         "critic_norm": _merge_options(family.critic_norms for family in FAMILIES.values()),
         "generator_norm": _merge_options(family.generator_norms for family in FAMILIES.values()),

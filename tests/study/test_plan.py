@@ -87,23 +87,6 @@ def test_a_group_has_equal_kind_steps_and_batch_size():
     assert sorted(map(sorted, groups)) == sorted(map(sorted, expected))
 
 
-def test_a_student_that_starts_from_a_wider_one_is_in_a_later_group():
-    config = tiny.config(study__widths=(1, 2, 4), study__seeds=(0, 1))
-    config.recipes.l1.update({"warm_start": True, "warm_start_from": "wider"})
-    groups = plan.group_runs(config, plan.plan_runs(config))
-    mse = [f"student-mse-d{width}-s{seed}" for width in (1, 2, 4) for seed in (0, 1)]
-    assert [names(group) for group in groups] == [
-        ["teacher-d4-s0"],
-        [*mse, "student-l1-d4-s0", "student-l1-d4-s1"],
-        ["student-l1-d2-s0", "student-l1-d2-s1"],
-        ["student-l1-d1-s0", "student-l1-d1-s1"],
-        names(plan.baseline_runs(config)),
-    ]
-    assert plan.warm_start_run(config, Run("student", "l1", 1, 1)) == Run("student", "l1", 2, 1)
-    assert plan.warm_start_run(config, Run("student", "l1", 4, 1)) is None
-    assert plan.warm_start_run(config, Run("student", "mse", 1, 0)) is None
-
-
 @pytest.mark.parametrize(("field", "value"), [("steps", 80), ("critic_steps", 2)])
 def test_runs_with_other_steps_are_another_group(field, value):
     config = tiny.config()
@@ -185,18 +168,6 @@ def test_shards_are_together_the_plan_and_none_is_empty_while_runs_are_left(n):
     assert len(together) == len(set(together))
     assert set(together) == set(runs)
     assert all(shards)
-
-
-@pytest.mark.parametrize("n", range(1, 17))
-def test_a_student_and_the_wider_one_that_it_starts_from_are_in_one_shard(n):
-    config = tiny.config(study__widths=(1, 2, 4), study__seeds=(0, 1))
-    config.recipes.l1.update({"warm_start": True, "warm_start_from": "wider"})
-    shards = plan.shard_runs(config, n, width_squared)
-    together = [run for shard in shards for run in shard]
-    assert sorted(names(plan.plan_runs(config))) == sorted(names(together))
-    for seed in (0, 1):
-        chain = {f"student-l1-d{width}-s{seed}" for width in (1, 2, 4)}
-        assert sum(chain <= set(names(shard)) for shard in shards) == 1
 
 
 def test_groups_stay_whole_up_to_their_number():
